@@ -1,1 +1,9 @@
-//! x
+//! What a packet is and what is decided about it, shared by the kernel program and user space.
+//!
+//! Never does I/O, reads a clock, allocates or names a map: bytes, tables and `now` are arguments,
+//! so that the same code runs in the kernel and under `cargo test`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod verdict;

@@ -1,1 +1,16 @@
-//! x
+//! `limiter`: the agent, the proxy and the command line.
+//!
+//! Three flows, each readable top to bottom in one file:
+//!
+//! ```text
+//! packet   limiter-common/src/decide.rs   headers -> decide(tables, now) -> Verdict
+//! request  proxy/pipeline.rs              admit (stages in order) -> Cleared -> upstream
+//! config   config.rs                      file -> Document -> Policy -> kernel image, HTTP policy
+//! ```
+
+pub mod admin;
+pub mod clock;
+pub mod events;
+pub mod link;
+pub mod policy;
+pub mod refusal;

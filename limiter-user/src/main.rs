@@ -1,1 +1,3 @@
-fn main(){}
+//! The `limiter` command.
+
+fn main() {}

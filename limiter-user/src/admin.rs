@@ -1,0 +1,38 @@
+//! The agent's control socket: HTTP over a Unix socket, for the command line and for people.
+//!
+//! `server` speaks HTTP and knows no agent; the agent implements [`Backend`]; `view` is what both
+//! the server and the command line's client read and write as JSON.
+
+pub mod view;
+
+use std::{future::Future, net::IpAddr};
+
+use ipnet::IpNet;
+use tokio::sync::broadcast;
+
+use self::view::{
+    BanRequest, BanView, Failure, ReloadView, SourceSort, SourceView, StatusView, WhyView,
+};
+use crate::events::Event;
+
+/// What the control socket can ask of the agent. All but `reload` answer at once.
+pub trait Backend: 'static {
+    /// Everything about the running agent.
+    fn status(&self) -> StatusView;
+    /// Tracked sources, sorted, at most `limit`.
+    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure>;
+    /// Adds or replaces a ban.
+    fn ban(&self, request: &BanRequest) -> Result<BanView, Failure>;
+    /// Lifts bans inside `prefix`, of both scopes; how many there were.
+    fn unban(&self, prefix: IpNet) -> Result<usize, Failure>;
+    /// Every ban in force.
+    fn bans(&self) -> Result<Vec<BanView>, Failure>;
+    /// Why a source is treated as it is.
+    fn why(&self, source: IpAddr) -> Result<WhyView, Failure>;
+    /// Reads the configuration again; an invalid one changes nothing.
+    fn reload(&self) -> impl Future<Output = Result<ReloadView, Failure>>;
+    /// Takes XDP off every interface and removes the pins; the agent goes on without it.
+    fn detach(&self) -> Result<Vec<String>, Failure>;
+    /// Follows events from now on.
+    fn follow(&self) -> broadcast::Receiver<std::sync::Arc<Event>>;
+}

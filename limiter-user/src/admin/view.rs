@@ -1,0 +1,247 @@
+//! The JSON documents of the control socket. Stable: scripts rely on them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::BanScope;
+
+/// Why a request to the agent failed: `400` for the caller's mistake, `409` for a refusal on
+/// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    /// HTTP status.
+    pub status: u16,
+    /// One sentence, with what was found and what is allowed.
+    pub message: String,
+}
+
+impl Failure {
+    /// The caller's mistake.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self {
+            status: 400,
+            message: message.into(),
+        }
+    }
+
+    /// Refused on grounds of safety.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            status: 409,
+            message: message.into(),
+        }
+    }
+
+    /// A table is full.
+    pub fn full(message: impl Into<String>) -> Self {
+        Self {
+            status: 507,
+            message: message.into(),
+        }
+    }
+
+    /// Anything else.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self {
+            status: 500,
+            message: message.into(),
+        }
+    }
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StatusView {
+    /// Version and build id of the agent.
+    pub version: String,
+    /// Agent's process id.
+    pub agent_pid: u32,
+    /// Proxy's process id; `None`: not running.
+    pub proxy_pid: Option<u32>,
+    /// How often the proxy was started by this agent.
+    pub proxy_starts: u64,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Path of the configuration file, if any.
+    pub configuration: Option<String>,
+    /// Generation of the policy in force (rises with each reload).
+    pub policy_generation: u64,
+    /// `ready`, `degraded` or `starting`.
+    pub state: String,
+    /// What is not working, a sentence each.
+    pub degraded: Vec<String>,
+    /// `enforce`, `monitor`, or `off` (HTTP only).
+    pub kernel_mode: String,
+    /// Interfaces with XDP.
+    pub interfaces: Vec<InterfaceView>,
+    /// Addresses that the proxy listens on.
+    pub listeners: Vec<String>,
+    /// Upstream servers by name.
+    pub upstreams: Vec<String>,
+    /// Packets by verdict (`pass`, `drop`, `monitor`) and reason.
+    pub packets: Vec<PacketCountView>,
+    /// Entries and capacity by map.
+    pub maps: BTreeMap<String, MapFillView>,
+    /// Losses by stage; all of them counted, none silent.
+    pub events_lost: BTreeMap<String, u64>,
+    /// Requests since the proxy started.
+    pub requests: u64,
+    /// Requests sent upstream since the proxy started.
+    pub forwarded: u64,
+    /// Refused requests by label.
+    pub refused: BTreeMap<String, u64>,
+    /// Findings in monitor mode by label.
+    pub monitored: BTreeMap<String, u64>,
+    /// Open client connections.
+    pub connections_open: u64,
+    /// Bans in force by scope.
+    pub bans: BTreeMap<String, u64>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceView {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether the link was taken over from an earlier agent.
+    pub taken_over: bool,
+}
+
+/// One counter of the packet path.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PacketCountView {
+    /// Interface name.
+    pub interface: String,
+    /// `pass`, `drop` or `monitor`.
+    pub verdict: String,
+    /// Reason label.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct MapFillView {
+    /// Entries in use.
+    pub entries: u64,
+    /// How many fit.
+    pub capacity: u64,
+}
+
+/// One tracked source.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SourceView {
+    /// Address or prefix.
+    pub source: IpNet,
+    /// Packets seen.
+    pub packets: u64,
+    /// Bytes seen.
+    pub bytes: u64,
+    /// New connections (SYN).
+    pub connections: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// What the lists say: `default`, `allow`, `deny`, `trusted`.
+    pub list: String,
+    /// Milliseconds since the last packet.
+    pub idle_milliseconds: u64,
+}
+
+/// Sort key of `GET /v1/sources?sort=`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceSort {
+    /// Most packets first.
+    #[default]
+    Packets,
+    /// Most bytes first.
+    Bytes,
+    /// Most new connections first.
+    Connections,
+    /// Most dropped packets first.
+    Dropped,
+}
+
+/// `POST /v1/bans`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BanRequest {
+    /// Address or prefix.
+    pub prefix: IpNet,
+    /// How long, seconds.
+    #[serde(default = "default_ban_seconds")]
+    pub seconds: u64,
+    /// Where.
+    #[serde(default)]
+    pub scope: BanScope,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// Overrides refusals on grounds of safety.
+    #[serde(default)]
+    pub force: bool,
+}
+
+const fn default_ban_seconds() -> u64 {
+    600
+}
+
+/// One ban in force.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BanView {
+    /// Address or prefix.
+    pub prefix: IpNet,
+    /// Where.
+    pub scope: BanScope,
+    /// Seconds left, rounded up.
+    pub seconds_left: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// `manual` or `escalation`.
+    pub origin: String,
+    /// Packets dropped by it (scope `kernel`).
+    pub packets: u64,
+}
+
+/// `GET /v1/why?source=`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WhyView {
+    /// The address asked about.
+    pub source: IpAddr,
+    /// What happens to its next packet, as a verdict and a reason label.
+    pub verdict: String,
+    /// Reason label.
+    pub reason: String,
+    /// Sentences, most important first.
+    pub explanation: Vec<String>,
+    /// The ban that holds, if any.
+    pub ban: Option<BanView>,
+    /// Current score, threshold and findings.
+    pub score: u32,
+    /// Points that make a ban.
+    pub threshold: u32,
+    /// Labels and how often within the window.
+    pub findings: BTreeMap<String, u64>,
+    /// The tracked record, if any.
+    pub record: Option<SourceView>,
+}
+
+/// `POST /v1/reload`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ReloadView {
+    /// Generation now in force.
+    pub generation: u64,
+    /// What changed, a line each.
+    pub changes: Vec<String>,
+    /// What takes effect only at restart, a line each.
+    pub needs_restart: Vec<String>,
+}

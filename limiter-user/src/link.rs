@@ -1,0 +1,165 @@
+//! What the agent and the proxy process say to each other over one socketpair.
+//!
+//! Frames are a 4-byte little-endian length and a postcard body of at most [`MAX_FRAME_BYTES`];
+//! the first frame each way is a `Hello`, and a peer of another protocol version is refused.
+//! Listening sockets travel beside the frame that announces them (`SCM_RIGHTS`). Neither side
+//! trusts the other's lengths or counts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{policy::HttpPolicy, refusal::Refusal};
+
+/// Version of the messages below; both sides must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest frame body. The largest message is a policy with its keys.
+pub const MAX_FRAME_BYTES: usize = 16 << 20;
+
+/// File descriptor of the proxy's end of the socketpair, as inherited.
+pub const LINK_FD: i32 = 3;
+
+/// From the agent to the proxy.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum ToProxy {
+    /// First frame.
+    Hello(Hello),
+    /// Listening TCP sockets, in this order, as file descriptors beside the frame.
+    Listeners(Vec<SocketAddr>),
+    /// A socket on which a later agent may reach a proxy whose agent died, beside the frame.
+    Rendezvous,
+    /// The policy to act on from now on.
+    Policy {
+        /// Rises with each policy.
+        generation: u64,
+        /// The policy.
+        policy: Box<HttpPolicy>,
+    },
+    /// Replaces the whole list of bans of scope `http`.
+    HttpBans(Vec<HttpBan>),
+    /// Adds or replaces one ban of scope `http`.
+    AddHttpBan(HttpBan),
+    /// Ends live connections whose socket peer is in this prefix (it was banned in the kernel).
+    CloseConnections(IpNet),
+    /// A later agent asks for the listening sockets (answered by `FromProxy::HandOver`).
+    HandOver,
+    /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
+    Drain,
+}
+
+/// From the proxy to the agent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum FromProxy {
+    /// First frame.
+    Hello(Hello),
+    /// The policy of this generation is in force on every core and sockets are being accepted.
+    PolicyApplied {
+        /// As sent.
+        generation: u64,
+    },
+    /// What happened to requests since the last frame.
+    Observations {
+        /// In order of first occurrence; repeated ones aggregated.
+        observations: Vec<Observation>,
+        /// Observations that found no room and are only in the counters.
+        lost: u64,
+    },
+    /// Totals since the proxy started; sent at most once a second, when changed.
+    Counters(Box<ProxyCounters>),
+    /// The listening sockets, in this order, as file descriptors beside the frame.
+    HandOver(Vec<SocketAddr>),
+}
+
+/// Who is speaking.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// Build id of the binary.
+    pub build: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// A client address that the proxy refuses before routing.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HttpBan {
+    /// Client addresses.
+    pub prefix: IpNet,
+    /// `CLOCK_MONOTONIC` ns; in the past: removes the ban.
+    pub expires_ns: u64,
+}
+
+/// One refusal (or finding in monitor mode, or success worth knowing), possibly of many requests.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Observation {
+    /// Wall clock of the first, Unix ns.
+    pub unix_ns: u64,
+    /// Socket peer.
+    pub peer: IpAddr,
+    /// Client address by the policy's source; equals `peer` without a trusted proxy.
+    pub client: IpAddr,
+    /// What happened.
+    pub outcome: ObservedOutcome,
+    /// How many requests this stands for; details below are the first one's.
+    pub count: u32,
+    /// Head of the first request, for the event. `None` where no head was read.
+    pub request: Option<Box<RequestFacts>>,
+}
+
+/// What an observation says.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum ObservedOutcome {
+    /// Refused.
+    Refused(Refusal),
+    /// Would have been refused, in monitor mode.
+    Monitored(Refusal),
+    /// Authenticated successfully (sent when new for this client, then at most once a minute).
+    Authenticated,
+}
+
+/// What an event says of a request. Untrusted text, bounded; never query values or bodies.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct RequestFacts {
+    /// Request id as echoed.
+    pub id: String,
+    /// Method, at most 32 bytes.
+    pub method: String,
+    /// Path without query, at most 256 bytes.
+    pub path: String,
+    /// `User-Agent`, at most 128 bytes.
+    pub user_agent: String,
+    /// Status of the answer.
+    pub status: u16,
+    /// Name of the route, empty before routing.
+    pub route: String,
+    /// Principal, if authenticated.
+    pub principal: Option<String>,
+}
+
+/// Totals since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProxyCounters {
+    /// Requests whose head was read.
+    pub requests: u64,
+    /// Requests sent upstream.
+    pub forwarded: u64,
+    /// Refused requests, by refusal (index in `Refusal::ALL`).
+    pub refused: Vec<u64>,
+    /// Monitored findings, by refusal (index in `Refusal::ALL`).
+    pub monitored: Vec<u64>,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Connections refused at a bound.
+    pub connections_refused: u64,
+    /// Limiter entries in use.
+    pub limiter_entries: u64,
+    /// Requests for which no limiter entry was left.
+    pub limiter_full: u64,
+    /// Responses by status class (1xx to 5xx).
+    pub responses: [u64; 5],
+}

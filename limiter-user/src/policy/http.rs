@@ -1,0 +1,301 @@
+//! The request half of the policy: what listens, what is required of a request, where it goes.
+//!
+//! Serialisable, because the agent sends it whole to the proxy process. Secrets appear only as
+//! SHA-256 digests.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Mode, Rate};
+
+/// Everything the proxy acts on. Indices refer to the vectors beside them and are checked.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct HttpPolicy {
+    /// Where requests arrive.
+    pub listeners: Vec<ListenerPolicy>,
+    /// Where the client's address comes from.
+    pub client_address: ClientAddressSource,
+    /// Peers whose word counts for `client_address`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Sources that no control applies to (the kernel's `trusted`): never banned nor guarded.
+    pub trusted: Vec<IpNet>,
+    /// Bounds on connections and messages.
+    pub bounds: HttpBounds,
+    /// How long each phase may take.
+    pub timeouts: HttpTimeouts,
+    /// Budget of failed attempts per client address.
+    pub guard: GuardPolicy,
+    /// Where requests go.
+    pub upstreams: Vec<UpstreamPolicy>,
+    /// Most specific first.
+    pub routes: Vec<RoutePolicy>,
+    /// Authentication schemes.
+    pub auth: Vec<AuthPolicy>,
+    /// Rate limits.
+    pub limits: Vec<LimitPolicy>,
+    /// CORS policies.
+    pub cors: Vec<CorsPolicy>,
+    /// Response header policies.
+    pub headers: Vec<HeadersPolicy>,
+}
+
+/// One listening socket.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListenerPolicy {
+    /// TCP address to bind.
+    pub address: SocketAddr,
+}
+
+/// Where the client's address comes from; exactly one, the other headers are stripped.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddressSource {
+    /// The socket's peer.
+    #[default]
+    Peer,
+    /// RFC 7239 `Forwarded`, the rightmost hop that is not a trusted proxy.
+    Forwarded,
+    /// `X-Forwarded-For`, the rightmost hop that is not a trusted proxy.
+    XForwardedFor,
+}
+
+/// Bounds on connections and messages.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HttpBounds {
+    /// Bytes of a request body, chunked ones counted too.
+    pub max_body_bytes: u64,
+    /// Header fields of a request.
+    pub max_headers: usize,
+    /// Bytes of a request head.
+    pub max_header_bytes: usize,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections per client address (socket peer; IPv6 by /64).
+    pub max_connections_per_client: usize,
+}
+
+/// How long each phase may take.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HttpTimeouts {
+    /// From the first wait for a request head to its end.
+    pub header: Duration,
+    /// Between two reads of a request body.
+    pub body: Duration,
+    /// A kept-alive connection without a request.
+    pub idle: Duration,
+    /// To connect to an upstream.
+    pub connect: Duration,
+    /// Until an upstream's response head.
+    pub upstream: Duration,
+    /// For requests in flight at shutdown.
+    pub drain: Duration,
+}
+
+/// A client address's budget of failed attempts; beyond it, unknown credentials are refused
+/// before they are checked. Known-good credentials go on being served.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GuardPolicy {
+    /// Failed attempts allowed.
+    pub failures: Rate,
+    /// Enforce, or only count.
+    pub mode: Mode,
+}
+
+/// A named group of servers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UpstreamPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Host (name or address) of the server.
+    pub host: String,
+    /// TCP port of the server.
+    pub port: u16,
+}
+
+/// What is required of the requests that match, and where they go.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RoutePolicy {
+    /// Label for metrics and events: the host and path pattern as written.
+    pub name: String,
+    /// Exact host, lower case without port; `None`: any.
+    pub host: Option<String>,
+    /// Which paths.
+    pub path: PathPattern,
+    /// Allowed methods, upper case; empty: any.
+    pub methods: Vec<String>,
+    /// Index into `upstreams`.
+    pub upstream: usize,
+    /// Who may call.
+    pub auth: RouteAuth,
+    /// Indices into `limits`.
+    pub limits: Vec<usize>,
+    /// Index into `cors`; `None`: no CORS headers, preflights go upstream.
+    pub cors: Option<usize>,
+    /// Index into `headers`.
+    pub headers: Option<usize>,
+    /// Client addresses that may call; `None`: any.
+    pub allow: Option<Vec<IpNet>>,
+}
+
+/// Which paths a route matches.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum PathPattern {
+    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. `/` matches all.
+    Prefix(String),
+    /// This path only.
+    Exact(String),
+}
+
+/// Who may call a route.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RouteAuth {
+    /// Anybody; said explicitly (`auth = "none"`).
+    Public,
+    /// Whoever passes any of these (indices into `auth`); never empty.
+    AnyOf(Vec<usize>),
+}
+
+/// One authentication scheme.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct AuthPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it works.
+    pub kind: AuthKind,
+    /// Enforce, or only count.
+    pub mode: Mode,
+}
+
+/// How a scheme works.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum AuthKind {
+    /// A key in a header, or as `Authorization: Bearer` with our prefix.
+    ApiKey {
+        /// Lower-case header name, e.g. `x-api-key`.
+        header: String,
+        /// Known keys.
+        keys: Vec<KeyRecord>,
+    },
+}
+
+/// One API key as stored: never the key itself.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KeyRecord {
+    /// Principal: unique, printable ASCII, at most 64 characters.
+    pub name: String,
+    /// Tier (rate limits by tier come with `[limits.NAME] tiers`).
+    pub tier: Option<String>,
+    /// Scopes granted.
+    pub scopes: Vec<String>,
+    /// SHA-256 of the whole presented key.
+    pub digest: [u8; 32],
+    /// Unix seconds after which it is refused as missing; `None`: never.
+    pub expires_unix_seconds: Option<u64>,
+}
+
+/// One rate limit.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct LimitPolicy {
+    /// Its name in the configuration and in the `RateLimit` fields.
+    pub name: String,
+    /// How it counts.
+    pub algorithm: Algorithm,
+    /// What it counts by.
+    pub key: LimitKey,
+    /// The rate.
+    pub rate: Rate,
+    /// How many at once (token bucket).
+    pub burst: u64,
+    /// Whether authenticated requests are counted too.
+    pub applies_to: AppliesTo,
+    /// Enforce, or only count.
+    pub mode: Mode,
+}
+
+/// How a limit counts.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// At most burst + rate x time.
+    TokenBucket,
+    /// Previous window weighted by its overlap, plus the current one.
+    SlidingWindow,
+    /// Count per aligned window.
+    FixedWindow,
+}
+
+/// What a limit counts by.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitKey {
+    /// Client address (IPv6 by /64).
+    Client,
+    /// Authenticated principal, else the client address.
+    Principal,
+}
+
+/// Which requests a limit counts.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppliesTo {
+    /// Only those without a principal.
+    Unauthenticated,
+    /// All.
+    All,
+}
+
+/// One CORS policy (Fetch standard, "CORS protocol").
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct CorsPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Who may read responses.
+    pub origins: CorsOrigins,
+    /// Methods beyond the safelisted ones.
+    pub methods: Vec<String>,
+    /// Request headers, lower case.
+    pub headers: Vec<String>,
+    /// Response headers that scripts may read.
+    pub expose: Vec<String>,
+    /// Whether credentials are allowed (never together with `Any`).
+    pub credentials: bool,
+    /// How long browsers may cache a preflight.
+    pub max_age: Duration,
+    /// Enforce, or only count.
+    pub mode: Mode,
+}
+
+/// Which origins may read responses.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum CorsOrigins {
+    /// `*`.
+    Any,
+    /// These.
+    List(Vec<OriginPattern>),
+}
+
+/// `scheme://host[:port]`, where host may begin with `*.` (one or more labels).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OriginPattern {
+    /// `http` or `https`, lower case.
+    pub scheme: String,
+    /// Lower-case host without the `*.`.
+    pub host: String,
+    /// Explicit port; `None`: the scheme's default.
+    pub port: Option<u16>,
+    /// Matches proper subdomains of `host` instead of `host`.
+    pub subdomains: bool,
+}
+
+/// Response headers: set if absent upstream unless `override`, and removed.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct HeadersPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Lower-case name and value; replaces what the upstream sent.
+    pub set: Vec<(String, String)>,
+    /// Lower-case names removed from upstream responses.
+    pub remove: Vec<String>,
+}
