@@ -12,7 +12,9 @@
 //! Races. Two CPUs may both see room for the last packet: over-admission is at most one packet per
 //! CPU, once, because what both admit is charged by an atomic addition.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+
+use crate::word::Atomics;
 
 /// Resolution of the arithmetic.
 pub const TICKS_PER_NS: u64 = 16;
@@ -61,33 +63,33 @@ impl BucketRate {
 
 /// Takes one packet out of the bucket in `word` if it holds one; whether it did.
 #[inline]
-pub fn take(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+pub fn take<A: Atomics>(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
     if rate.cost_ticks == 0 {
         return true;
     }
     let now = now_ns.wrapping_mul(TICKS_PER_NS);
-    let arrival = word.load(Ordering::Relaxed);
+    let arrival = A::read(word);
     if arrival > now {
         // In debt: whoever has room adds its cost, in any order.
         if arrival.wrapping_sub(now).wrapping_add(rate.cost_ticks) > rate.burst_ticks {
             return false;
         }
-        word.fetch_add(rate.cost_ticks, Ordering::Relaxed);
+        A::add(word, rate.cost_ticks);
         return true;
     }
     // Full: the debt starts at `now`. Another CPU that got here first has started it, and this
     // packet only adds its cost.
     let started = now.wrapping_add(rate.cost_ticks);
-    if word.compare_exchange(arrival, started, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        word.fetch_add(rate.cost_ticks, Ordering::Relaxed);
+    if !A::replace(word, arrival, started) {
+        A::add(word, rate.cost_ticks);
     }
     true
 }
 
 /// Whether the bucket in `word` is full, that is, the word says nothing that matters.
 #[inline]
-pub fn is_full(word: &AtomicU64, now_ns: u64) -> bool {
-    word.load(Ordering::Relaxed) <= now_ns.wrapping_mul(TICKS_PER_NS)
+pub fn is_full<A: Atomics>(word: &AtomicU64, now_ns: u64) -> bool {
+    A::read(word) <= now_ns.wrapping_mul(TICKS_PER_NS)
 }
 
 #[cfg(test)]
@@ -97,6 +99,11 @@ mod tests {
     use std::{sync::Arc, thread, vec::Vec};
 
     use super::*;
+    use crate::word::Native;
+
+    fn take(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+        super::take::<Native>(word, rate, now_ns)
+    }
 
     const SECOND_NS: u64 = 1_000_000_000;
 
@@ -139,8 +146,8 @@ mod tests {
         assert!(!take(&word, rate, now + SECOND_NS / 10 - 1));
         assert!(take(&word, rate, now + SECOND_NS / 10));
         assert!(!take(&word, rate, now + SECOND_NS / 10));
-        assert!(!is_full(&word, now + SECOND_NS / 2));
-        assert!(is_full(&word, now + SECOND_NS));
+        assert!(!is_full::<Native>(&word, now + SECOND_NS / 2));
+        assert!(is_full::<Native>(&word, now + SECOND_NS));
     }
 
     #[test]

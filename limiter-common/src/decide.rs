@@ -11,8 +11,6 @@
 //! Map operations of the common packet (a known source, allowed): settings, two control words, one
 //! source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use crate::{
     address::Address,
     bucket,
@@ -21,10 +19,14 @@ use crate::{
     settings::{ListVerdict, Settings, flags, holds_port},
     source::{CachedAccess, SourceSet, SourceSlot, claim_in, set_indices},
     verdict::{Action, Reason, Verdict},
+    word::Atomics,
 };
 
 /// What the decision looks up. Each call is one map operation.
 pub trait Tables {
+    /// How the words of a source are changed.
+    type Atomics: Atomics;
+
     /// The policy in force.
     fn settings(&self) -> &Settings;
 
@@ -131,7 +133,9 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline]
     fn find(&self, key: u64, sets: [u32; 2]) -> Option<&SourceSlot> {
         for index in sets {
-            if let Some(slot) = self.tables.source_set(index).and_then(|set| set.find(key)) {
+            if let Some(slot) =
+                self.tables.source_set(index).and_then(|set| set.find::<T::Atomics>(key))
+            {
                 return Some(slot);
             }
         }
@@ -144,7 +148,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         let (generation, ban_epoch) = (self.settings.generation, self.tables.ban_epoch());
         if let Some(slot) = slot
             && let Some(list) =
-                CachedAccess::read(slot.access.load(Relaxed), key, generation, ban_epoch)
+                CachedAccess::read(T::Atomics::read(&slot.access), key, generation, ban_epoch)
         {
             return self.judge(list);
         }
@@ -166,7 +170,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             && self.headers.source.is_v4()
         {
             let access = CachedAccess::new(list, key, generation, ban_epoch);
-            slot.access.store(access.word(), Relaxed);
+            T::Atomics::write(&slot.access, access.word());
         }
         self.judge(list)
     }
@@ -213,16 +217,21 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
                 Verdict::pass(Reason::TableFull)
             };
         };
-        tracked.seen_ns.store(now_ns, Relaxed);
-        let verdict = if !bucket::take(&tracked.packet_bucket, self.settings.packets, now_ns) {
-            self.refuse(Reason::PacketRate)
-        } else if self.headers.is_tcp_open()
-            && !bucket::take(&tracked.connection_bucket, self.settings.connections, now_ns)
-        {
-            self.refuse(Reason::ConnectionRate)
-        } else {
-            Verdict::pass(admitted)
-        };
+        T::Atomics::write(&tracked.seen_ns, now_ns);
+        let verdict =
+            if !bucket::take::<T::Atomics>(&tracked.packet_bucket, self.settings.packets, now_ns) {
+                self.refuse(Reason::PacketRate)
+            } else if self.headers.is_tcp_open()
+                && !bucket::take::<T::Atomics>(
+                    &tracked.connection_bucket,
+                    self.settings.connections,
+                    now_ns,
+                )
+            {
+                self.refuse(Reason::ConnectionRate)
+            } else {
+                Verdict::pass(admitted)
+            };
         if slot.is_none() {
             self.record(tracked, verdict);
         }
@@ -232,7 +241,12 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline]
     fn claim(&self, key: u64, sets: [u32; 2], now_ns: u64) -> Option<&SourceSlot> {
         let [first, second] = sets;
-        claim_in(self.tables.source_set(first)?, self.tables.source_set(second)?, key, now_ns)
+        claim_in::<T::Atomics>(
+            self.tables.source_set(first)?,
+            self.tables.source_set(second)?,
+            key,
+            now_ns,
+        )
     }
 
     /// The packet is to be dropped, unless it belongs to a connection that this host opened.
@@ -269,13 +283,13 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     /// Adds the packet to its source's statistics.
     #[inline]
     fn record(&self, slot: &SourceSlot, verdict: Verdict) {
-        SourceSlot::add(&slot.packets, 1);
-        SourceSlot::add(&slot.bytes, self.bytes);
+        SourceSlot::add::<T::Atomics>(&slot.packets, 1);
+        SourceSlot::add::<T::Atomics>(&slot.bytes, self.bytes);
         if self.headers.is_tcp_open() {
-            SourceSlot::add(&slot.connections, 1);
+            SourceSlot::add::<T::Atomics>(&slot.connections, 1);
         }
         if let Action::Drop = verdict.action {
-            SourceSlot::add(&slot.dropped, 1);
+            SourceSlot::add::<T::Atomics>(&slot.dropped, 1);
         }
     }
 }

@@ -16,3 +16,4 @@ pub mod report;
 pub mod settings;
 pub mod source;
 pub mod verdict;
+pub mod word;

@@ -11,9 +11,11 @@
 //! (`packets`, `bytes`, `connections`, `dropped`) are added without a lock and may lose a few when
 //! CPUs see the same source at once; the limits do not depend on them.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
 
-use crate::{address::Address, bucket, settings::ListVerdict};
+#[cfg(target_has_atomic = "64")]
+use crate::{address::Address, word::Native};
+use crate::{bucket, settings::ListVerdict, word::Atomics};
 
 /// Slots in a set: their keys fill one cache line.
 pub const WAYS: usize = 8;
@@ -68,11 +70,11 @@ impl SourceSet {
     /// Without branches, so that the verifier follows one path instead of one per way; of two
     /// slots with the same key (see the module) always the first.
     #[inline]
-    pub fn find(&self, key: u64) -> Option<&SourceSlot> {
+    pub fn find<A: Atomics>(&self, key: u64) -> Option<&SourceSlot> {
         let mut found = 0_u64;
         let mut way = 0_u64;
         for (number, candidate) in self.keys.iter().enumerate() {
-            let hit = is_equal(candidate.load(Relaxed), key) & (found ^ 1);
+            let hit = is_equal(A::read(candidate), key) & (found ^ 1);
             found |= hit;
             way |= hit.wrapping_neg() & number as u64;
         }
@@ -85,76 +87,77 @@ impl SourceSet {
     /// Takes over an empty or idle slot for a new source. `None` where every slot is in debt, or
     /// another CPU was faster.
     #[inline]
-    pub fn claim(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
+    pub fn claim<A: Atomics>(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
         let mut oldest_ns = u64::MAX;
         let mut way = WAYS;
         for index in 0..WAYS {
             let slot = &self.slots[index];
-            if self.keys[index].load(Relaxed) == 0 {
+            if A::read(&self.keys[index]) == 0 {
                 way = index;
                 break;
             }
-            let seen_ns = slot.seen_ns.load(Relaxed);
-            if seen_ns < oldest_ns && slot.is_idle(now_ns) {
+            let seen_ns = A::read(&slot.seen_ns);
+            if seen_ns < oldest_ns && slot.is_idle::<A>(now_ns) {
                 oldest_ns = seen_ns;
                 way = index;
             }
         }
         let (word, slot) = (self.keys.get(way)?, self.slots.get(way)?);
-        let previous = word.load(Relaxed);
-        if previous == CLAIMED
-            || word.compare_exchange(previous, CLAIMED, Relaxed, Relaxed).is_err()
-        {
+        let previous = A::read(word);
+        if previous == CLAIMED || !A::replace(word, previous, CLAIMED) {
             return None;
         }
-        slot.reset();
-        word.store(key, Relaxed);
+        slot.reset::<A>();
+        A::write(word, key);
         Some(slot)
     }
 
     /// How many slots hold a source, idle or not.
     #[inline]
-    pub fn occupied(&self) -> u64 {
+    pub fn occupied<A: Atomics>(&self) -> u64 {
         let mut count = 0;
         for key in &self.keys {
-            count += 1 - is_equal(key.load(Relaxed), 0);
+            count += 1 - is_equal(A::read(key), 0);
         }
         count
     }
 
     /// From the words that user space read from the map.
+    #[cfg(target_has_atomic = "64")]
     pub fn from_words(words: &[u64; SET_WORDS]) -> Self {
         let set = Self::empty();
         let (keys, slots) = words.split_at(WAYS);
         for (word, value) in set.keys.iter().zip(keys) {
-            word.store(*value, Relaxed);
+            Native::write(word, *value);
         }
         for (slot, values) in set.slots.iter().zip(slots.chunks_exact(SLOT_WORDS)) {
             for (word, value) in slot.words().into_iter().zip(values) {
-                word.store(*value, Relaxed);
+                Native::write(word, *value);
             }
         }
         set
     }
 
     /// The words as user space writes them to the map.
+    #[cfg(target_has_atomic = "64")]
     pub fn to_words(&self) -> [u64; SET_WORDS] {
         let mut words = [0; SET_WORDS];
         let (keys, slots) = words.split_at_mut(WAYS);
         for (value, word) in keys.iter_mut().zip(&self.keys) {
-            *value = word.load(Relaxed);
+            *value = Native::read(word);
         }
         for (values, slot) in slots.chunks_exact_mut(SLOT_WORDS).zip(&self.slots) {
             for (value, word) in values.iter_mut().zip(slot.words()) {
-                *value = word.load(Relaxed);
+                *value = Native::read(word);
             }
         }
         words
     }
 
     /// The sources in this set: address (the first of its prefix) and slot.
+    #[cfg(target_has_atomic = "64")]
     pub fn sources(&self) -> impl Iterator<Item = (Address, &SourceSlot)> {
-        self.keys.iter().zip(&self.slots).filter_map(|(key, slot)| match key.load(Relaxed) {
+        self.keys.iter().zip(&self.slots).filter_map(|(key, slot)| match Native::read(key) {
             0 | CLAIMED => None,
             key => Some((Address::from_key(key), slot)),
         })
@@ -176,22 +179,22 @@ impl SourceSlot {
     }
 
     #[inline]
-    fn reset(&self) {
+    fn reset<A: Atomics>(&self) {
         for word in self.words() {
-            word.store(0, Relaxed);
+            A::write(word, 0);
         }
     }
 
     #[inline]
-    fn is_idle(&self, now_ns: u64) -> bool {
-        bucket::is_full(&self.packet_bucket, now_ns)
-            && bucket::is_full(&self.connection_bucket, now_ns)
+    fn is_idle<A: Atomics>(&self, now_ns: u64) -> bool {
+        bucket::is_full::<A>(&self.packet_bucket, now_ns)
+            && bucket::is_full::<A>(&self.connection_bucket, now_ns)
     }
 
     /// Adds to a statistic without a lock (see the module on what that can lose).
     #[inline]
-    pub fn add(statistic: &AtomicU64, amount: u64) {
-        statistic.store(statistic.load(Relaxed).wrapping_add(amount), Relaxed);
+    pub fn add<A: Atomics>(statistic: &AtomicU64, amount: u64) {
+        A::write(statistic, A::read(statistic).wrapping_add(amount));
     }
 }
 
@@ -220,15 +223,18 @@ const fn low_half(word: u64) -> u32 {
 
 /// Claims a slot in the emptier of a source's two sets, else in the other.
 #[inline]
-pub fn claim_in<'a>(
+pub fn claim_in<'a, A: Atomics>(
     first: &'a SourceSet,
     second: &'a SourceSet,
     key: u64,
     now_ns: u64,
 ) -> Option<&'a SourceSlot> {
-    let (emptier, fuller) =
-        if second.occupied() < first.occupied() { (second, first) } else { (first, second) };
-    emptier.claim(key, now_ns).or_else(|| fuller.claim(key, now_ns))
+    let (emptier, fuller) = if second.occupied::<A>() < first.occupied::<A>() {
+        (second, first)
+    } else {
+        (first, second)
+    };
+    emptier.claim::<A>(key, now_ns).or_else(|| fuller.claim::<A>(key, now_ns))
 }
 
 /// How many sets (a power of two) hold `max_sources` sources: with at most 5 of 8 slots in use and
@@ -296,16 +302,20 @@ impl CachedAccess {
 mod tests {
     extern crate std;
 
+    use core::sync::atomic::Ordering::Relaxed;
     use std::vec::Vec;
 
     use super::*;
-    use crate::bucket::{BucketRate, take};
+    use crate::{
+        bucket::{BucketRate, take},
+        word::Native,
+    };
 
     const NOW: u64 = 1_000_000_000;
 
     fn in_debt(slot: &SourceSlot) {
         let rate = BucketRate::new(1, 3_600_000_000_000, 10).unwrap();
-        assert!(take(&slot.packet_bucket, rate, NOW));
+        assert!(take::<Native>(&slot.packet_bucket, rate, NOW));
     }
 
     #[test]
@@ -322,34 +332,34 @@ mod tests {
     fn claims_empty_then_idle_slots_and_never_one_in_debt() {
         let set = SourceSet::empty();
         for key in 1..=WAYS as u64 {
-            assert!(set.find(key).is_none());
-            in_debt(set.claim(key, NOW).unwrap());
+            assert!(set.find::<Native>(key).is_none());
+            in_debt(set.claim::<Native>(key, NOW).unwrap());
         }
-        assert!(set.claim(99, NOW).is_none(), "every slot is in debt");
-        assert_eq!(set.occupied(), WAYS as u64);
+        assert!(set.claim::<Native>(99, NOW).is_none(), "every slot is in debt");
+        assert_eq!(set.occupied::<Native>(), WAYS as u64);
         let later = NOW + 3_600_000_000_000;
-        set.find(3).unwrap().seen_ns.store(5, Relaxed);
+        set.find::<Native>(3).unwrap().seen_ns.store(5, Relaxed);
         for key in [1, 2, 4, 5, 6, 7, 8] {
-            set.find(key).unwrap().seen_ns.store(6, Relaxed);
+            set.find::<Native>(key).unwrap().seen_ns.store(6, Relaxed);
         }
-        set.claim(99, later).unwrap();
-        assert!(set.find(3).is_none(), "the idle slot seen longest ago is reused");
-        assert!(set.find(99).is_some());
-        assert_eq!(set.find(99).unwrap().packet_bucket.load(Relaxed), 0);
+        set.claim::<Native>(99, later).unwrap();
+        assert!(set.find::<Native>(3).is_none(), "the idle slot seen longest ago is reused");
+        assert!(set.find::<Native>(99).is_some());
+        assert_eq!(set.find::<Native>(99).unwrap().packet_bucket.load(Relaxed), 0);
     }
 
     #[test]
     fn of_two_slots_with_one_key_the_first_is_found() {
         let set = SourceSet::empty();
-        let first: *const SourceSlot = set.claim(7, NOW).unwrap();
-        set.claim(7, NOW).unwrap();
-        assert_eq!(first, core::ptr::from_ref(set.find(7).unwrap()));
+        let first: *const SourceSlot = set.claim::<Native>(7, NOW).unwrap();
+        set.claim::<Native>(7, NOW).unwrap();
+        assert_eq!(first, core::ptr::from_ref(set.find::<Native>(7).unwrap()));
     }
 
     #[test]
     fn words_round_trip() {
         let set = SourceSet::empty();
-        in_debt(set.claim(Address::from_v4([192, 0, 2, 1]).ban_key(), NOW).unwrap());
+        in_debt(set.claim::<Native>(Address::from_v4([192, 0, 2, 1]).ban_key(), NOW).unwrap());
         let copy = SourceSet::from_words(&set.to_words());
         assert_eq!(copy.to_words(), set.to_words());
         let sources: Vec<_> = copy.sources().map(|(address, _)| address).collect();
@@ -364,7 +374,8 @@ mod tests {
             let sets: Vec<_> = (0..count).map(|_| SourceSet::empty()).collect();
             for key in 1..=u64::from(max_sources) {
                 let [first, second] = set_indices((key << 32) | 1, 42, u64::from(count) - 1);
-                let slot = claim_in(&sets[first as usize], &sets[second as usize], key, NOW);
+                let slot =
+                    claim_in::<Native>(&sets[first as usize], &sets[second as usize], key, NOW);
                 in_debt(slot.unwrap_or_else(|| panic!("source {key} of {max_sources}")));
             }
         }
