@@ -14,7 +14,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-use crate::word::Atomics;
+use crate::machine::Machine;
 
 /// Resolution of the arithmetic.
 pub const TICKS_PER_NS: u64 = 16;
@@ -63,33 +63,34 @@ impl BucketRate {
 
 /// Takes one packet out of the bucket in `word` if it holds one; whether it did.
 #[inline]
-pub fn take<A: Atomics>(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+pub fn take<M: Machine>(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
     if rate.cost_ticks == 0 {
         return true;
     }
     let now = now_ns.wrapping_mul(TICKS_PER_NS);
-    let arrival = A::read(word);
+    let arrival = M::read(word);
     if arrival > now {
         // In debt: whoever has room adds its cost, in any order.
         if arrival.wrapping_sub(now).wrapping_add(rate.cost_ticks) > rate.burst_ticks {
             return false;
         }
-        A::add(word, rate.cost_ticks);
+        M::add(word, rate.cost_ticks);
         return true;
     }
     // Full: the debt starts at `now`. Another CPU that got here first has started it, and this
     // packet only adds its cost.
     let started = now.wrapping_add(rate.cost_ticks);
-    if !A::replace(word, arrival, started) {
-        A::add(word, rate.cost_ticks);
+    if !M::replace(word, arrival, started) {
+        M::add(word, rate.cost_ticks);
     }
     true
 }
 
-/// Whether the bucket in `word` is full, that is, the word says nothing that matters.
+/// 1 if the bucket in `word` is full, that is, the word says nothing that matters; else 0. Without
+/// a branch: both times are below 2^63.
 #[inline]
-pub fn is_full<A: Atomics>(word: &AtomicU64, now_ns: u64) -> bool {
-    A::read(word) <= now_ns.wrapping_mul(TICKS_PER_NS)
+pub fn is_full<M: Machine>(word: &AtomicU64, now_ns: u64) -> u64 {
+    (now_ns.wrapping_mul(TICKS_PER_NS).wrapping_sub(M::read(word)) >> 63) ^ 1
 }
 
 #[cfg(test)]
@@ -99,7 +100,7 @@ mod tests {
     use std::{sync::Arc, thread, vec::Vec};
 
     use super::*;
-    use crate::word::Native;
+    use crate::machine::Native;
 
     fn take(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
         super::take::<Native>(word, rate, now_ns)
@@ -146,8 +147,8 @@ mod tests {
         assert!(!take(&word, rate, now + SECOND_NS / 10 - 1));
         assert!(take(&word, rate, now + SECOND_NS / 10));
         assert!(!take(&word, rate, now + SECOND_NS / 10));
-        assert!(!is_full::<Native>(&word, now + SECOND_NS / 2));
-        assert!(is_full::<Native>(&word, now + SECOND_NS));
+        assert_eq!(is_full::<Native>(&word, now + SECOND_NS / 2), 0);
+        assert_eq!(is_full::<Native>(&word, now + SECOND_NS), 1);
     }
 
     #[test]

@@ -11,21 +11,23 @@
 //! Map operations of the common packet (a known source, allowed): settings, two control words, one
 //! source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
 
+use core::sync::atomic::AtomicU64;
+
 use crate::{
     address::Address,
-    bucket,
+    bucket::{self, BucketRate},
     headers::{self, Headers, Parsed, protocol},
+    machine::Machine,
     packet::PacketBytes,
-    settings::{ListVerdict, Settings, flags, holds_port},
+    settings::{ListVerdict, Settings, flags},
     source::{CachedAccess, SourceSet, SourceSlot, claim_in, set_indices},
     verdict::{Action, Reason, Verdict},
-    word::Atomics,
 };
 
 /// What the decision looks up. Each call is one map operation.
 pub trait Tables {
     /// How the words of a source are changed.
-    type Atomics: Atomics;
+    type Machine: Machine;
 
     /// The policy in force.
     fn settings(&self) -> &Settings;
@@ -83,6 +85,7 @@ where
             (headers.source, Verdict::pass(Reason::Essential))
         }
         Parsed::Ip(headers) => {
+            let headers = headers.forget::<T::Machine>(settings.hash_seed);
             let view = View { settings, tables, clock, headers: &headers, bytes: packet.length() };
             (headers.source, view.decide())
         }
@@ -115,15 +118,19 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn decide(&self) -> Verdict {
         let key = self.headers.source.source_key(self.settings.masks);
         let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let slot = self.find(key, sets);
-        let verdict = match self.access(key, slot) {
+        let mut slot = self.find(key, sets);
+        let mut verdict = match self.access(key, slot) {
+            Access::Open => Verdict::pass(Reason::Allowed),
             Access::Trusted => Verdict::pass(Reason::Trusted),
-            Access::Open => self.limit(key, sets, slot, Reason::Allowed),
-            Access::Refused(_) if self.is_failsafe() => {
-                self.limit(key, sets, slot, Reason::Failsafe)
-            }
-            Access::Refused(reason) => self.refuse(reason),
+            Access::Refused(_) if self.is_failsafe() => Verdict::pass(Reason::Failsafe),
+            Access::Refused(reason) => Verdict::drop(reason),
         };
+        if verdict.action == Action::Pass && verdict.reason != Reason::Trusted {
+            (verdict, slot) = self.limit(key, sets, slot, verdict);
+        }
+        if verdict.action == Action::Drop && self.is_reply() {
+            verdict = Verdict::pass(Reason::Reply);
+        }
         if let Some(slot) = slot {
             self.record(slot, verdict);
         }
@@ -134,7 +141,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn find(&self, key: u64, sets: [u32; 2]) -> Option<&SourceSlot> {
         for index in sets {
             if let Some(slot) =
-                self.tables.source_set(index).and_then(|set| set.find::<T::Atomics>(key))
+                self.tables.source_set(index).and_then(|set| set.find::<T::Machine>(key))
             {
                 return Some(slot);
             }
@@ -148,7 +155,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         let (generation, ban_epoch) = (self.settings.generation, self.tables.ban_epoch());
         if let Some(slot) = slot
             && let Some(list) =
-                CachedAccess::read(T::Atomics::read(&slot.access), key, generation, ban_epoch)
+                CachedAccess::read(T::Machine::read(&slot.access), key, generation, ban_epoch)
         {
             return self.judge(list);
         }
@@ -170,7 +177,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             && self.headers.source.is_v4()
         {
             let access = CachedAccess::new(list, key, generation, ban_epoch);
-            T::Atomics::write(&slot.access, access.word());
+            T::Machine::write(&slot.access, access.word());
         }
         self.judge(list)
     }
@@ -188,21 +195,22 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         }
     }
 
-    /// Charges an admitted source. `admitted` is the reason if it stays within its limits.
+    /// Charges an admitted source; `admitted` holds if it stays within its limits. Also the slot
+    /// that was charged, if there is one.
     #[inline]
-    fn limit(
-        &self,
+    fn limit<'s>(
+        &'s self,
         key: u64,
         sets: [u32; 2],
-        slot: Option<&SourceSlot>,
-        admitted: Reason,
-    ) -> Verdict {
+        slot: Option<&'s SourceSlot>,
+        admitted: Verdict,
+    ) -> (Verdict, Option<&'s SourceSlot>) {
         if self.headers.is_fragment {
             if self.settings.has(flags::FRAGMENTS_DROP) {
-                return self.refuse(Reason::Fragment);
+                return (Verdict::drop(Reason::Fragment), slot);
             }
             if self.settings.has(flags::FRAGMENTS_PASS) {
-                return Verdict::pass(Reason::Fragment);
+                return (Verdict::pass(Reason::Fragment), slot);
             }
         }
         let now_ns = if self.settings.has(flags::PRECISE_CLOCK) {
@@ -210,38 +218,36 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         } else {
             self.clock.coarse_ns()
         };
-        let Some(tracked) = slot.or_else(|| self.claim(key, sets, now_ns)) else {
-            return if self.settings.has(flags::TABLE_FULL_DROP) {
-                self.refuse(Reason::TableFull)
+        let Some(slot) = slot.or_else(|| self.claim(key, sets, now_ns)) else {
+            let verdict = if self.settings.has(flags::TABLE_FULL_DROP) {
+                Verdict::drop(Reason::TableFull)
             } else {
                 Verdict::pass(Reason::TableFull)
             };
+            return (verdict, None);
         };
-        T::Atomics::write(&tracked.seen_ns, now_ns);
-        let verdict =
-            if !bucket::take::<T::Atomics>(&tracked.packet_bucket, self.settings.packets, now_ns) {
-                self.refuse(Reason::PacketRate)
-            } else if self.headers.is_tcp_open()
-                && !bucket::take::<T::Atomics>(
-                    &tracked.connection_bucket,
-                    self.settings.connections,
-                    now_ns,
-                )
-            {
-                self.refuse(Reason::ConnectionRate)
-            } else {
-                Verdict::pass(admitted)
-            };
-        if slot.is_none() {
-            self.record(tracked, verdict);
-        }
-        verdict
+        T::Machine::write(&slot.seen_ns, now_ns);
+        let verdict = if !self.take(&slot.packet_bucket, self.settings.packets, now_ns) {
+            Verdict::drop(Reason::PacketRate)
+        } else if self.headers.is_tcp_open()
+            && !self.take(&slot.connection_bucket, self.settings.connections, now_ns)
+        {
+            Verdict::drop(Reason::ConnectionRate)
+        } else {
+            admitted
+        };
+        (verdict, Some(slot))
+    }
+
+    #[inline]
+    fn take(&self, bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+        bucket::take::<T::Machine>(bucket, rate, now_ns)
     }
 
     #[inline]
     fn claim(&self, key: u64, sets: [u32; 2], now_ns: u64) -> Option<&SourceSlot> {
         let [first, second] = sets;
-        claim_in::<T::Atomics>(
+        claim_in::<T::Machine>(
             self.tables.source_set(first)?,
             self.tables.source_set(second)?,
             key,
@@ -249,14 +255,10 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         )
     }
 
-    /// The packet is to be dropped, unless it belongs to a connection that this host opened.
+    /// Whether a packet that is to be dropped belongs to a connection that this host opened.
     #[inline]
-    fn refuse(&self, reason: Reason) -> Verdict {
-        if self.can_be_reply() && self.tables.is_reply(self.headers) {
-            Verdict::pass(Reason::Reply)
-        } else {
-            Verdict::drop(reason)
-        }
+    fn is_reply(&self) -> bool {
+        self.can_be_reply() && self.tables.is_reply(self.headers)
     }
 
     /// Whether looking for a socket can find one: a packet that opens a connection, or that is
@@ -266,7 +268,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         match self.headers.protocol {
             protocol::TCP if self.headers.has_ports => {
                 !self.headers.is_tcp_open()
-                    && !holds_port(&self.settings.listening_ports, self.headers.destination_port)
+                    && !self.settings.listening_ports.holds(self.headers.destination_port)
             }
             protocol::UDP => self.headers.has_ports,
             _ => false,
@@ -277,19 +279,19 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn is_failsafe(&self) -> bool {
         self.headers.has_ports
             && self.headers.protocol == protocol::TCP
-            && holds_port(&self.settings.failsafe_ports, self.headers.destination_port)
+            && self.settings.failsafe_ports.holds(self.headers.destination_port)
     }
 
     /// Adds the packet to its source's statistics.
     #[inline]
     fn record(&self, slot: &SourceSlot, verdict: Verdict) {
-        SourceSlot::add::<T::Atomics>(&slot.packets, 1);
-        SourceSlot::add::<T::Atomics>(&slot.bytes, self.bytes);
+        SourceSlot::add::<T::Machine>(&slot.packets, 1);
+        SourceSlot::add::<T::Machine>(&slot.bytes, self.bytes);
         if self.headers.is_tcp_open() {
-            SourceSlot::add::<T::Atomics>(&slot.connections, 1);
+            SourceSlot::add::<T::Machine>(&slot.connections, 1);
         }
         if let Action::Drop = verdict.action {
-            SourceSlot::add::<T::Atomics>(&slot.dropped, 1);
+            SourceSlot::add::<T::Machine>(&slot.dropped, 1);
         }
     }
 }

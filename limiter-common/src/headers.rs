@@ -15,6 +15,7 @@ use network_types::{
 
 use crate::{
     address::Address,
+    machine::Machine,
     packet::{Cursor, PacketBytes},
 };
 
@@ -87,6 +88,36 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// The same headers, of whose values the verifier knows nothing (see [`Machine::forget`]).
+    #[inline]
+    #[must_use]
+    pub fn forget<M: Machine>(&self, noise: u64) -> Self {
+        let facts = u64::from(self.protocol)
+            | (u64::from(self.tcp_flags) << 8)
+            | (u64::from(self.source_port) << 16)
+            | (u64::from(self.destination_port) << 32)
+            | (u64::from(self.has_ports) << 48)
+            | (u64::from(self.is_fragment) << 49)
+            | (u64::from(self.is_essential) << 50);
+        let [protocol, tcp_flags, port0, port1, port2, port3, bits, _] =
+            M::forget(facts, noise).to_le_bytes();
+        let forget = |address: Address| Address {
+            high: M::forget(address.high, noise),
+            low: M::forget(address.low, noise),
+        };
+        Self {
+            source: forget(self.source),
+            destination: forget(self.destination),
+            protocol,
+            source_port: u16::from_le_bytes([port0, port1]),
+            destination_port: u16::from_le_bytes([port2, port3]),
+            tcp_flags,
+            has_ports: bits & 1 != 0,
+            is_fragment: bits & 2 != 0,
+            is_essential: bits & 4 != 0,
+        }
+    }
+
     /// Whether this opens a TCP connection: SYN without ACK.
     #[inline]
     pub fn is_tcp_open(&self) -> bool {

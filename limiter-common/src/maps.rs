@@ -4,7 +4,7 @@ use crate::{
     report::{Counter, DropSlot},
     settings::Settings,
     source::SourceSet,
-    verdict::{Reason, Verdict},
+    verdict::Verdict,
 };
 
 /// Version of everything that lies in pinned maps. Part of the pin path: an agent of another
@@ -44,8 +44,8 @@ pub mod control {
 /// How many interfaces can be counted apart.
 pub const MAX_INTERFACES: u32 = 16;
 
-/// Counters of one interface: one per verdict, then one per reason for lost drop records.
-pub const COUNTERS_PER_INTERFACE: u32 = small(Verdict::COUNTERS + Reason::COUNT);
+/// Counters of one interface: one per verdict, then as many for packets of lost drop records.
+pub const COUNTERS_PER_INTERFACE: u32 = small(2 * Verdict::COUNTERS);
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_COUNT: u32 = MAX_INTERFACES * COUNTERS_PER_INTERFACE;
@@ -66,10 +66,11 @@ pub const fn counter_index(interface: u32, verdict: Verdict) -> u32 {
     interface * COUNTERS_PER_INTERFACE + small(verdict.counter())
 }
 
-/// Index of the counter of packets whose drop records found no room in the ring buffer.
+/// Index of the counter of packets with this verdict whose drop record found no room in the ring
+/// buffer.
 #[inline]
-pub const fn lost_index(interface: u32, reason: u8) -> u32 {
-    interface * COUNTERS_PER_INTERFACE + small(Verdict::COUNTERS) + reason as u32
+pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
+    interface * COUNTERS_PER_INTERFACE + small(Verdict::COUNTERS) + verdict_counter
 }
 
 /// One ban.
@@ -97,6 +98,7 @@ pub const VALUE_SIZES: [(&str, u32, u32); 8] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::{Action, Reason};
 
     #[test]
     fn names_fit_the_kernel() {
@@ -107,13 +109,10 @@ mod tests {
 
     #[test]
     fn counters_do_not_overlap() {
-        let last_verdict =
-            Verdict { action: crate::verdict::Action::Monitor, reason: Reason::TableFull };
-        assert_eq!(counter_index(0, last_verdict) + 1, lost_index(0, 0));
-        assert_eq!(
-            lost_index(0, Reason::TableFull as u8) + 1,
-            counter_index(1, Verdict::pass(Reason::Allowed)),
-        );
-        assert_eq!(lost_index(MAX_INTERFACES - 1, Reason::TableFull as u8) + 1, COUNTER_COUNT);
+        let last = Verdict { action: Action::Monitor, reason: Reason::TableFull };
+        let highest = small(last.counter());
+        assert_eq!(counter_index(0, last) + 1, lost_index(0, 0));
+        assert_eq!(lost_index(0, highest) + 1, counter_index(1, Verdict::pass(Reason::Allowed)));
+        assert_eq!(lost_index(MAX_INTERFACES - 1, highest) + 1, COUNTER_COUNT);
     }
 }

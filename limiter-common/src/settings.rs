@@ -1,9 +1,6 @@
 //! The policy as the packet path reads it: one record of plain words, swapped whole.
 
-use crate::{address::Masks, bucket::BucketRate};
-
-/// How many failsafe and listening ports the record holds.
-pub const MAX_PORTS: usize = 16;
+use crate::{address::Masks, bucket::BucketRate, ports::PortSet};
 
 /// The policy as the packet path reads it. Two of these lie in one map and an index says which
 /// one holds, so that no packet sees half of a new policy.
@@ -30,11 +27,11 @@ pub struct Settings {
     pub tick_offset_ns: u64,
     /// For tests only, with the program's `FIXED_CLOCK` set: what both clocks say.
     pub fixed_now_ns: u64,
-    /// Local TCP ports exempt from bans and lists; 0 ends.
-    pub failsafe_ports: [u16; MAX_PORTS],
+    /// Local TCP ports exempt from bans and lists.
+    pub failsafe_ports: PortSet,
     /// Local TCP ports on which this host certainly listens, so that packets to them are no
-    /// replies; 0 ends.
-    pub listening_ports: [u16; MAX_PORTS],
+    /// replies.
+    pub listening_ports: PortSet,
 }
 
 /// Bits of [`Settings::flags`].
@@ -74,8 +71,8 @@ impl Settings {
             tick_ns: 0,
             tick_offset_ns: 0,
             fixed_now_ns: 0,
-            failsafe_ports: [0; MAX_PORTS],
-            listening_ports: [0; MAX_PORTS],
+            failsafe_ports: PortSet::EMPTY,
+            listening_ports: PortSet::EMPTY,
         }
     }
 
@@ -84,20 +81,6 @@ impl Settings {
     pub const fn has(&self, flag: u64) -> bool {
         self.flags & flag != 0
     }
-}
-
-/// Whether a list of ports that 0 ends holds this one.
-#[inline]
-pub fn holds_port(ports: &[u16; MAX_PORTS], port: u16) -> bool {
-    for &listed in ports {
-        if listed == 0 {
-            return false;
-        }
-        if listed == port {
-            return true;
-        }
-    }
-    false
 }
 
 /// What the lists say about an address: the value of the prefix tries.

@@ -14,8 +14,8 @@
 use core::sync::atomic::AtomicU64;
 
 #[cfg(target_has_atomic = "64")]
-use crate::{address::Address, word::Native};
-use crate::{bucket, settings::ListVerdict, word::Atomics};
+use crate::{address::Address, machine::Native};
+use crate::{bucket, machine::Machine, settings::ListVerdict};
 
 /// Slots in a set: their keys fill one cache line.
 pub const WAYS: usize = 8;
@@ -70,11 +70,11 @@ impl SourceSet {
     /// Without branches, so that the verifier follows one path instead of one per way; of two
     /// slots with the same key (see the module) always the first.
     #[inline]
-    pub fn find<A: Atomics>(&self, key: u64) -> Option<&SourceSlot> {
+    pub fn find<M: Machine>(&self, key: u64) -> Option<&SourceSlot> {
         let mut found = 0_u64;
         let mut way = 0_u64;
         for (number, candidate) in self.keys.iter().enumerate() {
-            let hit = is_equal(A::read(candidate), key) & (found ^ 1);
+            let hit = M::opaque(is_equal(M::read(candidate), key) & (found ^ 1));
             found |= hit;
             way |= hit.wrapping_neg() & number as u64;
         }
@@ -87,37 +87,36 @@ impl SourceSet {
     /// Takes over an empty or idle slot for a new source. `None` where every slot is in debt, or
     /// another CPU was faster.
     #[inline]
-    pub fn claim<A: Atomics>(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
-        let mut oldest_ns = u64::MAX;
-        let mut way = WAYS;
-        for index in 0..WAYS {
-            let slot = &self.slots[index];
-            if A::read(&self.keys[index]) == 0 {
-                way = index;
-                break;
-            }
-            let seen_ns = A::read(&slot.seen_ns);
-            if seen_ns < oldest_ns && slot.is_idle::<A>(now_ns) {
-                oldest_ns = seen_ns;
-                way = index;
-            }
+    pub fn claim<M: Machine>(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
+        // The empty or idle slot seen longest ago, again without branches. Times and ticks are
+        // below 2^63, so that the sign of a difference is a comparison.
+        let mut best = u64::MAX >> 1;
+        let mut way = WAYS as u64;
+        for number in 0..WAYS {
+            let slot = &self.slots[number];
+            let empty = is_equal(M::read(&self.keys[number]), 0);
+            let rank = M::read(&slot.seen_ns) & empty.wrapping_sub(1);
+            let better = M::opaque((empty | slot.is_idle::<M>(now_ns)) & less(rank, best));
+            best ^= (best ^ rank) & better.wrapping_neg();
+            way ^= (way ^ number as u64) & better.wrapping_neg();
         }
+        let way = usize::from(way.to_le_bytes()[0]);
         let (word, slot) = (self.keys.get(way)?, self.slots.get(way)?);
-        let previous = A::read(word);
-        if previous == CLAIMED || !A::replace(word, previous, CLAIMED) {
+        let previous = M::read(word);
+        if previous == CLAIMED || !M::replace(word, previous, CLAIMED) {
             return None;
         }
-        slot.reset::<A>();
-        A::write(word, key);
+        slot.reset::<M>();
+        M::write(word, key);
         Some(slot)
     }
 
     /// How many slots hold a source, idle or not.
     #[inline]
-    pub fn occupied<A: Atomics>(&self) -> u64 {
+    pub fn occupied<M: Machine>(&self) -> u64 {
         let mut count = 0;
         for key in &self.keys {
-            count += 1 - is_equal(A::read(key), 0);
+            count += 1 - is_equal(M::read(key), 0);
         }
         count
     }
@@ -179,22 +178,22 @@ impl SourceSlot {
     }
 
     #[inline]
-    fn reset<A: Atomics>(&self) {
+    fn reset<M: Machine>(&self) {
         for word in self.words() {
-            A::write(word, 0);
+            M::write(word, 0);
         }
     }
 
     #[inline]
-    fn is_idle<A: Atomics>(&self, now_ns: u64) -> bool {
-        bucket::is_full::<A>(&self.packet_bucket, now_ns)
-            && bucket::is_full::<A>(&self.connection_bucket, now_ns)
+    fn is_idle<M: Machine>(&self, now_ns: u64) -> u64 {
+        bucket::is_full::<M>(&self.packet_bucket, now_ns)
+            & bucket::is_full::<M>(&self.connection_bucket, now_ns)
     }
 
     /// Adds to a statistic without a lock (see the module on what that can lose).
     #[inline]
-    pub fn add<A: Atomics>(statistic: &AtomicU64, amount: u64) {
-        A::write(statistic, A::read(statistic).wrapping_add(amount));
+    pub fn add<M: Machine>(statistic: &AtomicU64, amount: u64) {
+        M::write(statistic, M::read(statistic).wrapping_add(amount));
     }
 }
 
@@ -205,6 +204,12 @@ fn is_equal(left: u64, right: u64) -> u64 {
     let difference = left ^ right;
     let folded = (difference >> 32) | (difference & 0xffff_ffff);
     ((folded + 0xffff_ffff) >> 32) ^ 1
+}
+
+/// 1 where `left < right`, both below 2^63, else 0.
+#[inline]
+const fn less(left: u64, right: u64) -> u64 {
+    left.wrapping_sub(right) >> 63
 }
 
 /// The way in the low bits: the mask tells the verifier that it is in bounds.
@@ -223,18 +228,18 @@ const fn low_half(word: u64) -> u32 {
 
 /// Claims a slot in the emptier of a source's two sets, else in the other.
 #[inline]
-pub fn claim_in<'a, A: Atomics>(
+pub fn claim_in<'a, M: Machine>(
     first: &'a SourceSet,
     second: &'a SourceSet,
     key: u64,
     now_ns: u64,
 ) -> Option<&'a SourceSlot> {
-    let (emptier, fuller) = if second.occupied::<A>() < first.occupied::<A>() {
+    let (emptier, fuller) = if second.occupied::<M>() < first.occupied::<M>() {
         (second, first)
     } else {
         (first, second)
     };
-    emptier.claim::<A>(key, now_ns).or_else(|| fuller.claim::<A>(key, now_ns))
+    emptier.claim::<M>(key, now_ns).or_else(|| fuller.claim::<M>(key, now_ns))
 }
 
 /// How many sets (a power of two) hold `max_sources` sources: with at most 5 of 8 slots in use and
@@ -308,7 +313,7 @@ mod tests {
     use super::*;
     use crate::{
         bucket::{BucketRate, take},
-        word::Native,
+        machine::Native,
     };
 
     const NOW: u64 = 1_000_000_000;

@@ -3,12 +3,12 @@
 
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "core has no read-modify-write for the BPF target")]
 #![expect(unsafe_code, reason = "packet memory and map values are raw pointers in the kernel")]
 
-mod atomics;
 mod clock;
+mod machine;
 mod maps;
 mod packet;
 mod report;

@@ -3,7 +3,9 @@
 use core::ptr;
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
-use limiter_common::packet::PacketBytes;
+use limiter_common::{machine::Machine, packet::PacketBytes};
+
+use crate::machine::Kernel;
 
 /// The frame behind an XDP context. With multi-buffer frames the first buffer, which holds the
 /// headers.
@@ -22,7 +24,10 @@ impl PacketBytes for XdpPacket<'_> {
     #[inline(always)]
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let start = self.ctx.data().wrapping_add(offset);
-        if start.wrapping_add(N) > self.ctx.data_end() {
+        // Or the compiler makes `start + 1 > end` into `start >= end`, from which the verifier
+        // concludes nothing.
+        let end = Kernel::opaque(start.wrapping_add(N) as u64) as usize;
+        if end > self.ctx.data_end() {
             return None;
         }
         // SAFETY: `N` bytes from `start` lie before `data_end`, which the verifier checks again;

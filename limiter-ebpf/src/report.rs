@@ -44,10 +44,10 @@ pub(crate) fn record(
         return;
     };
     // The agent empties the buffer on its own schedule: a flood must not wake it per packet.
-    if EVENTS.output::<DropSlot>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err()
-        && let Some(lost) = record.decode()
-    {
-        count(lost_index(interface, lost.reason as u8), record.packets, record.bytes);
+    if EVENTS.output::<DropSlot>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
+        // No larger than the number of counters; the mask only tells the verifier so.
+        let lost = lost_index(interface, (record.verdict.wrapping_sub(1) & 0xff) as u32);
+        count(lost, record.packets, record.bytes);
     }
     if let Reason::Malformed = decision.verdict.reason {
         debug!(ctx, "malformed packet of {} bytes", bytes);

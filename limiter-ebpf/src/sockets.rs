@@ -14,6 +14,12 @@ use limiter_common::{
 /// `BPF_F_CURRENT_NETNS`: the network namespace of the interface.
 const CURRENT_NETNS: u64 = u64::MAX;
 
+/// What `tcp_state` says where there is no socket: not a state.
+const NO_SOCKET: u32 = 0;
+
+/// `struct bpf_sock_tuple`, as words.
+type Tuple = [u32; 9];
+
 /// States of `enum bpf_tcp` (uapi/linux/bpf.h) that are not a connection of their own.
 const TCP_LISTEN: u32 = 10;
 const TCP_NEW_SYN_RECV: u32 = 12;
@@ -30,12 +36,12 @@ pub(crate) fn is_reply(ctx: &XdpContext, headers: &Headers) -> bool {
         return is_connected_udp(ctx, headers);
     }
     let connection = tuple(headers, true);
-    match tcp_state(ctx, &connection, headers.source.is_v4()) {
-        None | Some(TCP_LISTEN | TCP_NEW_SYN_RECV) => return false,
-        Some(_) => {}
+    let state = tcp_state(ctx, &connection, headers.source.is_v4());
+    if state == NO_SOCKET || state == TCP_LISTEN || state == TCP_NEW_SYN_RECV {
+        return false;
     }
     let listener = tuple(headers, false);
-    tcp_state(ctx, &listener, headers.source.is_v4()) != Some(TCP_LISTEN)
+    tcp_state(ctx, &listener, headers.source.is_v4()) != TCP_LISTEN
 }
 
 #[inline]
@@ -44,7 +50,13 @@ fn is_connected_udp(ctx: &XdpContext, headers: &Headers) -> bool {
     let size = tuple_size(headers.source.is_v4());
     // SAFETY: the tuple outlives the call and is at least `size` bytes.
     let sock = unsafe {
-        bpf_sk_lookup_udp(ctx.ctx.cast(), (&raw const tuple).cast_mut(), size, CURRENT_NETNS, 0)
+        bpf_sk_lookup_udp(
+            ctx.ctx.cast(),
+            (&raw const tuple).cast_mut().cast::<bpf_sock_tuple>(),
+            size,
+            CURRENT_NETNS,
+            0,
+        )
     };
     if sock.is_null() {
         return false;
@@ -56,20 +68,27 @@ fn is_connected_udp(ctx: &XdpContext, headers: &Headers) -> bool {
     remote_port != 0
 }
 
+/// The state of the socket that this tuple finds.
 #[inline]
-fn tcp_state(ctx: &XdpContext, tuple: &bpf_sock_tuple, is_v4: bool) -> Option<u32> {
+fn tcp_state(ctx: &XdpContext, tuple: &Tuple, is_v4: bool) -> u32 {
     let size = tuple_size(is_v4);
     // SAFETY: the tuple outlives the call and is at least `size` bytes.
     let sock = unsafe {
-        bpf_skc_lookup_tcp(ctx.ctx.cast(), (&raw const *tuple).cast_mut(), size, CURRENT_NETNS, 0)
+        bpf_skc_lookup_tcp(
+            ctx.ctx.cast(),
+            (&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>(),
+            size,
+            CURRENT_NETNS,
+            0,
+        )
     };
     if sock.is_null() {
-        return None;
+        return NO_SOCKET;
     }
     // SAFETY: not null, and referenced until released below.
     let state = unsafe { (*sock).state };
     release(sock);
-    Some(state)
+    state
 }
 
 #[inline]
@@ -83,43 +102,40 @@ const fn tuple_size(is_v4: bool) -> u32 {
     if is_v4 { 12 } else { 36 }
 }
 
-/// The packet's addresses and ports; without the remote ones, what only a listener matches.
+/// The packet's addresses and ports in the layout of `struct bpf_sock_tuple`; without the remote
+/// ones, what only a listener matches. All of it is written word by word: the verifier wants no
+/// byte left unwritten, and a loop that clears it costs it every iteration.
 #[inline]
-fn tuple(headers: &Headers, with_remote: bool) -> bpf_sock_tuple {
-    // SAFETY: all-zero is a valid value of these plain integers.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+fn tuple(headers: &Headers, with_remote: bool) -> Tuple {
     let (source, source_port) =
         if with_remote { (headers.source, headers.source_port) } else { (Address::default(), 0) };
-    // SAFETY: writing a member of a union of plain integers.
-    unsafe {
-        if headers.source.is_v4() {
-            let ipv4 = &mut tuple.__bindgen_anon_1.ipv4;
-            ipv4.saddr = last_word(source);
-            ipv4.daddr = last_word(headers.destination);
-            ipv4.sport = source_port.to_be();
-            ipv4.dport = headers.destination_port.to_be();
-        } else {
-            let ipv6 = &mut tuple.__bindgen_anon_1.ipv6;
-            ipv6.saddr = words(source);
-            ipv6.daddr = words(headers.destination);
-            ipv6.sport = source_port.to_be();
-            ipv6.dport = headers.destination_port.to_be();
-        }
+    let destination = headers.destination;
+    let ports =
+        u32::from(source_port.to_be()) | (u32::from(headers.destination_port.to_be()) << 16);
+    if headers.source.is_v4() {
+        return [low(source.low), low(destination.low), ports, 0, 0, 0, 0, 0, 0];
     }
-    tuple
-}
-
-#[inline]
-const fn last_word(address: Address) -> u32 {
-    (address.low as u32).to_be()
-}
-
-#[inline]
-const fn words(address: Address) -> [u32; 4] {
     [
-        ((address.high >> 32) as u32).to_be(),
-        (address.high as u32).to_be(),
-        ((address.low >> 32) as u32).to_be(),
-        (address.low as u32).to_be(),
+        high(source.high),
+        low(source.high),
+        high(source.low),
+        low(source.low),
+        high(destination.high),
+        low(destination.high),
+        high(destination.low),
+        low(destination.low),
+        ports,
     ]
+}
+
+/// The upper half of a word, in network order.
+#[inline]
+const fn high(word: u64) -> u32 {
+    ((word >> 32) as u32).to_be()
+}
+
+/// The lower half of a word, in network order.
+#[inline]
+const fn low(word: u64) -> u32 {
+    (word as u32).to_be()
 }

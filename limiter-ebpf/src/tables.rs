@@ -11,7 +11,7 @@ use limiter_common::{
 };
 
 use crate::{
-    atomics::KernelAtomics,
+    machine::Kernel,
     maps::{BANS, CONTROL, LISTS_FIRST, LISTS_SECOND, SETTINGS, SOURCES},
     sockets,
 };
@@ -36,8 +36,16 @@ impl<'a> KernelTables<'a> {
     }
 }
 
+/// A trie key whose address lies on 8 bytes: the verifier wants stack accesses aligned, and packet
+/// accesses not.
+#[repr(C, align(8))]
+struct AlignedKey {
+    _pad: u32,
+    key: Key<[u8; 16]>,
+}
+
 impl Tables for KernelTables<'_> {
-    type Atomics = KernelAtomics;
+    type Machine = Kernel;
 
     #[inline]
     fn settings(&self) -> &Settings {
@@ -67,11 +75,12 @@ impl Tables for KernelTables<'_> {
 
     #[inline]
     fn list(&self, address: Address) -> ListVerdict {
-        let key = Key::new(128, address.to_bytes());
+        let aligned = AlignedKey { _pad: 0, key: Key::new(128, address.to_bytes()) };
+        let key = &aligned.key;
         let value = if self.settings.has(flags::LISTS_SECOND) {
-            LISTS_SECOND.get(&key)
+            LISTS_SECOND.get(key)
         } else {
-            LISTS_FIRST.get(&key)
+            LISTS_FIRST.get(key)
         };
         value.map_or(ListVerdict::None, |value| ListVerdict::from_value(*value))
     }

@@ -1,12 +1,13 @@
-//! Access to words that others change at the same time: a seam, because the BPF target lacks the
-//! atomics of `core`, although the kernel has them (cpu v3, kernel 5.12).
+//! What the two machines do that `core` cannot say for both: words that others change at the same
+//! time (the BPF target lacks the atomics of `core`, although the kernel has them: cpu v3, kernel
+//! 5.12), and values that the compiler or the verifier had better know nothing about.
 
 use core::sync::atomic::AtomicU64;
 #[cfg(target_has_atomic = "64")]
 use core::sync::atomic::Ordering::Relaxed;
 
-/// How words are changed while others change them. All relaxed: no word orders another.
-pub trait Atomics {
+/// The kernel's virtual machine, or the host. Accesses are relaxed: no word orders another.
+pub trait Machine {
     /// Reads the word, untorn.
     fn read(word: &AtomicU64) -> u64;
 
@@ -18,15 +19,26 @@ pub trait Atomics {
 
     /// Stores `new` if the word is `current`; whether it did.
     fn replace(word: &AtomicU64, current: u64, new: u64) -> bool;
+
+    /// The same value, of which the compiler knows nothing: it would else turn arithmetic into
+    /// branches, and the verifier follows both sides of each.
+    fn opaque(value: u64) -> u64;
+
+    /// The same value, of which the verifier knows nothing, given a `noise` that it knows nothing
+    /// about: what follows is then verified once, instead of once per value that could come here.
+    #[inline]
+    fn forget(value: u64, noise: u64) -> u64 {
+        Self::opaque(value ^ noise) ^ noise
+    }
 }
 
-/// The atomics of `core`.
+/// The host.
 #[cfg(target_has_atomic = "64")]
 #[derive(Debug)]
 pub struct Native;
 
 #[cfg(target_has_atomic = "64")]
-impl Atomics for Native {
+impl Machine for Native {
     #[inline]
     fn read(word: &AtomicU64) -> u64 {
         word.load(Relaxed)
@@ -45,5 +57,10 @@ impl Atomics for Native {
     #[inline]
     fn replace(word: &AtomicU64, current: u64, new: u64) -> bool {
         word.compare_exchange(current, new, Relaxed, Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn opaque(value: u64) -> u64 {
+        value
     }
 }

@@ -1,16 +1,18 @@
-//! Access to shared words by the instructions of cpu v3 (kernel 5.12).
+//! The kernel's virtual machine: shared words by the instructions of cpu v3 (kernel 5.12), and
+//! values hidden from the compiler.
 
 use core::{
+    arch::asm,
     intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     sync::atomic::AtomicU64,
 };
 
-use limiter_common::word::Atomics;
+use limiter_common::machine::Machine;
 
-/// Atomics of the BPF instruction set.
-pub(crate) struct KernelAtomics;
+/// The BPF virtual machine.
+pub(crate) struct Kernel;
 
-impl Atomics for KernelAtomics {
+impl Machine for Kernel {
     #[inline]
     fn read(word: &AtomicU64) -> u64 {
         // SAFETY: a live, aligned word; a load of 8 aligned bytes is one instruction.
@@ -42,5 +44,12 @@ impl Atomics for KernelAtomics {
             )
         };
         replaced
+    }
+
+    #[inline]
+    fn opaque(mut value: u64) -> u64 {
+        // SAFETY: moves a register to itself (BTF line information needs an instruction).
+        unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
+        value
     }
 }
