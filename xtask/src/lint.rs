@@ -1,0 +1,199 @@
+//! Everything that judges the source without running it. All checks run, then the ones that
+//! failed are named; what a toolchain cannot check is said, never passed over.
+
+use std::{ffi::OsString, process::Command, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    command::{capture, cargo, command, find_program, quietly, step},
+    ebpf, setup, tidy,
+    toolchain::Toolchain,
+    workspace::Workspace,
+};
+
+const COMPONENT_LIMIT: Duration = Duration::from_mins(2);
+const DENY: &str = "0.20.2";
+
+/// Builds the eBPF object first: the build of `limiter-user` embeds it.
+pub(crate) fn all(workspace: &Workspace) -> Result<()> {
+    setup::for_builds()?;
+    let toolchain = ebpf::build(workspace)?;
+    run(workspace, &toolchain)
+}
+
+/// As [`all`], when the eBPF object has just been built by `toolchain`.
+pub(crate) fn run(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    let mut failed = Vec::new();
+    let mut note = |what: &str, result: Result<()>| {
+        if let Err(error) = result {
+            eprintln!("xtask: {what}: {error:#}");
+            failed.push(what.to_owned());
+        }
+    };
+    note("tidy", tidy::all(workspace));
+    note("format", format(workspace));
+    note("clippy", clippy(workspace));
+    note(
+        "clippy of the eBPF programs",
+        clippy_ebpf(workspace, toolchain),
+    );
+    note("documentation", documentation(workspace));
+    note("licences, bans and sources", deny(workspace));
+    if !failed.is_empty() {
+        bail!("lint failed: {}", failed.join(", "));
+    }
+    eprintln!("xtask: lint: all good");
+    Ok(())
+}
+
+fn format(workspace: &Workspace) -> Result<()> {
+    component("fmt", "rustfmt")?;
+    step(
+        "format",
+        cargo(workspace).args(["fmt", "--all", "--", "--check"]),
+    )
+}
+
+fn clippy(workspace: &Workspace) -> Result<()> {
+    component("clippy", "clippy")?;
+    let mut cargo = cargo(workspace);
+    cargo.args([
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "limiter-ebpf",
+        "--all-targets",
+        "--quiet",
+    ]);
+    step("clippy", cargo.args(["--", "-D", "warnings"]))
+}
+
+/// With the toolchain that builds the programs, if that has a clippy. Debian's has none, and
+/// rustup's cannot read the core that another compiler made: then clippy judges the programs as
+/// the host sees them (same source, host's core), and rustc's own lints as BPF does.
+fn clippy_ebpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    let target = workspace.target.join("ebpf-lint");
+    let denied = ["--", "-D", "warnings"];
+    let package = ["--package", "limiter-ebpf", "--bins", "--quiet"];
+    if toolchain.has_clippy() {
+        let mut cargo = toolchain.cargo(&target, "clippy");
+        cargo
+            .current_dir(&workspace.root)
+            .args(package)
+            .args(["--profile", "bpf"])
+            .args(denied);
+        return step("clippy for the BPF target", &mut cargo);
+    }
+    eprintln!(
+        "xtask: {} has no clippy: clippy sees the eBPF programs as compiled for the host, \
+         and rustc's lints see them as compiled for BPF",
+        toolchain.kind
+    );
+    let mut host = cargo(workspace);
+    // Without the unwinder that a program without std does not have.
+    host.env("CARGO_PROFILE_DEV_PANIC", "abort")
+        .env("CARGO_TARGET_DIR", &target);
+    step(
+        "clippy of the eBPF programs for the host",
+        host.arg("clippy").args(package).args(denied),
+    )?;
+    for name in ebpf_programs(workspace)? {
+        let mut cargo = toolchain.cargo(&target, "rustc");
+        cargo
+            .current_dir(&workspace.root)
+            .args([
+                "--package",
+                "limiter-ebpf",
+                "--bin",
+                &name,
+                "--profile",
+                "bpf",
+                "--quiet",
+            ])
+            .args(denied);
+        step(
+            &format!("rustc's lints of {name} for the BPF target"),
+            &mut cargo,
+        )?;
+    }
+    Ok(())
+}
+
+/// The names of the objects that the build has just left.
+fn ebpf_programs(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(workspace.objects())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "o") {
+            names.extend(
+                path.file_stem()
+                    .map(|name| name.to_string_lossy().into_owned()),
+            );
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn documentation(workspace: &Workspace) -> Result<()> {
+    let mut cargo = cargo(workspace);
+    cargo.args([
+        "doc",
+        "--no-deps",
+        "--workspace",
+        "--exclude",
+        "limiter-ebpf",
+        "--quiet",
+    ]);
+    step("documentation", cargo.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn deny(workspace: &Workspace) -> Result<()> {
+    if capture(cargo(workspace).args(["deny", "--version"])).is_err() {
+        let mut install = cargo(workspace);
+        install.args([
+            "install",
+            "cargo-deny",
+            "--version",
+            DENY,
+            "--locked",
+            "--target-dir",
+        ]);
+        install.arg(workspace.state().join("cargo-deny-build"));
+        step(
+            &format!("building cargo-deny {DENY} (once, some minutes)"),
+            &mut install,
+        )?;
+    }
+    let mut deny: Command = cargo(workspace);
+    deny.args([
+        "deny",
+        "--log-level",
+        "warn",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ]);
+    step("licences, bans and sources", &mut deny)
+}
+
+/// Sees to it that cargo has `subcommand`, which rustup calls `component`.
+fn component(subcommand: &str, component: &str) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    if capture(command(cargo).args([subcommand, "--version"])).is_ok() {
+        return Ok(());
+    }
+    let Some(rustup) = find_program("rustup") else {
+        bail!("there is no `cargo {subcommand}`; install {component} for this Rust");
+    };
+    eprintln!("xtask: adding the component {component} with rustup");
+    match quietly(
+        command(rustup).args(["component", "add", component]),
+        COMPONENT_LIMIT,
+    ) {
+        Ok(()) => Ok(()),
+        Err(message) => bail!("there is no `cargo {subcommand}`, and rustup says: {message}"),
+    }
+}
