@@ -11,6 +11,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{Program, ProgramError},
 };
+use aya_obj::{Object, maps::PinningType};
 
 use crate::stack;
 
@@ -38,7 +39,7 @@ fn report_one(path: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(path)?;
     let stacks = stack::depths(&bytes)?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let pins = PinDirectory::new();
+    let pins = PinDirectory::for_object(&bytes)?;
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(&pins.path)
         .load(&bytes)
@@ -165,13 +166,20 @@ struct PinDirectory {
 }
 
 impl PinDirectory {
-    /// Where it cannot be made (no bpffs), loading an object that needs it says so.
-    fn new() -> Self {
+    /// Made only if a map of `object` asks for a pin.
+    fn for_object(object: &[u8]) -> Result<Self> {
         let path = PathBuf::from(format!("/sys/fs/bpf/limiter-verify-{}", std::process::id()));
-        if let Err(error) = fs::create_dir(&path) {
-            eprintln!("xtask: no directory for pinned maps ({error}); is bpffs mounted?");
+        let object = Object::parse(object).context("not an eBPF object")?;
+        if object
+            .maps
+            .values()
+            .any(|map| map.pinning() != PinningType::None)
+        {
+            fs::create_dir(&path).context(
+                "its maps want pins, and /sys/fs/bpf takes none (mount -t bpf bpf /sys/fs/bpf)",
+            )?;
         }
-        Self { path }
+        Ok(Self { path })
     }
 }
 
