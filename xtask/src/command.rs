@@ -130,10 +130,11 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs without a word and gives up after `limit`. `Err` holds the last line that it said: for
+/// Runs without a word and gives up after `limit`. `Err` holds why, in its words: for
 /// steps that may fail because there is no network, and that something else replaces.
 pub(crate) fn quietly(command: &mut Command, limit: Duration) -> Result<(), String> {
     let mut child = command
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -154,8 +155,7 @@ pub(crate) fn quietly(command: &mut Command, limit: Duration) -> Result<(), Stri
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
                 let text = reader.join().unwrap_or_default();
-                let last = text.lines().rfind(|line| !line.trim().is_empty());
-                return Err(last.map_or_else(|| status.to_string(), |line| line.trim().to_owned()));
+                return Err(reason(&text).unwrap_or_else(|| status.to_string()));
             }
             Ok(None) if stopwatch.elapsed() > limit => {
                 drop(child.kill());
@@ -166,6 +166,13 @@ pub(crate) fn quietly(command: &mut Command, limit: Duration) -> Result<(), Stri
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// The line that says why something failed: the first that calls itself an error, else the last.
+fn reason(text: &str) -> Option<String> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().find(|line| line.starts_with("error"));
+    error.or_else(|| lines.next_back()).map(str::to_owned)
 }
 
 /// Whether this process has user id 0.

@@ -1,12 +1,16 @@
 //! Everything that judges the source without running it. All checks run, then the ones that
 //! failed are named; what a toolchain cannot check is said, never passed over.
 
-use std::{ffi::OsString, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    command::{capture, cargo, command, find_program, quietly, step},
+    command::{capture, cargo, check, command, find_program, quietly, step},
     ebpf, setup, tidy,
     toolchain::Toolchain,
     workspace::Workspace,
@@ -73,17 +77,21 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 /// rustup's cannot read the core that another compiler made: then clippy judges the programs as
 /// the host sees them (same source, host's core), and rustc's own lints as BPF does.
 fn clippy_ebpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
-    let target = workspace.target.join("ebpf-lint");
-    let denied = ["--", "-D", "warnings"];
     let package = ["--package", "limiter-ebpf", "--bins", "--quiet"];
-    if toolchain.has_clippy() {
-        let mut cargo = toolchain.cargo(&target, "clippy");
+    let bpf = |subcommand| {
+        let mut cargo = toolchain.cargo(&workspace.target.join("ebpf"), subcommand);
         cargo
             .current_dir(&workspace.root)
             .args(package)
-            .args(["--profile", "bpf"])
-            .args(denied);
-        return step("clippy for the BPF target", &mut cargo);
+            .args(["--profile", "bpf"]);
+        cargo
+    };
+    if toolchain.has_clippy() {
+        let mut clippy = bpf("clippy");
+        return step(
+            "clippy for the BPF target",
+            clippy.args(["--", "-D", "warnings"]),
+        );
     }
     eprintln!(
         "xtask: {} has no clippy: clippy sees the eBPF programs as compiled for the host, \
@@ -91,49 +99,37 @@ fn clippy_ebpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
         toolchain.kind
     );
     let mut host = cargo(workspace);
-    // Without the unwinder that a program without std does not have.
-    host.env("CARGO_PROFILE_DEV_PANIC", "abort")
-        .env("CARGO_TARGET_DIR", &target);
-    step(
-        "clippy of the eBPF programs for the host",
-        host.arg("clippy").args(package).args(denied),
-    )?;
-    for name in ebpf_programs(workspace)? {
-        let mut cargo = toolchain.cargo(&target, "rustc");
-        cargo
-            .current_dir(&workspace.root)
-            .args([
-                "--package",
-                "limiter-ebpf",
-                "--bin",
-                &name,
-                "--profile",
-                "bpf",
-                "--quiet",
-            ])
-            .args(denied);
-        step(
-            &format!("rustc's lints of {name} for the BPF target"),
-            &mut cargo,
-        )?;
+    host.env("CARGO_TARGET_DIR", workspace.target.join("ebpf-lint"))
+        // Without the unwinder, which a program without std does not have.
+        .env("CARGO_PROFILE_DEV_PANIC", "abort")
+        .arg("clippy")
+        .args(package)
+        .args(["--", "-D", "warnings"]);
+    step("clippy of the eBPF programs for the host", &mut host)?;
+    eprintln!("xtask: rustc's lints of the eBPF programs for the BPF target");
+    without_warnings(bpf("check").arg("--message-format=json"))
+}
+
+/// Runs a cargo that reports in JSON, shows what the compiler says, and fails if it says anything.
+/// The flag `-D warnings` would have every dependency compiled anew.
+fn without_warnings(cargo: &mut Command) -> Result<()> {
+    let output = cargo.stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said: Vec<String> = text.lines().filter_map(diagnostic).collect();
+    for diagnostic in &said {
+        eprintln!("{diagnostic}");
+    }
+    check(cargo, output.status)?;
+    if !said.is_empty() {
+        bail!("{} warnings", said.len());
     }
     Ok(())
 }
 
-/// The names of the objects that the build has just left.
-fn ebpf_programs(workspace: &Workspace) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(workspace.objects())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "o") {
-            names.extend(
-                path.file_stem()
-                    .map(|name| name.to_string_lossy().into_owned()),
-            );
-        }
-    }
-    names.sort();
-    Ok(names)
+/// What the compiler says in one line of cargo's messages, as it would print it.
+fn diagnostic(message: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    Some(message.pointer("/message/rendered")?.as_str()?.to_owned())
 }
 
 fn documentation(workspace: &Workspace) -> Result<()> {
@@ -195,5 +191,20 @@ fn component(subcommand: &str, component: &str) -> Result<()> {
     ) {
         Ok(()) => Ok(()),
         Err(message) => bail!("there is no `cargo {subcommand}`, and rustup says: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostics_are_read_from_cargo_messages() {
+        let warning = r#"{"reason":"compiler-message","message":{"rendered":"warning: unused"}}"#;
+        assert_eq!(diagnostic(warning).as_deref(), Some("warning: unused"));
+        assert_eq!(
+            diagnostic(r#"{"reason":"build-finished","success":true}"#),
+            None
+        );
     }
 }
