@@ -130,8 +130,8 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs without a word and gives up after `limit`. `Err` holds why, in its words: for
-/// steps that may fail because there is no network, and that something else replaces.
+/// Runs without a word and gives up after `limit`. `Err` holds why, in its own words: for steps
+/// that may fail because there is no network, and that something else replaces.
 pub(crate) fn quietly(command: &mut Command, limit: Duration) -> Result<(), String> {
     let mut child = command
         .env("RUST_BACKTRACE", "0")
@@ -238,6 +238,14 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn the_reason_is_the_error_not_the_backtrace() {
+        let text = "info: downloading\nerror: no route\n\n  0: <unknown>\n";
+        assert_eq!(reason(text).as_deref(), Some("error: no route"));
+        assert_eq!(reason("a\nb\n").as_deref(), Some("b"));
+        assert_eq!(reason(" \n"), None);
+    }
 
     #[test]
     fn captured_output_and_errors() {
