@@ -14,14 +14,7 @@ use crate::{
 pub(crate) fn run_with(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let limiter = ebpf::build_limiter(workspace, true)?;
     let mut cargo = cargo(workspace);
-    cargo.args([
-        "build",
-        "--release",
-        "--package",
-        "limiter-tests",
-        "--bin",
-        "bench",
-    ]);
+    cargo.args(["build", "--release", "--package", "limiter-tests", "--bin", "bench"]);
     step("building the benchmark", &mut cargo)?;
     let environment: Vec<(&str, OsString)> = [
         ("LIMITER_BINARY", Some(limiter.into_os_string())),
@@ -32,9 +25,7 @@ pub(crate) fn run_with(workspace: &Workspace, arguments: &[String]) -> Result<()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect();
     let bench = workspace.target.join("release/bench");
-    run(
-        as_root(bench, &environment, "to load programs and measure them")?
-            .current_dir(&workspace.root)
-            .args(arguments),
-    )
+    run(as_root(bench, &environment, "to load programs and measure them")?
+        .current_dir(&workspace.root)
+        .args(arguments))
 }

@@ -11,9 +11,7 @@ pub(crate) struct Stopwatch {
 impl Stopwatch {
     #[expect(clippy::disallowed_methods, reason = "this is the clock of xtask")]
     pub(crate) fn start() -> Self {
-        Self {
-            started: Instant::now(),
-        }
+        Self { started: Instant::now() }
     }
 
     pub(crate) fn elapsed(self) -> Duration {
@@ -23,10 +21,6 @@ impl Stopwatch {
     /// For people: `0.3 s`, `148 s`.
     pub(crate) fn text(self) -> String {
         let seconds = self.elapsed().as_secs_f64();
-        if seconds < 10.0 {
-            format!("{seconds:.1} s")
-        } else {
-            format!("{seconds:.0} s")
-        }
+        if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
     }
 }

@@ -52,18 +52,11 @@ fn own_library_path() -> Option<OsString> {
     let kept: Vec<PathBuf> = env::split_paths(&path)
         .filter(|entry| {
             !entry.components().any(|part| {
-                matches!(
-                    part.as_os_str().to_str(),
-                    Some(".rustup" | "toolchains" | "target")
-                )
+                matches!(part.as_os_str().to_str(), Some(".rustup" | "toolchains" | "target"))
             })
         })
         .collect();
-    if kept.is_empty() {
-        None
-    } else {
-        env::join_paths(kept).ok()
-    }
+    if kept.is_empty() { None } else { env::join_paths(kept).ok() }
 }
 
 /// The cargo that runs xtask, in the root of the workspace. What compiles `limiter-user` finds
@@ -80,19 +73,13 @@ pub(crate) fn cargo(workspace: &Workspace) -> Command {
 /// The command line as one would type it, for messages.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|word| word.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.join(" ")
 }
 
 /// Runs with output passed through; an error unless it exits with 0.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
     check(command, status)
 }
 
@@ -120,12 +107,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot start `{}`", line(command)))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed ({}): {}",
-            line(command),
-            output.status,
-            message.trim()
-        );
+        bail!("`{}` failed ({}): {}", line(command), output.status, message.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -218,8 +200,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -228,10 +209,7 @@ mod tests {
 
     #[test]
     fn quiet_failures_say_why_and_end_in_time() {
-        let failed = quietly(
-            Command::new("sh").args(["-c", "echo no route >&2; exit 3"]),
-            LONG,
-        );
+        let failed = quietly(Command::new("sh").args(["-c", "echo no route >&2; exit 3"]), LONG);
         assert_eq!(failed, Err("no route".to_owned()));
         let late = quietly(Command::new("sleep").arg("60"), Duration::from_millis(100));
         assert!(late.is_err_and(|message| message.starts_with("no answer within")));

@@ -22,6 +22,13 @@ use crate::{
 
 /// Builds and verifies every eBPF object; returns the toolchain that built them.
 pub(crate) fn build(workspace: &Workspace) -> Result<Toolchain> {
+    let (toolchain, objects) = compile(workspace)?;
+    verify(workspace, &objects)?;
+    Ok(toolchain)
+}
+
+/// Builds every eBPF object without loading it, which takes no privilege.
+pub(crate) fn compile(workspace: &Workspace) -> Result<(Toolchain, Vec<PathBuf>)> {
     let toolchain = toolchain::choose(workspace)?;
     let stopwatch = Stopwatch::start();
     let mut cargo = toolchain.cargo(&workspace.target.join("ebpf"), "build");
@@ -44,8 +51,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Toolchain> {
     if !objects.contains(&workspace.ebpf_object()) {
         bail!("limiter-ebpf has no program named limiter-ebpf");
     }
-    verify(workspace, &objects)?;
-    Ok(toolchain)
+    Ok((toolchain, objects))
 }
 
 /// The `limiter` binary with the object in it; returns its path.
@@ -62,14 +68,7 @@ pub(crate) fn build_limiter_only(workspace: &Workspace, release: bool) -> Result
     if release {
         cargo.arg("--release");
     }
-    step(
-        if release {
-            "building limiter (release)"
-        } else {
-            "building limiter"
-        },
-        &mut cargo,
-    )?;
+    step(if release { "building limiter (release)" } else { "building limiter" }, &mut cargo)?;
     Ok(workspace.limiter(release))
 }
 
@@ -92,10 +91,7 @@ pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
         .output()
         .with_context(|| format!("cannot start `{}`", line(cargo)))?;
     check(cargo, output.status)?;
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(executable)
-        .collect())
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect())
 }
 
 /// One line of cargo's messages, if it announces a program.
@@ -137,13 +133,8 @@ fn verify(workspace: &Workspace, objects: &[PathBuf]) -> Result<()> {
     }
     let this = std::env::current_exe().context("cannot find xtask itself")?;
     let mut loader = as_root(this, &[], "to load the eBPF programs into the kernel")?;
-    loader
-        .arg("verify-ebpf")
-        .args(objects)
-        .stderr(Stdio::inherit());
-    let output = loader
-        .output()
-        .with_context(|| format!("cannot start `{}`", line(&loader)))?;
+    loader.arg("verify-ebpf").args(objects).stderr(Stdio::inherit());
+    let output = loader.output().with_context(|| format!("cannot start `{}`", line(&loader)))?;
     let report = String::from_utf8_lossy(&output.stdout);
     eprint!("{report}");
     if !output.status.success() {

@@ -25,11 +25,7 @@ pub(crate) fn ensure(workspace: &Workspace, llvm_major: u32) -> Result<PathBuf> 
     let cargo_bin = cargo_home().join("bin/bpf-linker");
     let in_path = find_program("bpf-linker");
     let candidates = [Some(own), in_path.clone(), Some(cargo_bin.clone())];
-    if let Some(found) = candidates
-        .into_iter()
-        .flatten()
-        .find(|path| fits(path, llvm_major))
-    {
+    if let Some(found) = candidates.into_iter().flatten().find(|path| fits(path, llvm_major)) {
         return Ok(found);
     }
     // One that serves another compiler is left alone: ours then goes below the target directory.
@@ -67,14 +63,7 @@ fn install(workspace: &Workspace, llvm_major: u32, root: &Path) -> Result<()> {
     let path = env::join_paths(directories.into_iter().chain(env::split_paths(&path)))?;
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            VERSION,
-            "--locked",
-            "--no-default-features",
-        ])
+        .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--no-default-features"])
         .arg("--features")
         .arg(format!("llvm-{llvm_major}"))
         .arg("--root")
@@ -99,23 +88,17 @@ fn fits(linker: &Path, llvm_major: u32) -> bool {
 /// The major version of the libLLVM that a program is linked to; `None` if it is linked in, or
 /// not said.
 fn llvm_of(binary: &[u8]) -> Option<u32> {
-    [&b"libLLVM.so."[..], b"libLLVM-"]
-        .into_iter()
-        .find_map(|name| {
-            binary
-                .windows(name.len())
-                .enumerate()
-                .filter(|(_, window)| *window == name)
-                .find_map(|(at, _)| leading_number(&binary[at + name.len()..]))
-        })
+    [&b"libLLVM.so."[..], b"libLLVM-"].into_iter().find_map(|name| {
+        binary
+            .windows(name.len())
+            .enumerate()
+            .filter(|(_, window)| *window == name)
+            .find_map(|(at, _)| leading_number(&binary[at + name.len()..]))
+    })
 }
 
 fn leading_number(bytes: &[u8]) -> Option<u32> {
-    let digits = bytes
-        .iter()
-        .take(4)
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = bytes.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(&bytes[..digits]).ok()?.parse().ok()
 }
 
@@ -134,10 +117,7 @@ mod tests {
     fn llvm_is_read_from_the_library_name() {
         assert_eq!(llvm_of(b"\0libffi.so.8\0libLLVM.so.22.1\0"), Some(22));
         assert_eq!(llvm_of(b"\0libLLVM-19.so.1\0"), Some(19));
-        assert_eq!(
-            llvm_of(b"libLLVM.so.\0 and later libLLVM.so.23.0"),
-            Some(23)
-        );
+        assert_eq!(llvm_of(b"libLLVM.so.\0 and later libLLVM.so.23.0"), Some(23));
         assert_eq!(llvm_of(b"statically linked"), None);
         assert_eq!(llvm_of(b"libLLVM.so."), None);
     }

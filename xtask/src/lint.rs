@@ -19,10 +19,10 @@ use crate::{
 const COMPONENT_LIMIT: Duration = Duration::from_mins(2);
 const DENY: &str = "0.20.2";
 
-/// Builds the eBPF object first: the build of `limiter-user` embeds it.
+/// Builds the eBPF object first: the build of `limiter-user` embeds it. Needs no root.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     setup::for_builds()?;
-    let toolchain = ebpf::build(workspace)?;
+    let (toolchain, _) = ebpf::compile(workspace)?;
     run(workspace, &toolchain)
 }
 
@@ -38,10 +38,7 @@ pub(crate) fn run(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     note("tidy", tidy::all(workspace));
     note("format", format(workspace));
     note("clippy", clippy(workspace));
-    note(
-        "clippy of the eBPF programs",
-        clippy_ebpf(workspace, toolchain),
-    );
+    note("clippy of the eBPF programs", clippy_ebpf(workspace, toolchain));
     note("documentation", documentation(workspace));
     note("licences, bans and sources", deny(workspace));
     if !failed.is_empty() {
@@ -53,23 +50,13 @@ pub(crate) fn run(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
 
 fn format(workspace: &Workspace) -> Result<()> {
     component("fmt", "rustfmt")?;
-    step(
-        "format",
-        cargo(workspace).args(["fmt", "--all", "--", "--check"]),
-    )
+    step("format", cargo(workspace).args(["fmt", "--all", "--", "--check"]))
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     component("clippy", "clippy")?;
     let mut cargo = cargo(workspace);
-    cargo.args([
-        "clippy",
-        "--workspace",
-        "--exclude",
-        "limiter-ebpf",
-        "--all-targets",
-        "--quiet",
-    ]);
+    cargo.args(["clippy", "--workspace", "--exclude", "limiter-ebpf", "--all-targets", "--quiet"]);
     step("clippy", cargo.args(["--", "-D", "warnings"]))
 }
 
@@ -80,18 +67,12 @@ fn clippy_ebpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let package = ["--package", "limiter-ebpf", "--bins", "--quiet"];
     let bpf = |subcommand| {
         let mut cargo = toolchain.cargo(&workspace.target.join("ebpf"), subcommand);
-        cargo
-            .current_dir(&workspace.root)
-            .args(package)
-            .args(["--profile", "bpf"]);
+        cargo.current_dir(&workspace.root).args(package).args(["--profile", "bpf"]);
         cargo
     };
     if toolchain.has_clippy() {
         let mut clippy = bpf("clippy");
-        return step(
-            "clippy for the BPF target",
-            clippy.args(["--", "-D", "warnings"]),
-        );
+        return step("clippy for the BPF target", clippy.args(["--", "-D", "warnings"]));
     }
     eprintln!(
         "xtask: {} has no clippy: clippy sees the eBPF programs as compiled for the host, \
@@ -134,44 +115,19 @@ fn diagnostic(message: &str) -> Option<String> {
 
 fn documentation(workspace: &Workspace) -> Result<()> {
     let mut cargo = cargo(workspace);
-    cargo.args([
-        "doc",
-        "--no-deps",
-        "--workspace",
-        "--exclude",
-        "limiter-ebpf",
-        "--quiet",
-    ]);
+    cargo.args(["doc", "--no-deps", "--workspace", "--exclude", "limiter-ebpf", "--quiet"]);
     step("documentation", cargo.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn deny(workspace: &Workspace) -> Result<()> {
     if capture(cargo(workspace).args(["deny", "--version"])).is_err() {
         let mut install = cargo(workspace);
-        install.args([
-            "install",
-            "cargo-deny",
-            "--version",
-            DENY,
-            "--locked",
-            "--target-dir",
-        ]);
+        install.args(["install", "cargo-deny", "--version", DENY, "--locked", "--target-dir"]);
         install.arg(workspace.state().join("cargo-deny-build"));
-        step(
-            &format!("building cargo-deny {DENY} (once, some minutes)"),
-            &mut install,
-        )?;
+        step(&format!("building cargo-deny {DENY} (once, some minutes)"), &mut install)?;
     }
     let mut deny: Command = cargo(workspace);
-    deny.args([
-        "deny",
-        "--log-level",
-        "warn",
-        "check",
-        "licenses",
-        "bans",
-        "sources",
-    ]);
+    deny.args(["deny", "--log-level", "warn", "check", "licenses", "bans", "sources"]);
     step("licences, bans and sources", &mut deny)
 }
 
@@ -185,10 +141,7 @@ fn component(subcommand: &str, component: &str) -> Result<()> {
         bail!("there is no `cargo {subcommand}`; install {component} for this Rust");
     };
     eprintln!("xtask: adding the component {component} with rustup");
-    match quietly(
-        command(rustup).args(["component", "add", component]),
-        COMPONENT_LIMIT,
-    ) {
+    match quietly(command(rustup).args(["component", "add", component]), COMPONENT_LIMIT) {
         Ok(()) => Ok(()),
         Err(message) => bail!("there is no `cargo {subcommand}`, and rustup says: {message}"),
     }
@@ -202,9 +155,6 @@ mod tests {
     fn diagnostics_are_read_from_cargo_messages() {
         let warning = r#"{"reason":"compiler-message","message":{"rendered":"warning: unused"}}"#;
         assert_eq!(diagnostic(warning).as_deref(), Some("warning: unused"));
-        assert_eq!(
-            diagnostic(r#"{"reason":"build-finished","success":true}"#),
-            None
-        );
+        assert_eq!(diagnostic(r#"{"reason":"build-finished","success":true}"#), None);
     }
 }

@@ -1,10 +1,7 @@
 //! `cargo xtask`: everything that a person or CI does with this repository. Each subcommand sets
 //! up what it needs, does one thing and ends with exit code 0 only if all of it succeeded. It
 //! depends on no product crate, so that it builds when they do not.
-#![expect(
-    clippy::print_stdout,
-    reason = "a command line tool speaks to whoever started it"
-)]
+#![expect(clippy::print_stdout, reason = "a command line tool speaks to whoever started it")]
 
 mod bench;
 mod ci;

@@ -31,19 +31,11 @@ impl Need {
         package: &'static str,
         purpose: &'static str,
     ) -> Self {
-        Self {
-            present: Present::Program(name),
-            package: package.to_owned(),
-            purpose,
-        }
+        Self { present: Present::Program(name), package: package.to_owned(), purpose }
     }
 
     pub(crate) fn file(path: String, package: String, purpose: &'static str) -> Self {
-        Self {
-            present: Present::File(path),
-            package,
-            purpose,
-        }
+        Self { present: Present::File(path), package, purpose }
     }
 
     fn is_met(&self) -> bool {
@@ -58,21 +50,14 @@ impl Need {
             Present::Program(name) => name,
             Present::File(path) => path,
         };
-        format!(
-            "{what} (Debian package {}) is needed {}",
-            self.package, self.purpose
-        )
+        format!("{what} (Debian package {}) is needed {}", self.package, self.purpose)
     }
 }
 
 /// What every build needs, beside Rust itself.
 pub(crate) fn for_builds() -> Result<()> {
     ensure(&[
-        Need::program(
-            "cc",
-            "gcc",
-            "to link programs and to compile the cryptography library",
-        ),
+        Need::program("cc", "gcc", "to link programs and to compile the cryptography library"),
         Need::file(
             "/usr/include/stdlib.h".into(),
             "libc6-dev".into(),
@@ -83,11 +68,7 @@ pub(crate) fn for_builds() -> Result<()> {
 
 /// What the tests and the demonstration need to make network namespaces.
 pub(crate) fn for_namespaces() -> Result<()> {
-    ensure(&[Need::program(
-        "ip",
-        "iproute2",
-        "to make private network namespaces",
-    )])
+    ensure(&[Need::program("ip", "iproute2", "to make private network namespaces")])
 }
 
 /// Meets every need that is not met yet, or says which cannot be.
@@ -96,10 +77,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = missing
-        .iter()
-        .map(|need| format!("  {}", need.describe()))
-        .collect();
+    let list: Vec<String> = missing.iter().map(|need| format!("  {}", need.describe())).collect();
     let list = list.join("\n");
     let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !is_debian_family(&os_release) || find_program("apt-get").is_none() {
@@ -111,11 +89,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     eprintln!("xtask: installing with apt-get:\n{list}");
     let packages: Vec<&str> = missing.iter().map(|need| need.package.as_str()).collect();
     install(&packages).with_context(|| format!("missing:\n{list}"))?;
-    let still: Vec<String> = missing
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.describe())
-        .collect();
+    let still: Vec<String> =
+        missing.iter().filter(|need| !need.is_met()).map(|need| need.describe()).collect();
     if !still.is_empty() {
         bail!("installed, and still missing:\n  {}", still.join("\n  "));
     }
@@ -134,35 +109,25 @@ fn install(packages: &[&str]) -> Result<()> {
     };
     let install_now = || -> Result<std::process::Command> {
         let mut command = apt()?;
-        command
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(packages);
+        command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
         Ok(command)
     };
     let known = {
         let mut simulated = crate::command::command("apt-get");
-        simulated
-            .args(["install", "--simulate", "--no-install-recommends"])
-            .args(packages);
+        simulated.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
         crate::command::capture(&mut simulated).is_ok()
     };
     if known && run(&mut install_now()?).is_ok() {
         return Ok(());
     }
     step("apt-get update", apt()?.args(["update", "--quiet"]))?;
-    step(
-        &format!("apt-get install {}", packages.join(" ")),
-        &mut install_now()?,
-    )
+    step(&format!("apt-get install {}", packages.join(" ")), &mut install_now()?)
 }
 
 /// Whether `/etc/os-release` describes Debian or something made from it.
 fn is_debian_family(os_release: &str) -> bool {
-    let ids = value(os_release, "ID")
-        .into_iter()
-        .chain(value(os_release, "ID_LIKE"));
-    ids.flat_map(str::split_whitespace)
-        .any(|id| id == "debian" || id == "ubuntu")
+    let ids = value(os_release, "ID").into_iter().chain(value(os_release, "ID_LIKE"));
+    ids.flat_map(str::split_whitespace).any(|id| id == "debian" || id == "ubuntu")
 }
 
 /// The value of `key` in os-release(5) text, without its quotes.
@@ -180,16 +145,10 @@ mod tests {
 
     #[test]
     fn debian_and_what_is_made_from_it() {
-        assert!(is_debian_family(
-            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
-        ));
-        assert!(is_debian_family(
-            "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"
-        ));
+        assert!(is_debian_family("PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"));
+        assert!(is_debian_family("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
         assert!(is_debian_family("ID='ubuntu'\n"));
-        assert!(!is_debian_family(
-            "ID=fedora\nPLATFORM_ID=\"platform:f42\"\n"
-        ));
+        assert!(!is_debian_family("ID=fedora\nPLATFORM_ID=\"platform:f42\"\n"));
         assert!(!is_debian_family("NAME=debian\n"));
         assert!(!is_debian_family(""));
     }
@@ -207,9 +166,6 @@ mod tests {
         assert!(ensure(&[Need::program("sh", "dash", "to test")]).is_ok());
         let need = Need::file("/nonexistent/x".into(), "x".into(), "to test");
         assert!(!need.is_met());
-        assert_eq!(
-            need.describe(),
-            "/nonexistent/x (Debian package x) is needed to test"
-        );
+        assert_eq!(need.describe(), "/nonexistent/x (Debian package x) is needed to test");
     }
 }

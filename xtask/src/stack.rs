@@ -32,14 +32,8 @@ const FRAME_ALIGNMENT: u32 = 16;
 /// Bytes of stack of each program in `object`, by program name.
 pub(crate) fn depths(object: &[u8]) -> Result<BTreeMap<String, u32>> {
     let mut object = Object::parse(object).context("not an eBPF object")?;
-    let sections = object
-        .functions
-        .keys()
-        .map(|(section, _)| *section)
-        .collect();
-    object
-        .relocate_calls(&sections)
-        .context("calls between functions cannot be resolved")?;
+    let sections = object.functions.keys().map(|(section, _)| *section).collect();
+    object.relocate_calls(&sections).context("calls between functions cannot be resolved")?;
     let mut depths = BTreeMap::new();
     for (name, program) in &object.programs {
         let function = object
@@ -73,9 +67,7 @@ fn depth(instructions: &[Instruction]) -> Result<u32> {
     let mut functions = BTreeMap::new();
     for (index, &start) in starts.iter().enumerate() {
         let end = starts.get(index + 1).copied().unwrap_or(instructions.len());
-        let Some(body) = instructions.get(start..end) else {
-            bail!("a call leaves the program")
-        };
+        let Some(body) = instructions.get(start..end) else { bail!("a call leaves the program") };
         let callees: Vec<usize> = body
             .iter()
             .enumerate()
@@ -95,9 +87,7 @@ fn chain(
     if path.contains(&start) {
         bail!("recursion: stack has no bound");
     }
-    let Some((frame, callees)) = functions.get(&start) else {
-        bail!("a call leaves the program")
-    };
+    let Some((frame, callees)) = functions.get(&start) else { bail!("a call leaves the program") };
     path.push(start);
     let mut below = 0;
     for &callee in callees {
@@ -168,22 +158,11 @@ mod tests {
         offset: i16,
         immediate: i32,
     ) -> Instruction {
-        Instruction {
-            code,
-            destination,
-            source,
-            offset,
-            immediate,
-        }
+        Instruction { code, destination, source, offset, immediate }
     }
 
-    const EXIT: Instruction = Instruction {
-        code: 0x95,
-        destination: 0,
-        source: 0,
-        offset: 0,
-        immediate: 0,
-    };
+    const EXIT: Instruction =
+        Instruction { code: 0x95, destination: 0, source: 0, offset: 0, immediate: 0 };
 
     #[test]
     fn direct_stores_and_addresses_count() {
@@ -229,12 +208,7 @@ mod tests {
     #[test]
     fn recursion_and_calls_out_of_the_program_are_errors() {
         let recursive = [instruction(CALL, 0, PSEUDO_CALL, 0, -1), EXIT];
-        assert!(
-            depth(&recursive)
-                .unwrap_err()
-                .to_string()
-                .contains("recursion")
-        );
+        assert!(depth(&recursive).unwrap_err().to_string().contains("recursion"));
         let outside = [instruction(CALL, 0, PSEUDO_CALL, 0, 50), EXIT];
         assert!(depth(&outside).is_err());
     }

@@ -53,16 +53,8 @@ pub(crate) fn all(workspace: &Workspace, filter: &[String]) -> Result<()> {
 pub(crate) fn run(workspace: &Workspace, limiter: &Path, filter: &[String]) -> Result<()> {
     eprintln!("xtask: building the tests");
     let stopwatch = Stopwatch::start();
-    let host = binaries(
-        workspace,
-        &[
-            "--workspace",
-            "--exclude",
-            "limiter-ebpf",
-            "--exclude",
-            BOUNDARY,
-        ],
-    )?;
+    let host =
+        binaries(workspace, &["--workspace", "--exclude", "limiter-ebpf", "--exclude", BOUNDARY])?;
     let boundary = binaries(workspace, &["--package", BOUNDARY])?;
     eprintln!("xtask: building the tests: done in {}", stopwatch.text());
 
@@ -79,24 +71,17 @@ pub(crate) fn run(workspace: &Workspace, limiter: &Path, filter: &[String]) -> R
         documentation.args(["--exclude", package]);
     }
     documentation.arg("--").args(filter);
-    groups.push((
-        "documentation examples".to_owned(),
-        stream(&mut documentation)?,
-    ));
+    groups.push(("documentation examples".to_owned(), stream(&mut documentation)?));
     for binary in &boundary {
         let mut command = boundary_command(workspace, binary, limiter)?;
-        command
-            .args(["--test-threads", BOUNDARY_THREADS])
-            .args(filter);
+        command.args(["--test-threads", BOUNDARY_THREADS]).args(filter);
         groups.push((title(binary), stream(&mut command)?));
     }
 
-    let total = groups
-        .iter()
-        .fold(Counts::default(), |mut total, (_, counts)| {
-            total += *counts;
-            total
-        });
+    let total = groups.iter().fold(Counts::default(), |mut total, (_, counts)| {
+        total += *counts;
+        total
+    });
     println!();
     for (name, counts) in &groups {
         let ignored = if counts.ignored > 0 {
@@ -104,10 +89,7 @@ pub(crate) fn run(workspace: &Workspace, limiter: &Path, filter: &[String]) -> R
         } else {
             String::new()
         };
-        println!(
-            "{name}: {} passed, {} failed{ignored}",
-            counts.passed, counts.failed
-        );
+        println!("{name}: {} passed, {} failed{ignored}", counts.passed, counts.failed);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -125,36 +107,20 @@ fn binaries(workspace: &Workspace, selection: &[&str]) -> Result<Vec<Executable>
         .arg("--message-format=json-render-diagnostics");
     let mut binaries = ebpf::executables(&mut cargo)?;
     // Programs that tests start are announced too, under target/debug itself.
-    binaries.retain(|binary| {
-        binary
-            .path
-            .parent()
-            .is_some_and(|parent| parent.ends_with("deps"))
-    });
+    binaries.retain(|binary| binary.path.parent().is_some_and(|parent| parent.ends_with("deps")));
     binaries.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(binaries)
 }
 
 fn title(binary: &Executable) -> String {
-    let package = binary
-        .manifest
-        .parent()
-        .and_then(Path::file_name)
-        .unwrap_or_default();
-    format!(
-        "{} {} {}",
-        package.to_string_lossy(),
-        binary.kind,
-        binary.name
-    )
+    let package = binary.manifest.parent().and_then(Path::file_name).unwrap_or_default();
+    format!("{} {} {}", package.to_string_lossy(), binary.kind, binary.name)
 }
 
 /// The directory and variables that `cargo test` gives its binaries.
 fn set_place(command: &mut Command, binary: &Executable) {
     if let Some(package) = binary.manifest.parent() {
-        command
-            .current_dir(package)
-            .env("CARGO_MANIFEST_DIR", package);
+        command.current_dir(package).env("CARGO_MANIFEST_DIR", package);
     }
 }
 
@@ -168,11 +134,8 @@ fn boundary_command(workspace: &Workspace, binary: &Executable, limiter: &Path) 
     for name in ["PATH", "RUST_BACKTRACE"] {
         environment.extend(env::var_os(name).map(|value| (name, value)));
     }
-    let mut command = as_root(
-        &binary.path,
-        &environment,
-        "for tests that use the kernel and namespaces",
-    )?;
+    let mut command =
+        as_root(&binary.path, &environment, "for tests that use the kernel and namespaces")?;
     command.current_dir(package);
     Ok(command)
 }
@@ -198,10 +161,7 @@ fn stream(command: &mut Command) -> Result<Counts> {
     }
     let status = child.wait()?;
     if !status.success() && counts.failed == 0 {
-        println!(
-            "`{}` ended with {status}: counted as one failed test",
-            line(command)
-        );
+        println!("`{}` ended with {status}: counted as one failed test", line(command));
         counts.failed = 1;
     }
     Ok(counts)
@@ -209,10 +169,7 @@ fn stream(command: &mut Command) -> Result<Counts> {
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`
 fn test_result(text: &str) -> Option<Counts> {
-    let (_, numbers) = text
-        .trim()
-        .strip_prefix("test result: ")?
-        .split_once(". ")?;
+    let (_, numbers) = text.trim().strip_prefix("test result: ")?.split_once(". ")?;
     let mut counts = Counts::default();
     for part in numbers.split(';') {
         let Some((number, what)) = part.trim().split_once(' ') else {
@@ -237,11 +194,7 @@ mod tests {
     fn results_are_read() {
         let text = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; \
                     3 filtered out; finished in 0.52s";
-        let counts = Counts {
-            passed: 12,
-            failed: 2,
-            ignored: 1,
-        };
+        let counts = Counts { passed: 12, failed: 2, ignored: 1 };
         assert_eq!(test_result(text), Some(counts));
         let text = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(test_result(text), Some(Counts::default()));
@@ -252,23 +205,9 @@ mod tests {
     #[test]
     fn a_crash_counts_as_a_failed_test() {
         let counts = stream(Command::new("sh").args(["-c", "kill -ABRT $$"])).unwrap();
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 0,
-                failed: 1,
-                ignored: 0
-            }
-        );
+        assert_eq!(counts, Counts { passed: 0, failed: 1, ignored: 0 });
         let script = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
         let counts = stream(Command::new("sh").args(["-c", script])).unwrap();
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 1,
-                failed: 2,
-                ignored: 0
-            }
-        );
+        assert_eq!(counts, Counts { passed: 1, failed: 2, ignored: 0 });
     }
 }

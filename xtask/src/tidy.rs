@@ -22,13 +22,7 @@ const LINES: usize = 400;
 const LINES_AT_MOST: usize = 420;
 
 /// Directories with Rust source, and the manifests beside it.
-const CRATES: [&str; 5] = [
-    "limiter-common",
-    "limiter-ebpf",
-    "limiter-user",
-    "tests",
-    "xtask",
-];
+const CRATES: [&str; 5] = ["limiter-common", "limiter-ebpf", "limiter-user", "tests", "xtask"];
 
 /// Where `unsafe` may be written; a name that ends in `/` is everything below it.
 const UNSAFE_FILES: [&str; 6] = [
@@ -110,11 +104,7 @@ fn check(file: &str, text: &str) -> Vec<Offence> {
     let source = Source::read(text);
     let mut offences = Vec::new();
     let mut offend = |line: usize, message: String| {
-        offences.push(Offence {
-            file: file.to_owned(),
-            line,
-            message,
-        });
+        offences.push(Offence { file: file.to_owned(), line, message });
     };
     shape(file, text, &mut offend);
     words(file, &source, &mut offend);
@@ -137,22 +127,15 @@ fn shape(file: &str, text: &str, offend: &mut dyn FnMut(usize, String)) {
         offend(1, format!("does not begin with `//!`: {reason}"));
     }
     if file.ends_with("/mod.rs") {
-        offend(
-            1,
-            "mod.rs: name the file after its module, so that it can be found".to_owned(),
-        );
+        offend(1, "mod.rs: name the file after its module, so that it can be found".to_owned());
     }
 }
 
 /// What may not be written, or not here.
 fn words(file: &str, source: &Source, offend: &mut dyn FnMut(usize, String)) {
-    let may_be_unsafe = UNSAFE_FILES.iter().any(|place| {
-        if place.ends_with('/') {
-            file.starts_with(place)
-        } else {
-            file == *place
-        }
-    });
+    let may_be_unsafe = UNSAFE_FILES
+        .iter()
+        .any(|place| if place.ends_with('/') { file.starts_with(place) } else { file == *place });
     let may_read_time =
         file.ends_with("/clock.rs") || !CLOCKED.iter().any(|place| file.starts_with(place));
     for (at, token) in source.tokens.iter().enumerate() {
@@ -161,10 +144,7 @@ fn words(file: &str, source: &Source, offend: &mut dyn FnMut(usize, String)) {
         let is = |texts: &[&str]| {
             let here = rest(texts.len());
             !here.is_empty()
-                && here
-                    .iter()
-                    .map(|token| token.text.as_str())
-                    .eq(texts.iter().copied())
+                && here.iter().map(|token| token.text.as_str()).eq(texts.iter().copied())
         };
         if !may_be_unsafe && token.text == "unsafe" {
             let reason = "unsafe code lives in the files listed in xtask/src/tidy.rs";
@@ -179,10 +159,7 @@ fn words(file: &str, source: &Source, offend: &mut dyn FnMut(usize, String)) {
             offend(token.line, format!("#[allow]: {reason}"));
         }
         if is(&["todo", "!"]) {
-            offend(
-                token.line,
-                "todo!: what is not there is refused by configuration".to_owned(),
-            );
+            offend(token.line, "todo!: what is not there is refused by configuration".to_owned());
         }
         let reads_time = is(&["Instant", "::", "now"])
             || is(&["SystemTime", "::", "now"])
@@ -207,10 +184,7 @@ mod tests {
         let text = "//! Doc with unsafe, #[ignore] and todo!() in it.\n\
                     // Instant::now\n\
                     fn f() -> &'static str { \"unsafe Instant::now() #[allow(x)]\" }\n";
-        assert_eq!(
-            messages("limiter-user/src/agent.rs", text),
-            Vec::<String>::new()
-        );
+        assert_eq!(messages("limiter-user/src/agent.rs", text), Vec::<String>::new());
     }
 
     #[test]
@@ -219,10 +193,7 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         let long = format!("//! x\n{}", "//\n".repeat(420));
         let found = messages("tests/src/lib.rs", &long);
-        assert!(
-            found[0].starts_with("tests/src/lib.rs:421: 421 lines"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("tests/src/lib.rs:421: 421 lines"), "{found:?}");
         let tolerated = format!("//! x\n{}", "//\n".repeat(410));
         assert!(messages("tests/src/lib.rs", &tolerated).is_empty());
     }
@@ -231,19 +202,10 @@ mod tests {
     fn unsafe_only_in_listed_files() {
         let text = "//! x\n\nfn f() { unsafe { g() } }\n";
         let found = messages("limiter-user/src/agent.rs", text);
-        assert!(
-            found[0].starts_with("limiter-user/src/agent.rs:3: unsafe"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("limiter-user/src/agent.rs:3: unsafe"), "{found:?}");
         assert!(messages("limiter-user/src/kernel/plain.rs", text).is_empty());
         assert!(messages("limiter-ebpf/src/tables.rs", text).is_empty());
-        assert!(
-            messages(
-                "limiter-user/src/agent.rs",
-                "//! x\n#![deny(unsafe_code)]\n"
-            )
-            .is_empty()
-        );
+        assert!(messages("limiter-user/src/agent.rs", "//! x\n#![deny(unsafe_code)]\n").is_empty());
     }
 
     #[test]
@@ -261,10 +223,7 @@ mod tests {
     fn suppressions_and_gaps() {
         let text = "//! x\n#[ignore = \"slow\"]\nfn a() { todo!() }\n#![allow(dead_code)]\n\
                     #[allow(dead_code)]\n#[expect(dead_code, reason = \"x\")]\nfn allow() {}\n";
-        let lines: Vec<usize> = check("tests/src/lib.rs", text)
-            .iter()
-            .map(|o| o.line)
-            .collect();
+        let lines: Vec<usize> = check("tests/src/lib.rs", text).iter().map(|o| o.line).collect();
         assert_eq!(lines, [2, 3, 4, 5]);
     }
 }

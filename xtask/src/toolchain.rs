@@ -121,10 +121,7 @@ pub(crate) fn choose(workspace: &Workspace) -> Result<Toolchain> {
             }
         }
     }
-    bail!(
-        "no Rust toolchain compiles eBPF programs:\n{}",
-        refusals.join("\n")
-    )
+    bail!("no Rust toolchain compiles eBPF programs:\n{}", refusals.join("\n"))
 }
 
 fn wanted() -> Result<Option<Kind>> {
@@ -151,11 +148,7 @@ fn attempt(workspace: &Workspace, kind: Kind) -> Result<Toolchain> {
             setup::ensure(&[
                 Need::file("/usr/bin/rustc".into(), "rustc-web".into(), purpose),
                 Need::file("/usr/bin/cargo".into(), "cargo-web".into(), purpose),
-                Need::file(
-                    core_sources(Path::new("/usr")),
-                    "rust-web-src".into(),
-                    purpose,
-                ),
+                Need::file(core_sources(Path::new("/usr")), "rust-web-src".into(), purpose),
             ])?;
         }
     }
@@ -213,20 +206,10 @@ fn add_sources(kind: Kind) -> Result<()> {
 }
 
 fn install_nightly() -> Result<()> {
-    let Some(rustup) = find_program("rustup") else {
-        bail!("no rustup to install it with")
-    };
+    let Some(rustup) = find_program("rustup") else { bail!("no rustup to install it with") };
     eprintln!("xtask: installing {NIGHTLY} with rustup");
     let mut install = command(rustup);
-    install.args([
-        "toolchain",
-        "install",
-        NIGHTLY,
-        "--profile",
-        "minimal",
-        "-c",
-        "rust-src",
-    ]);
+    install.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "-c", "rust-src"]);
     match quietly(&mut install, NIGHTLY_LIMIT) {
         Ok(()) => Ok(()),
         Err(message) => bail!("not installed, and rustup cannot: {message}"),
@@ -270,10 +253,7 @@ fn program(kind: Kind, name: &str) -> Command {
 }
 
 fn core_sources(sysroot: &Path) -> String {
-    sysroot
-        .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-        .display()
-        .to_string()
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").display().to_string()
 }
 
 /// The choice and everything that, if it changes, means choosing again.
@@ -299,18 +279,13 @@ fn recall(record: &Path, wanted: Option<Kind>) -> Option<Toolchain> {
     if wanted.is_some_and(|wanted| wanted != kind) {
         return None;
     }
-    let toolchain = Toolchain {
-        kind,
-        linker: PathBuf::from(lines.next()?),
-    };
+    let toolchain = Toolchain { kind, linker: PathBuf::from(lines.next()?) };
     (remembered(&toolchain).ok()? == text).then_some(toolchain)
 }
 
 /// The LLVM major in the output of `rustc -vV`.
 fn llvm_major(version: &str) -> Option<u32> {
-    let llvm = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     llvm.split('.').next()?.trim().parse().ok()
 }
 

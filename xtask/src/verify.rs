@@ -40,15 +40,9 @@ fn report_one(path: &Path) -> Result<Vec<String>> {
     let stacks = stack::depths(&bytes)?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let pins = PinDirectory::for_object(&bytes)?;
-    let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(&pins.path)
-        .load(&bytes)
-        .map_err(|error| {
-            let hint = if mentions_permission(&error) {
-                PERMISSION
-            } else {
-                ""
-            };
+    let mut ebpf =
+        EbpfLoader::new().default_map_pin_directory(&pins.path).load(&bytes).map_err(|error| {
+            let hint = if mentions_permission(&error) { PERMISSION } else { "" };
             anyhow::Error::new(error).context(format!("its maps cannot be made{hint}"))
         })?;
     let mut over = Vec::new();
@@ -96,28 +90,19 @@ fn load(ebpf: &mut Ebpf, name: &str, object: &[u8]) -> Result<u32> {
         other => bail!("{name}: xtask cannot load {:?}", other.prog_type()),
     };
     loaded.map_err(|error| rejected(name, error))?;
-    let info = program
-        .info()
-        .with_context(|| format!("{name}: no information"))?;
+    let info = program.info().with_context(|| format!("{name}: no information"))?;
     let count = info.verified_instruction_count();
     count.with_context(|| format!("{name}: this kernel (before 5.16) does not count instructions"))
 }
 
 fn rejected(name: &str, error: ProgramError) -> anyhow::Error {
     match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
+        ProgramError::LoadError { io_error, verifier_log } => {
             let denied = io_error.kind() == io::ErrorKind::PermissionDenied;
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().collect();
             // A program that the verifier refuses is EACCES too, but has a log.
-            let hint = if denied && lines.is_empty() {
-                PERMISSION
-            } else {
-                ""
-            };
+            let hint = if denied && lines.is_empty() { PERMISSION } else { "" };
             let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  ");
             anyhow::anyhow!("{name} was rejected by the kernel: {io_error}{hint}\n  {tail}")
         }
@@ -170,11 +155,7 @@ impl PinDirectory {
     fn for_object(object: &[u8]) -> Result<Self> {
         let path = PathBuf::from(format!("/sys/fs/bpf/limiter-verify-{}", std::process::id()));
         let object = Object::parse(object).context("not an eBPF object")?;
-        if object
-            .maps
-            .values()
-            .any(|map| map.pinning() != PinningType::None)
-        {
+        if object.maps.values().any(|map| map.pinning() != PinningType::None) {
             fs::create_dir(&path).context(
                 "its maps want pins, and /sys/fs/bpf takes none (mount -t bpf bpf /sys/fs/bpf)",
             )?;
@@ -202,10 +183,7 @@ mod tests {
     #[test]
     fn tracepoints_are_read_from_section_names() {
         let object = b"\0.text\0tp_btf/inet_sock_set_state\0xdp\0";
-        assert_eq!(
-            tracepoint(object, "any").as_deref(),
-            Some("inet_sock_set_state")
-        );
+        assert_eq!(tracepoint(object, "any").as_deref(), Some("inet_sock_set_state"));
         let two = b"tp_btf/a\0tp_btf/b\0";
         assert_eq!(tracepoint(two, "b").as_deref(), Some("b"));
         assert_eq!(tracepoint(two, "c"), None);

@@ -19,10 +19,7 @@ impl Workspace {
     pub(crate) fn find() -> Result<Self> {
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest
-            .parent()
-            .context("xtask is not inside a workspace")?
-            .to_path_buf();
+        let root = manifest.parent().context("xtask is not inside a workspace")?.to_path_buf();
         let target = match env::var_os("CARGO_TARGET_DIR") {
             // A relative one is relative to where cargo was started.
             Some(target) => env::current_dir()?.join(target),
@@ -48,9 +45,7 @@ impl Workspace {
 
     /// `limiter` as `cargo build` leaves it.
     pub(crate) fn limiter(&self, release: bool) -> PathBuf {
-        self.target
-            .join(if release { "release" } else { "debug" })
-            .join("limiter")
+        self.target.join(if release { "release" } else { "debug" }).join("limiter")
     }
 }
 

@@ -9,30 +9,14 @@ const ROOT: &str = "limiter-user/src/";
 
 /// Third-party crates that only some modules may name.
 const ONLY_IN: [(&[&str], &[&str], &str); 2] = [
-    (
-        &["aya", "aya_log", "aya_obj"],
-        &["kernel"],
-        "only kernel speaks to the kernel's BPF",
-    ),
-    (
-        &["hyper", "hyper_util"],
-        &["proxy", "admin", "cli"],
-        "only proxy, admin and cli speak HTTP",
-    ),
+    (&["aya", "aya_log", "aya_obj"], &["kernel"], "only kernel speaks to the kernel's BPF"),
+    (&["hyper", "hyper_util"], &["proxy", "admin", "cli"], "only proxy, admin and cli speak HTTP"),
 ];
 
 /// Modules that may not name others.
 const NEVER: [(&str, &[&str], &str); 4] = [
-    (
-        "kernel",
-        &["proxy", "config"],
-        "kernel and proxy meet in agent; config is read into policy",
-    ),
-    (
-        "proxy",
-        &["kernel", "config"],
-        "kernel and proxy meet in agent; config is read into policy",
-    ),
+    ("kernel", &["proxy", "config"], "kernel and proxy meet in agent; config is read into policy"),
+    ("proxy", &["kernel", "config"], "kernel and proxy meet in agent; config is read into policy"),
     (
         "policy",
         &["config", "kernel", "proxy", "events", "agent"],
@@ -54,9 +38,7 @@ pub(super) fn check(file: &str, source: &Source, offend: &mut dyn FnMut(usize, S
         let text = path.join("::");
         let Some(inner) = text.strip_prefix("crate::") else {
             for (names, places, reason) in ONLY_IN {
-                let named = path
-                    .first()
-                    .is_some_and(|first| names.contains(&first.as_str()));
+                let named = path.first().is_some_and(|first| names.contains(&first.as_str()));
                 if named && !places.iter().any(|place| is_within(&module, place)) {
                     offend(line, format!("{text} in {module}: {reason}"));
                 }
@@ -82,24 +64,16 @@ pub(super) fn check(file: &str, source: &Source, offend: &mut dyn FnMut(usize, S
 /// `proxy::stage::cors` for `limiter-user/src/proxy/stage/cors.rs`; empty for the crate root.
 fn module(file: &str) -> Option<String> {
     let inner = file.strip_prefix(ROOT)?.strip_suffix(".rs")?;
-    Some(if inner == "lib" {
-        String::new()
-    } else {
-        inner.replace('/', "::")
-    })
+    Some(if inner == "lib" { String::new() } else { inner.replace('/', "::") })
 }
 
 fn is_within(path: &str, module: &str) -> bool {
-    path.strip_prefix(module)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// The part of a path that names the stage: `auth` of `proxy::stage::auth::api_key`.
 fn stage(path: &str) -> Option<&str> {
-    path.strip_prefix(STAGES)?
-        .strip_prefix("::")?
-        .split("::")
-        .next()
+    path.strip_prefix(STAGES)?.strip_prefix("::")?.split("::").next()
 }
 
 type Path = Vec<String>;
@@ -208,20 +182,14 @@ fn resolve(path: Path, module: &str, inner: usize) -> Option<Path> {
                 .skip(usize::from(path[0] == "self"))
                 .take_while(|part| *part == "super")
                 .count();
-            (
-                up,
-                path.iter()
-                    .skip_while(|part| matches!(part.as_str(), "self" | "super")),
-            )
+            (up, path.iter().skip_while(|part| matches!(part.as_str(), "self" | "super")))
         }
         _ => return Some(path),
     };
     let up = up.checked_sub(inner)?;
     let parts: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
     let kept = parts.len().checked_sub(up)?;
-    let base = std::iter::once("crate")
-        .chain(parts.into_iter().take(kept))
-        .map(str::to_owned);
+    let base = std::iter::once("crate").chain(parts.into_iter().take(kept)).map(str::to_owned);
     Some(base.chain(rest.cloned()).collect())
 }
 
@@ -238,10 +206,7 @@ mod tests {
     }
 
     fn lines(file: &str, text: &str) -> Vec<usize> {
-        offences(file, text)
-            .into_iter()
-            .map(|(line, _)| line)
-            .collect()
+        offences(file, text).into_iter().map(|(line, _)| line).collect()
     }
 
     #[test]
@@ -274,22 +239,10 @@ mod tests {
     fn stages_do_not_know_each_other() {
         let text = "use super::cors;\nuse crate::proxy::stage::limits::Quota;\n\
                     use super::super::{reply::Reply, upstream};\nuse super::auth::api_key;\n";
-        assert_eq!(
-            lines("limiter-user/src/proxy/stage/auth.rs", text),
-            [1, 2, 3]
-        );
+        assert_eq!(lines("limiter-user/src/proxy/stage/auth.rs", text), [1, 2, 3]);
         let text = "use super::super::cors::Check;\nuse super::Scheme;\n";
-        assert_eq!(
-            lines("limiter-user/src/proxy/stage/auth/api_key.rs", text),
-            [1]
-        );
-        assert!(
-            lines(
-                "limiter-user/src/proxy/pipeline.rs",
-                "use super::stage::cors;"
-            )
-            .is_empty()
-        );
+        assert_eq!(lines("limiter-user/src/proxy/stage/auth/api_key.rs", text), [1]);
+        assert!(lines("limiter-user/src/proxy/pipeline.rs", "use super::stage::cors;").is_empty());
         assert!(lines("limiter-user/src/proxy/stage/cors.rs", "use super::Proof;").is_empty());
     }
 

@@ -28,11 +28,7 @@ fn is_word_character(character: char) -> bool {
 impl Source {
     pub(super) fn read(text: &str) -> Self {
         let characters: Vec<char> = text.chars().collect();
-        let mut reader = Reader {
-            characters: &characters,
-            at: 0,
-            line: 1,
-        };
+        let mut reader = Reader { characters: &characters, at: 0, line: 1 };
         let mut tokens = Vec::new();
         while let Some(first) = reader.peek(0) {
             let line = reader.line;
@@ -64,16 +60,10 @@ impl Source {
                 }
             } else if first == ':' && reader.peek(1) == Some(':') {
                 reader.advance(2);
-                tokens.push(Token {
-                    text: "::".to_owned(),
-                    line,
-                });
+                tokens.push(Token { text: "::".to_owned(), line });
             } else {
                 reader.advance(1);
-                tokens.push(Token {
-                    text: first.to_string(),
-                    line,
-                });
+                tokens.push(Token { text: first.to_string(), line });
             }
         }
         Self { tokens }
@@ -185,11 +175,7 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
-        Source::read(text)
-            .tokens
-            .into_iter()
-            .map(|token| token.text)
-            .collect()
+        Source::read(text).tokens.into_iter().map(|token| token.text).collect()
     }
 
     #[test]
@@ -201,19 +187,14 @@ mod tests {
         );
         assert_eq!(words(r"'a' '\'' '\u{1F600}' b'q' z"), ["z"]);
         assert_eq!(words("&'static str"), ["&", "static", "str"]);
-        assert_eq!(
-            words("for x in r#type"),
-            ["for", "x", "in", "r", "#", "type"]
-        );
+        assert_eq!(words("for x in r#type"), ["for", "x", "in", "r", "#", "type"]);
     }
 
     #[test]
     fn lines_are_counted_through_everything() {
         let tokens = Source::read("a\n\"x\ny\" /*\n*/ b\n::c").tokens;
-        let lines: Vec<(&str, usize)> = tokens
-            .iter()
-            .map(|token| (token.text.as_str(), token.line))
-            .collect();
+        let lines: Vec<(&str, usize)> =
+            tokens.iter().map(|token| (token.text.as_str(), token.line)).collect();
         assert_eq!(lines, [("a", 1), ("b", 4), ("::", 5), ("c", 5)]);
     }
 
