@@ -10,7 +10,9 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod events;
+pub mod keys;
 pub mod link;
 pub mod policy;
 pub mod refusal;
