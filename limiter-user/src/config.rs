@@ -183,6 +183,16 @@ pub fn keys_files(sources: &Sources<'_>) -> Result<Vec<(String, PathBuf)>, Confi
         .collect())
 }
 
+/// A duration as the configuration writes it, for the command line.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    values::duration(text)
+}
+
+/// A network or address as the configuration writes it, for the command line.
+pub fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
+    values::network(text)
+}
+
 fn read_file(sources: &Sources<'_>) -> Result<Option<Written>, ConfigError> {
     let Some(path) = sources.path() else {
         return Ok(None);
