@@ -48,7 +48,7 @@ pub(super) fn check(
 /// A path; relative ones start at the file's directory.
 pub(super) fn path(written: &Text, scope: &Scope<'_>, report: &mut Report) -> PathBuf {
     if written.get_ref().is_empty() || written.get_ref().contains('\0') {
-        report.refuse(written.span(), "is not a path");
+        report.refuse(written.span(), "not a path");
     }
     scope.base.join(written.get_ref())
 }

@@ -13,7 +13,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::{
     document::Later,
-    locate::{key_path, line_and_column, masked},
+    locate::{key_path, line_and_column, mask_quoted, masked},
 };
 
 /// A configuration that cannot be used; displays as the whole explanation, several lines.
@@ -112,11 +112,11 @@ impl Report {
         let what = if what.is_empty() {
             String::new()
         } else {
-            format!("{what} ")
+            format!("{what} is ")
         };
         self.refuse(
             place,
-            format!("{what}is not supported by this version (supported: {supported})"),
+            format!("{what}not supported by this version (supported: {supported})"),
         );
     }
 
@@ -188,6 +188,13 @@ pub(super) fn unreadable(path: &Path, why: impl fmt::Display) -> ConfigError {
 pub(super) fn from_toml(error: &toml::de::Error, file: &Written) -> ConfigError {
     let mut report = Report::default();
     let (message, help) = plain_message(error.message());
+    // A key that nobody knows may be a secret's under a misspelled name.
+    let hidden = Written {
+        path: file.path.clone(),
+        text: file.text.split_inclusive('\n').map(mask_quoted).collect(),
+    };
+    let unknown = message.starts_with("unknown key");
+    let file = if unknown { &hidden } else { file };
     let span = error.span().unwrap_or(0..0);
     match help {
         Some(help) => report.refuse_with(span, message, help),
@@ -208,7 +215,7 @@ fn plain_message(message: &str) -> (String, Option<String>) {
         allowed.sort_by_key(|name| distance(&found, name));
         let near: Vec<_> = allowed
             .iter()
-            .filter(|name| distance(&found, name) <= name.len().max(found.len()) / 3)
+            .filter(|name| 5 * distance(&found, name) <= 2 * name.len().max(found.len()))
             .take(3)
             .map(|name| format!("`{name}`"))
             .collect();

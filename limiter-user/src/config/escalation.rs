@@ -92,7 +92,7 @@ fn scores(written: &EscalationDocument, report: &mut Report) -> Vec<(Refusal, u3
             Some(_) => {
                 report.refuse(
                     label.span(),
-                    "is not the client's own doing, or is its consequence",
+                    "not the client's own doing, or only its consequence",
                 );
             }
             None if LATER_LABELS.contains(&label.get_ref().as_str()) => {}

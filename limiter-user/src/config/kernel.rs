@@ -234,7 +234,7 @@ fn failsafe_ports(written: &KernelDocument, report: &mut Report) -> Vec<Failsafe
         };
         match number.filter(|port| *port > 0) {
             Some(port) => ports.push(FailsafePort::Tcp(port)),
-            None => report.refuse(entry.span(), format!("is not a port; {expected}")),
+            None => report.refuse(entry.span(), format!("not a port; {expected}")),
         }
     }
     ports

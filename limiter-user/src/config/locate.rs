@@ -83,7 +83,8 @@ fn masked_line(line: &str) -> String {
     format!("{}{stars}{}", &line[..start], &line[at..])
 }
 
-fn mask_quoted(line: &str) -> String {
+/// All quoted text replaced by `*`: for lines with keys that nobody knows.
+pub(super) fn mask_quoted(line: &str) -> String {
     let mut quote = None;
     let mut masked = String::with_capacity(line.len());
     for character in line.chars() {
