@@ -79,8 +79,8 @@ fn masked_line(line: &str) -> String {
     if at <= start {
         return line.to_owned();
     }
-    let stars = "*".repeat(at - start);
-    format!("{}{stars}{}", &line[..start], &line[at..])
+    let mask = "*".repeat(at - start);
+    format!("{}{mask}{}", &line[..start], &line[at..])
 }
 
 /// All quoted text replaced by `*`: for lines with keys that nobody knows.

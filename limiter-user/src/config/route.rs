@@ -1,13 +1,21 @@
 //! `[[http.route]]`: written -> checked, names resolved, gaps filled by the preset.
 
-use ipnet::IpNet;
+mod defaults;
+mod names;
+mod target;
+mod unused;
+
 use toml::Spanned;
 
+use self::{
+    defaults::Defaults,
+    names::{find, names_of, optional},
+};
 use super::{
-    Scope, auth,
-    document::{Document, Text, http::RouteDocument, shapes::NamesDocument},
-    error::{Place, Report, distance},
-    headers, values,
+    Scope,
+    document::{Document, http::RouteDocument},
+    error::{Place, Report},
+    values,
 };
 use crate::policy::http::{
     AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, ListenerPolicy, PathPattern, RouteAuth,
@@ -23,16 +31,6 @@ pub(super) struct Resources {
     pub(super) headers: Vec<HeadersPolicy>,
 }
 
-/// What a route gets for everything that it does not say.
-struct Defaults {
-    /// `None`: a route must say it.
-    auth: Option<RouteAuth>,
-    limits: Vec<usize>,
-    cors: Option<usize>,
-    headers: Option<usize>,
-    allow: Option<Vec<IpNet>>,
-}
-
 pub(super) fn check(
     document: &Document,
     written: &[Spanned<RouteDocument>],
@@ -44,7 +42,7 @@ pub(super) fn check(
     let only_loopback = listeners
         .iter()
         .all(|listener| listener.address.ip().is_loopback());
-    let defaults = defaults(
+    let defaults = defaults::of(
         document,
         written.is_empty(),
         only_loopback,
@@ -77,92 +75,9 @@ pub(super) fn check(
         }
         routes.push(route);
     }
-    warn_of_unused(document, &routes, resources, report);
+    unused::warn(document, &routes, resources, report);
     routes.sort_by_key(specificity);
     routes
-}
-
-fn defaults(
-    document: &Document,
-    no_routes: bool,
-    only_loopback: bool,
-    resources: &mut Resources,
-    scope: &Scope<'_>,
-    report: &mut Report,
-) -> Defaults {
-    let token = scope.sources.variable("LIMITER_AUTH_TOKEN");
-    if token.is_some() && !document.auth.is_empty() {
-        report.risk(
-            "LIMITER_AUTH_TOKEN",
-            "used only where an [auth.NAME] names it",
-        );
-    }
-    let preset = scope.preset;
-    let required = preset.is_some_and(super::preset::Preset::requires_credential);
-    let auth = if !document.auth.is_empty() && (required || (preset.is_none() && no_routes)) {
-        Some(RouteAuth::AnyOf((0..resources.auth.len()).collect()))
-    } else if document.auth.is_empty() && (required || token.is_some()) {
-        let scheme = auth::default_scheme(token.as_deref(), report);
-        resources.auth.push(scheme);
-        let any = RouteAuth::AnyOf(vec![resources.auth.len() - 1]);
-        (preset.is_some() || no_routes).then_some(any)
-    } else if preset.is_some()
-        || (no_routes && (only_loopback || scope.sources.allow_unauthenticated))
-    {
-        Some(RouteAuth::Public)
-    } else {
-        if no_routes {
-            report.refuse_with(
-                "http.listener",
-                "without authentication only a loopback address is served",
-                "set LIMITER_AUTH_TOKEN, add [auth.NAME], or pass --allow-unauthenticated",
-            );
-        }
-        None
-    };
-    let fill = |list: &mut Vec<LimitPolicy>, policy: LimitPolicy| {
-        let at = list.iter().position(|known| known.name == policy.name);
-        at.unwrap_or_else(|| {
-            list.push(policy);
-            list.len() - 1
-        })
-    };
-    let wants = |says: fn(&RouteDocument) -> bool| {
-        let routes = document
-            .http
-            .as_ref()
-            .map_or(&[][..], |http| http.route.as_slice());
-        no_routes || routes.iter().any(|route| !says(route.get_ref()))
-    };
-    let limits = preset
-        .filter(|_| wants(|route| route.limits.is_some()))
-        .and_then(super::preset::Preset::limit)
-        .map(|limit| fill(&mut resources.limits, limit));
-    let cors = match (preset, resources.cors.len()) {
-        // The file lists exactly one: that is the one meant.
-        (Some(_), 1) => Some(0),
-        (Some(preset), 0) => preset.cors().map(|policy| {
-            resources.cors.push(policy);
-            0
-        }),
-        _ => None,
-    };
-    let headers = preset
-        .filter(|_| wants(|route| route.headers.is_some()))
-        .map(|_| {
-            if resources.headers.len() != 1 {
-                resources.headers.push(headers::json_api());
-            }
-            resources.headers.len() - 1
-        });
-    let allow = preset.and_then(super::preset::Preset::allow);
-    Defaults {
-        auth,
-        limits: limits.into_iter().collect(),
-        cors,
-        headers,
-        allow,
-    }
 }
 
 fn one(
@@ -177,8 +92,8 @@ fn one(
     let host = written
         .host
         .as_ref()
-        .and_then(|host| check_host(host, report));
-    let path = path(written, report);
+        .and_then(|host| target::host(host, report));
+    let path = target::path(written, report);
     let methods = written.methods.as_ref().map(|list| {
         if list.get_ref().is_empty() {
             report.refuse(list.span(), "admits no method; leave it out to admit all");
@@ -292,9 +207,9 @@ fn auth_of(
         }
         return defaults.auth.clone();
     };
-    let named = names_of(names);
-    if named.iter().any(|(_, name)| *name == "none") {
-        if named.len() > 1 {
+    let listed = names_of(names);
+    if listed.iter().any(|(_, name)| *name == "none") {
+        if listed.len() > 1 {
             report.refuse(
                 names.span(),
                 "\"none\" stands alone: it makes the route public",
@@ -302,7 +217,7 @@ fn auth_of(
         }
         return Some(RouteAuth::Public);
     }
-    if named.is_empty() {
+    if listed.is_empty() {
         report.refuse(
             names.span(),
             "names no scheme; \"none\" makes the route public",
@@ -310,8 +225,8 @@ fn auth_of(
         return None;
     }
     // A table that is itself wrong is there all the same; its own error says what to do.
-    let count = named.len();
-    let found: Vec<usize> = named
+    let count = listed.len();
+    let found: Vec<usize> = listed
         .into_iter()
         .filter(|(_, name)| {
             known.contains(name) || !document.auth.keys().any(|key| key.get_ref() == name)
@@ -319,56 +234,6 @@ fn auth_of(
         .filter_map(|(place, name)| find(place, name, &known, "auth", report))
         .collect();
     (found.len() == count).then_some(RouteAuth::AnyOf(found))
-}
-
-fn names_of(written: &Spanned<NamesDocument>) -> Vec<(Place, &str)> {
-    match written.get_ref() {
-        NamesDocument::One(name) => vec![(written.span().into(), name.as_str())],
-        NamesDocument::Many(names) => names
-            .iter()
-            .map(|name| (name.span().into(), name.get_ref().as_str()))
-            .collect(),
-    }
-}
-
-fn optional(
-    written: Option<&Text>,
-    known: &[&str],
-    table: &str,
-    default: Option<usize>,
-    report: &mut Report,
-) -> Option<usize> {
-    match written {
-        None => default,
-        Some(name) if name.get_ref() == "none" => None,
-        Some(name) => find(name.span().into(), name.get_ref(), known, table, report),
-    }
-}
-
-/// Index of the table that is named.
-fn find(
-    place: Place,
-    name: &str,
-    known: &[&str],
-    table: &str,
-    report: &mut Report,
-) -> Option<usize> {
-    let found = known.iter().position(|other| *other == name);
-    if found.is_none() {
-        let message = format!("there is no {table} named {name:?}");
-        let nearest = known.iter().min_by_key(|other| distance(name, other));
-        match nearest {
-            None if table == "upstream" => report.refuse(place, message),
-            None => report.refuse_with(place, message, format!("define [{table}.{name}]")),
-            Some(nearest) if distance(name, nearest) <= 2 => {
-                report.refuse_with(place, message, format!("did you mean {nearest:?}?"));
-            }
-            Some(_) => {
-                report.refuse_with(place, message, format!("there are: {}", known.join(", ")))
-            }
-        }
-    }
-    found
 }
 
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
@@ -386,55 +251,6 @@ fn refuse_later(written: &RouteDocument, report: &mut Report) {
         ],
         "host, path, exact, methods, upstream, auth, limits, cors, headers, allow",
     );
-}
-
-fn check_host(host: &Text, report: &mut Report) -> Option<String> {
-    if host.get_ref().starts_with("*.") {
-        report.unsupported(
-            host.span(),
-            "a wildcard host",
-            "a whole host name, or none for any",
-        );
-        return None;
-    }
-    report.value(host, |text| match values::host_and_port(text) {
-        Some((host, None)) => Ok(host),
-        _ => Err("expected a host name without port, e.g. \"api.example.com\"".to_owned()),
-    })
-}
-
-fn path(written: &RouteDocument, report: &mut Report) -> Option<PathPattern> {
-    match (&written.path, &written.exact) {
-        (Some(_), Some(exact)) => {
-            report.refuse(exact.span(), "a route has either `path` or `exact`");
-            None
-        }
-        (None, Some(exact)) => report.value(exact, check_path).map(PathPattern::Exact),
-        (Some(prefix), None) => report.value(prefix, check_path).map(|path| {
-            let trimmed = path.trim_end_matches('/');
-            PathPattern::Prefix(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
-        }),
-        (None, None) => Some(PathPattern::Prefix("/".to_owned())),
-    }
-}
-
-/// A path as requests are compared with it: normalised, so that none can be meant two ways.
-fn check_path(text: &str) -> Result<String, String> {
-    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if !text.starts_with('/') || !printable || text.contains(['?', '#', '%', '\\', ';']) {
-        return Err("expected a path such as \"/api\", without query or escapes".to_owned());
-    }
-    if text.contains("//")
-        || text
-            .split('/')
-            .any(|segment| segment == "." || segment == "..")
-    {
-        return Err("a path has no empty, `.` or `..` segments".to_owned());
-    }
-    if text.contains('*') {
-        return Err("a path is matched by whole segments: \"/api\" covers all below it".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
@@ -461,59 +277,4 @@ fn specificity(route: &RoutePolicy) -> (bool, bool, std::cmp::Reverse<usize>, bo
         std::cmp::Reverse(path.len()),
         route.methods.is_empty(),
     )
-}
-
-fn warn_of_unused(
-    document: &Document,
-    routes: &[RoutePolicy],
-    resources: &Resources,
-    report: &mut Report,
-) {
-    let mut warn = |name: &Text, used: bool| {
-        if !used {
-            report.risk(name.span(), "no route uses it");
-        }
-    };
-    for name in document.auth.keys() {
-        warn(
-            name,
-            routes.iter().any(|route| match &route.auth {
-                RouteAuth::Public => false,
-                RouteAuth::AnyOf(any) => any
-                    .iter()
-                    .any(|at| resources.auth[*at].name == *name.get_ref()),
-            }),
-        );
-    }
-    for name in document.limits.keys() {
-        warn(
-            name,
-            routes.iter().any(|route| {
-                route
-                    .limits
-                    .iter()
-                    .any(|at| resources.limits[*at].name == *name.get_ref())
-            }),
-        );
-    }
-    for name in document.cors.keys() {
-        warn(
-            name,
-            routes.iter().any(|route| {
-                route
-                    .cors
-                    .is_some_and(|at| resources.cors[at].name == *name.get_ref())
-            }),
-        );
-    }
-    for name in document.headers.keys() {
-        warn(
-            name,
-            routes.iter().any(|route| {
-                route
-                    .headers
-                    .is_some_and(|at| resources.headers[at].name == *name.get_ref())
-            }),
-        );
-    }
 }

@@ -100,11 +100,11 @@ fn escalation_and_sinks() {
         ]
     );
     assert_eq!((escalation.threshold, escalation.factor), (50, 4));
-    assert_eq!(escalation.window, Duration::from_secs(60));
-    assert_eq!(escalation.first_ban, Duration::from_secs(600));
-    assert_eq!(escalation.max_ban, Duration::from_secs(7 * 86_400));
-    assert_eq!(escalation.decay, Duration::from_secs(86_400));
-    assert_eq!(escalation.shared_address_guard, Duration::from_secs(3_600));
+    assert_eq!(escalation.window, Duration::from_mins(1));
+    assert_eq!(escalation.first_ban, Duration::from_mins(10));
+    assert_eq!(escalation.max_ban, Duration::from_hours(168));
+    assert_eq!(escalation.decay, Duration::from_hours(24));
+    assert_eq!(escalation.shared_address_guard, Duration::from_hours(1));
     assert_eq!(
         (escalation.scope, escalation.enabled),
         (BanScope::Kernel, true)

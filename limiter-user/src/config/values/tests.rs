@@ -5,8 +5,8 @@ use super::*;
 #[test]
 fn durations() {
     assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-    assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
-    assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+    assert_eq!(duration("15m"), Ok(Duration::from_mins(15)));
+    assert_eq!(duration("7d"), Ok(Duration::from_hours(168)));
     assert_eq!(duration("0s"), Ok(Duration::ZERO));
     for bad in [
         "",
