@@ -1,6 +1,7 @@
 //! Whole documents: what they become, and the error text of those that cannot be used.
 
 mod defaults;
+mod documented;
 mod presets;
 mod refused;
 mod samples;
