@@ -20,7 +20,7 @@ const INVALID: u8 = 2;
 /// It can, and `--strict` was given and a risk was found.
 const RISKY: u8 = 3;
 
-/// Options of `limiter check`.
+/// Read the configuration; print what it means and every risk in it
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CheckArgs {
     /// Configuration file [default: /etc/limiter/limiter.toml]

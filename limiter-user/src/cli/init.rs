@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 
 use crate::config::PRESETS;
 
-/// Options of `limiter init`.
+/// Write a commented configuration to begin with
 #[derive(Clone, Debug, clap::Args)]
 pub struct InitArgs {
     /// What kind of API: public, private or internal

@@ -33,7 +33,7 @@ pub enum AgentNotice {
 /// Tells a running agent (`POST /v1/reload` on its control socket).
 pub type Notify<'a> = &'a dyn Fn() -> anyhow::Result<AgentNotice>;
 
-/// Options of `limiter keys`.
+/// Make, list, revoke and rotate API keys
 #[derive(Clone, Debug, clap::Args)]
 pub struct KeysArgs {
     /// Configuration file, whose keys file is meant [default: /etc/limiter/limiter.toml]

@@ -155,9 +155,13 @@ impl Report {
                 })
                 .collect());
         }
+        let mut problems = self.problems;
+        problems.sort_by_key(|problem| match &problem.place {
+            Place::Named(_) => 0,
+            Place::Span(span) => span.start,
+        });
         let shown = file.map(|file| masked(&file.text));
-        let blocks: Vec<String> = self
-            .problems
+        let blocks: Vec<String> = problems
             .iter()
             .map(|problem| render(problem, file, shown.as_deref()))
             .collect();

@@ -41,7 +41,10 @@ pub(super) fn find(
 ) -> Option<usize> {
     let found = known.iter().position(|other| *other == name);
     if found.is_none() {
-        let message = format!("there is no {table} named {name:?}");
+        let message = match table {
+            "upstream" => format!("there is no upstream named {name:?}"),
+            _ => format!("there is no [{table}.{name}]"),
+        };
         let nearest = known.iter().min_by_key(|other| distance(name, other));
         match nearest {
             None if table == "upstream" => report.refuse(place, message),

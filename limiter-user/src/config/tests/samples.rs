@@ -67,3 +67,22 @@ fn the_whole_sample() {
     // Relative paths start at the file's directory.
     assert_eq!(policy.agent.state, scratch.0.join("state"));
 }
+
+/// Whatever is cut off or put in: an answer, never a panic, and no secret in it.
+#[test]
+fn no_damage_to_the_sample_panics() {
+    let scratch = Scratch::new();
+    let token = [("LIMITER_AUTH_TOKEN", "correct-horse-battery")];
+    let mut invalid = 0;
+    for at in (0..SAMPLE.len()).step_by(11) {
+        for damage in ["", "\0", "é\t\"", "\n[", "= 9\n", "\r\n"] {
+            let tail = if damage.is_empty() { "" } else { &SAMPLE[at..] };
+            let text = format!("{}{damage}{tail}", &SAMPLE[..at]);
+            if let Err(error) = load_in(&scratch.0, &text, &token) {
+                invalid += 1;
+                assert!(!error.to_string().contains("correct-horse"), "{error}");
+            }
+        }
+    }
+    assert!(invalid > 500, "{invalid}");
+}

@@ -11,12 +11,12 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("upstream = \"apj\"", "did you mean \"api\"?"),
     (
         "limits = [\"x\"]",
-        "http.route[0].limits[0]: there is no limits named \"x\"",
+        "http.route[0].limits[0]: there is no [limits.x]",
     ),
     ("cors = \"x\"", "define [cors.x]"),
     (
         "headers = \"x\"",
-        "http.route[0].headers: there is no headers named",
+        "http.route[0].headers: there is no [headers.x]",
     ),
     ("scopes = [\"read\"]", "http.route[0].scopes: not supported"),
     ("glob = \"/a*\"", "http.route[0].glob: not supported"),
