@@ -9,8 +9,11 @@
 //! ```
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod events;
+pub mod keys;
 pub mod link;
 pub mod policy;
 pub mod refusal;

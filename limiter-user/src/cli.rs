@@ -1,0 +1,5 @@
+//! The command line: one module per subcommand.
+
+pub mod check;
+pub mod init;
+pub mod keys;
