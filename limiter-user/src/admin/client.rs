@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use super::{io::Socket, query, view::Failure};
 
 /// An agent answers at once; a reload reads files.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Longest answer that is read into memory.
 const MAX_ANSWER_BYTES: usize = 256 << 20;

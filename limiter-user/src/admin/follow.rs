@@ -48,14 +48,14 @@ impl Wish {
         place: P,
     ) -> mpsc::Receiver<Bytes> {
         let (lines, reader) = mpsc::channel(LINES_AHEAD);
-        let mut follower = events.follow();
+        let mut source = events.follow();
         let run: Arc<str> = events.run().into();
         tokio::task::spawn_local(async move {
             let _place = place;
             loop {
                 let followed = tokio::select! {
                     () = lines.closed() => break,
-                    followed = follower.next() => followed,
+                    followed = source.next() => followed,
                 };
                 let line = match followed {
                     None => break,

@@ -69,6 +69,8 @@ pub(super) fn mistake(name: &str, value: &str, expected: &str) -> Failure {
     Failure::invalid(format!("`{name}` is `{value}`: expected {expected}"))
 }
 
+const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+
 /// Percent-encodes a value for a query.
 pub(super) fn encode(value: &str) -> String {
     let mut out = String::new();
@@ -76,7 +78,8 @@ pub(super) fn encode(value: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~:/*".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.push('%');
+            out.extend([byte >> 4, byte & 15].map(|half| char::from(DIGITS[usize::from(half)])));
         }
     }
     out

@@ -132,7 +132,7 @@ async fn routed<B: Backend>(
     let mut query = Query::parse(request.uri().query())?;
     let is_get = request.method() == Method::GET;
     match request.uri().path() {
-        "/v1/events" => return events(shared, query),
+        "/v1/events" => events(shared, query),
         "/v1/sources" => {
             let labels = SourceSort::ALL.map(SourceSort::label).join(", ");
             let sort = match query.one("sort")? {

@@ -133,4 +133,6 @@ fn may_ask(uid: Option<u32>, own_uid: u32) -> bool {
 }
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;

@@ -207,11 +207,11 @@ pub struct BanRequest {
     pub force: bool,
 }
 
-/// An address, as the prefix of its whole length, or a prefix.
+/// An address, as the prefix of its whole length, or a prefix (bits behind its length cleared).
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let parsed = match text.parse::<IpAddr>() {
         Ok(address) => Ok(IpNet::from(address.to_canonical())),
-        Err(_) => text.parse::<IpNet>(),
+        Err(_) => text.parse::<IpNet>().map(|prefix| prefix.trunc()),
     };
     parsed.map_err(|_| "expected an address or a prefix, e.g. 203.0.113.7 or 2001:db8::/64".into())
 }

@@ -110,7 +110,7 @@ fn open_file(path: &Path) -> io::Result<Open> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
     let metadata = file.metadata()?;
-    let size = metadata.is_file().then(|| metadata.len());
+    let size = metadata.is_file().then_some(metadata.len());
     Ok(Open { file, size })
 }
 

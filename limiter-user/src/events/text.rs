@@ -209,7 +209,7 @@ mod tests {
         );
         let prefix = "203.0.113.0/32".parse().unwrap();
         let why = "score 60 of 50 in 60s (invalid_credential 12)";
-        let ban = Event::banned(AT, prefix, Duration::from_secs(600), why, Mode::Enforce);
+        let ban = Event::banned(AT, prefix, Duration::from_mins(10), why, Mode::Enforce);
         assert_eq!(
             line(&ban).to_string(),
             "[2026-01-15 10:23:45] WARN: [SECURITY] Banned 203.0.113.0 for 10m: \
