@@ -111,11 +111,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output; whoever closed it does not want them.
             drop(error.print());
-            return if error.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
     match cli.command.run() {

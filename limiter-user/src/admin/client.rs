@@ -67,11 +67,7 @@ impl fmt::Display for ClientError {
                 socket.display()
             ),
             Self::Denied(socket) => {
-                write!(
-                    f,
-                    "permission denied on {}: run this as root",
-                    socket.display()
-                )?;
+                write!(f, "permission denied on {}: run this as root", socket.display())?;
                 match fs::metadata(socket).map(|socket| socket.uid()) {
                     Ok(uid) if uid != 0 => write!(f, " or as the agent's user (uid {uid})"),
                     _ => Ok(()),
@@ -119,9 +115,7 @@ pub struct Document<T> {
 impl Client {
     /// Asks the agent behind this socket.
     pub fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.into(),
-        }
+        Self { socket: socket.into() }
     }
 
     /// Sends a request and reads the whole answer.
@@ -170,12 +164,10 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::PermissionDenied => ClientError::Denied(self.socket.clone()),
-                    _ => ClientError::NoAgent(self.socket.clone(), error),
-                })?;
+            UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => ClientError::Denied(self.socket.clone()),
+                _ => ClientError::NoAgent(self.socket.clone(), error),
+            })?;
         let (mut sender, connection) = http1::handshake(Socket(stream)).await.map_err(broken)?;
         // Drives the connection; its errors also reach the request and the body.
         tokio::spawn(async move { drop(connection.await) });
@@ -185,21 +177,17 @@ impl Client {
             .0
             .parse()
             .map_err(|error| ClientError::Broken(format!("{}: {error}", target.0)))?;
-        request
-            .headers_mut()
-            .insert(header::HOST, HeaderValue::from_static("localhost"));
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         let mut response = sender.send_request(request).await.map_err(broken)?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status().as_u16();
         let body = read(response.body_mut()).await?;
-        Err(ClientError::Refused(
-            serde_json::from_slice(&body).unwrap_or_else(|_| Failure {
-                status,
-                message: format!("the agent answered {status}"),
-            }),
-        ))
+        Err(ClientError::Refused(serde_json::from_slice(&body).unwrap_or_else(|_| Failure {
+            status,
+            message: format!("the agent answered {status}"),
+        })))
     }
 }
 

@@ -61,9 +61,7 @@ impl Timer for TokioTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(TokioSleep(Box::pin(tokio::time::sleep_until(
-            deadline.into(),
-        ))))
+        Box::pin(TokioSleep(Box::pin(tokio::time::sleep_until(deadline.into()))))
     }
 }
 

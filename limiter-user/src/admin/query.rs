@@ -10,11 +10,8 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(super) fn parse(query: Option<&str>) -> Result<Self, Failure> {
-        let pairs = query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-            .map(|pair| {
+        let pairs =
+            query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
                 Ok((decode(name)?, decode(value)?))
             });
@@ -32,9 +29,8 @@ impl Query {
 
     /// Every value of `name`, in order.
     pub(super) fn all(&mut self, name: &str) -> Vec<String> {
-        let (wanted, rest) = std::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|(key, _)| key == name);
+        let (wanted, rest) =
+            std::mem::take(&mut self.0).into_iter().partition(|(key, _)| key == name);
         self.0 = rest;
         let wanted: Vec<(String, String)> = wanted;
         wanted.into_iter().map(|(_, value)| value).collect()
@@ -94,9 +90,7 @@ fn decode(text: &str) -> Result<String, Failure> {
             b'%' => {
                 let mut digit = || char::from(bytes.next()?).to_digit(16);
                 let value = digit().zip(digit()).map(|(high, low)| high * 16 + low);
-                value
-                    .and_then(|value| u8::try_from(value).ok())
-                    .ok_or_else(bad)?
+                value.and_then(|value| u8::try_from(value).ok()).ok_or_else(bad)?
             }
             b'+' => b' ',
             byte => byte,

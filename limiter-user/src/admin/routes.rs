@@ -69,9 +69,9 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Lines(lines) => lines
-                .poll_recv(cx)
-                .map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Self::Lines(lines) => {
+                lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+            }
         }
     }
 
@@ -119,9 +119,7 @@ pub(super) async fn answer<B: Backend>(
         }
         return response;
     }
-    routed(shared, request)
-        .await
-        .unwrap_or_else(|error| failure(&error))
+    routed(shared, request).await.unwrap_or_else(|error| failure(&error))
 }
 
 async fn routed<B: Backend>(
@@ -144,9 +142,7 @@ async fn routed<B: Backend>(
             };
             let limit = query.parsed("limit", "a number")?;
             query.finish()?;
-            Ok(json(
-                &backend.sources(sort, limit.unwrap_or(DEFAULT_SOURCES))?,
-            ))
+            Ok(json(&backend.sources(sort, limit.unwrap_or(DEFAULT_SOURCES))?))
         }
         "/v1/why" => {
             let source: Option<IpAddr> = query.parsed("source", "an IP address")?;
@@ -213,10 +209,7 @@ fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<A
             parse_prefix(&source).map_err(|expected| mistake("source", &source, &expected))
         })
         .transpose()?;
-    let wish = Wish {
-        filter: Filter { kinds, source },
-        format,
-    };
+    let wish = Wish { filter: Filter { kinds, source }, format };
     let form = match format {
         EventFormat::Json => JSON_LINES,
         EventFormat::Text => TEXT,
@@ -225,17 +218,11 @@ fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<A
     if !follow {
         return Ok(whole(StatusCode::OK, form, wish.recent(stream).into()));
     }
-    let place = Arc::clone(&shared.followers)
-        .try_acquire_owned()
-        .map_err(|_| Failure {
-            status: 503,
-            message: "too many readers follow events already".into(),
-        })?;
-    Ok(response(
-        StatusCode::OK,
-        form,
-        Answer::Lines(wish.follow(stream, place)),
-    ))
+    let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Failure {
+        status: 503,
+        message: "too many readers follow events already".into(),
+    })?;
+    Ok(response(StatusCode::OK, form, Answer::Lines(wish.follow(stream, place))))
 }
 
 fn unban<B: Backend>(backend: &B, prefix: Option<String>, all: bool) -> Result<UnbanView, Failure> {
@@ -262,9 +249,7 @@ async fn ban<B: Backend>(
     let lines_asked = request.headers().get(header::CONTENT_TYPE) == Some(&JSON_LINES);
     let body = body(request.into_body()).await?;
     let lines = || {
-        body.split(|byte| *byte == b'\n')
-            .map(<[u8]>::trim_ascii)
-            .filter(|line| !line.is_empty())
+        body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
     };
     // Several lines of which the first is a whole document: not one object over several lines.
     let several = lines().nth(1).is_some()
@@ -304,10 +289,7 @@ async fn body(body: Incoming) -> Result<Bytes, Failure> {
             message: format!("the body is longer than {MAX_BODY_BYTES} bytes"),
         }),
         Ok(Err(error)) => Err(Failure::invalid(format!("the body broke off: {error}"))),
-        Err(_) => Err(Failure {
-            status: 408,
-            message: "the body did not arrive in time".into(),
-        }),
+        Err(_) => Err(Failure { status: 408, message: "the body did not arrive in time".into() }),
     }
 }
 
@@ -321,11 +303,7 @@ fn json(view: &impl Serialize) -> Response<Answer> {
 /// A failure as its JSON document.
 pub(super) fn failure(failure: &Failure) -> Response<Answer> {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    whole(
-        status,
-        JSON,
-        serde_json::to_vec(failure).unwrap_or_default().into(),
-    )
+    whole(status, JSON, serde_json::to_vec(failure).unwrap_or_default().into())
 }
 
 fn whole(status: StatusCode, form: HeaderValue, body: Bytes) -> Response<Answer> {

@@ -50,10 +50,7 @@ impl Server {
     /// holds the agent's lock, so nobody else serves this path. Needs a tokio runtime.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(directory)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
         }
         // Under another name until its mode is right; the rename also replaces a stale socket.
         let fresh = path.with_extension(format!("{}", std::process::id()));
@@ -64,18 +61,13 @@ impl Server {
         let listener = UnixListener::bind(&fresh)?;
         fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
         fs::rename(&fresh, path)?;
-        Ok(Self {
-            listener,
-            path: path.into(),
-        })
+        Ok(Self { listener, path: path.into() })
     }
 
     /// Serves until dropped. Needs a `LocalSet`, on which connections go on by themselves.
     pub async fn serve<B: Backend>(&self, backend: Rc<B>) -> Infallible {
-        let shared = Rc::new(Shared {
-            backend,
-            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
-        });
+        let shared =
+            Rc::new(Shared { backend, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) });
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let own_uid = nix::unistd::geteuid().as_raw();
         loop {

@@ -20,34 +20,22 @@ pub struct Failure {
 impl Failure {
     /// The caller's mistake.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            status: 400,
-            message: message.into(),
-        }
+        Self { status: 400, message: message.into() }
     }
 
     /// Refused on grounds of safety.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self {
-            status: 409,
-            message: message.into(),
-        }
+        Self { status: 409, message: message.into() }
     }
 
     /// A table is full.
     pub fn full(message: impl Into<String>) -> Self {
-        Self {
-            status: 507,
-            message: message.into(),
-        }
+        Self { status: 507, message: message.into() }
     }
 
     /// Anything else.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self {
-            status: 500,
-            message: message.into(),
-        }
+        Self { status: 500, message: message.into() }
     }
 }
 

@@ -42,9 +42,7 @@ pub(super) fn scope() -> impl TypedValueParser<Value = BanScope> {
 /// A sort key of `sources`.
 pub(super) fn sort() -> impl TypedValueParser<Value = SourceSort> {
     PossibleValuesParser::new(SourceSort::ALL.map(SourceSort::label)).map(|label| {
-        let sort = SourceSort::ALL
-            .into_iter()
-            .find(|sort| sort.label() == label);
+        let sort = SourceSort::ALL.into_iter().find(|sort| sort.label() == label);
         sort.unwrap_or_default()
     })
 }
@@ -57,17 +55,8 @@ mod tests {
     fn durations_have_a_unit() {
         assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(duration("7d"), Ok(Duration::from_hours(168)));
-        for text in [
-            "",
-            "10",
-            "m",
-            "-1m",
-            "+1m",
-            "0s",
-            "1.5h",
-            "1\u{e9}",
-            "99999999999999999999d",
-        ] {
+        for text in ["", "10", "m", "-1m", "+1m", "0s", "1.5h", "1\u{e9}", "99999999999999999999d"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

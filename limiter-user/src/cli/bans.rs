@@ -37,12 +37,7 @@ pub(super) struct BanArgs {
     #[arg(long, default_value = "kernel", value_parser = argument::scope())]
     scope: BanScope,
     /// Why, for people
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "TEXT"
-    )]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     reason: String,
     /// Even if it is dangerous
     #[arg(long)]
@@ -87,9 +82,7 @@ pub(super) fn ban(args: &BanArgs) -> Result<ExitCode> {
     };
     let body = serde_json::to_vec(&request)?;
     let client = args.agent.client()?;
-    let ban = client
-        .ask::<BanView>(Method::POST, &Target::new(PATH), body)?
-        .view;
+    let ban = client.ask::<BanView>(Method::POST, &Target::new(PATH), body)?.view;
     output::print(&format!(
         "banned {} for {} ({})\n",
         Source::Prefix(ban.prefix),
@@ -105,9 +98,7 @@ pub(super) fn unban(args: &UnbanArgs) -> Result<ExitCode> {
         None => Target::new(PATH).with("all", "true"),
     };
     let client = args.agent.client()?;
-    let view = client
-        .ask::<UnbanView>(Method::DELETE, &target, Vec::new())?
-        .view;
+    let view = client.ask::<UnbanView>(Method::DELETE, &target, Vec::new())?.view;
     output::print(&format!("bans lifted: {}\n", view.lifted))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -139,8 +130,7 @@ pub(super) fn list(args: &BansArgs) -> Result<ExitCode> {
 fn locks_out(prefix: &IpNet, session: &str) -> bool {
     let peer = session.split(' ').next().unwrap_or_default();
     let peer = peer.split('%').next().unwrap_or_default();
-    peer.parse::<IpAddr>()
-        .is_ok_and(|peer| prefix.contains(&peer.to_canonical()))
+    peer.parse::<IpAddr>().is_ok_and(|peer| prefix.contains(&peer.to_canonical()))
 }
 
 #[cfg(test)]

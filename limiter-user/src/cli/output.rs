@@ -41,14 +41,9 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(headings: &[&'static str]) -> Self {
         let columns = headings.iter().map(|heading| {
-            heading
-                .strip_prefix('>')
-                .map_or((*heading, false), |heading| (heading, true))
+            heading.strip_prefix('>').map_or((*heading, false), |heading| (heading, true))
         });
-        Self {
-            columns: columns.collect(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.collect(), rows: Vec::new() }
     }
 
     /// Adds a row; control characters in it are escaped.
@@ -64,11 +59,7 @@ impl Table {
 
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heading: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(name, _)| (*name).into())
-            .collect();
+        let heading: Vec<String> = self.columns.iter().map(|(name, _)| (*name).into()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
                 let rows = self.rows.iter().chain([&heading]);

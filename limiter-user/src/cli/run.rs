@@ -12,28 +12,13 @@ pub struct RunArgs {
     #[arg(short, long, env = "LIMITER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Interface to protect (repeatable)
-    #[arg(
-        long,
-        env = "LIMITER_INTERFACE",
-        value_delimiter = ',',
-        value_name = "IF"
-    )]
+    #[arg(long, env = "LIMITER_INTERFACE", value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
     /// Address to serve HTTP on (repeatable)
-    #[arg(
-        long,
-        env = "LIMITER_LISTEN",
-        value_delimiter = ',',
-        value_name = "ADDR"
-    )]
+    #[arg(long, env = "LIMITER_LISTEN", value_delimiter = ',', value_name = "ADDR")]
     pub listen: Vec<SocketAddr>,
     /// Server that requests go to
-    #[arg(
-        long,
-        env = "LIMITER_UPSTREAM",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "LIMITER_UPSTREAM", hide_env_values = true, value_name = "URL")]
     pub upstream: Option<String>,
     /// What the file leaves out: public, private, internal or elizaos
     #[arg(long, value_name = "NAME")]

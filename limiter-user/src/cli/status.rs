@@ -30,10 +30,7 @@ pub(super) struct StatusArgs {
 
 pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
     let target = Target::new("/v1/status");
-    let document = args
-        .agent
-        .client()?
-        .ask::<StatusView>(Method::GET, &target, Vec::new())?;
+    let document = args.agent.client()?.ask::<StatusView>(Method::GET, &target, Vec::new())?;
     if args.json {
         output::print_json(&document.json)?;
     } else {
@@ -65,11 +62,7 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     line(&mut out, "configuration", &configuration)?;
     line(&mut out, "kernel", &status.kernel_mode)?;
     for interface in &status.interfaces {
-        let taken_over = if interface.taken_over {
-            ", taken over"
-        } else {
-            ""
-        };
+        let taken_over = if interface.taken_over { ", taken over" } else { "" };
         let text = format!("{} ({}{taken_over})", interface.name, interface.mode);
         line(&mut out, "interface", &text)?;
     }
@@ -89,13 +82,7 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
     for count in status.packets.iter().filter(|count| count.packets > 0) {
         let bytes = output::bytes(count.bytes);
-        packets.row([
-            &count.interface,
-            &count.verdict,
-            &count.reason,
-            &count.packets,
-            &bytes,
-        ]);
+        packets.row([&count.interface, &count.verdict, &count.reason, &count.packets, &bytes]);
     }
     let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY"]);
     for (name, fill) in &status.maps {
@@ -119,9 +106,7 @@ fn list(values: &[String]) -> String {
 /// `label 3, label 4` of those that are not zero.
 pub(super) fn counts(counts: &BTreeMap<String, u64>) -> String {
     let counts = counts.iter().filter(|(_, count)| **count > 0);
-    let parts: Vec<_> = counts
-        .map(|(label, count)| format!("{label} {count}"))
-        .collect();
+    let parts: Vec<_> = counts.map(|(label, count)| format!("{label} {count}")).collect();
     list(&parts)
 }
 
@@ -153,15 +138,9 @@ mod tests {
             ..StatusView::default()
         };
         let text = text(&status).unwrap();
-        assert!(
-            text.starts_with("state         degraded\n              the proxy is"),
-            "{text}"
-        );
+        assert!(text.starts_with("state         degraded\n              the proxy is"), "{text}");
         assert!(text.contains("\nrefused       rate_limited 3\n"), "{text}");
         assert!(text.contains("\ninterface     eth0 (native)\n"), "{text}");
-        assert!(
-            text.ends_with("eth0       drop     banned       10  6.0 kB\n"),
-            "{text}"
-        );
+        assert!(text.ends_with("eth0       drop     banned       10  6.0 kB\n"), "{text}");
     }
 }

@@ -45,12 +45,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "REQUEST")]
     request: Option<String>,
     /// A header field of the request (repeatable)
-    #[arg(
-        short = 'H',
-        long = "header",
-        requires = "request",
-        value_name = "FIELD"
-    )]
+    #[arg(short = 'H', long = "header", requires = "request", value_name = "FIELD")]
     headers: Vec<String>,
     /// Print the JSON document
     #[arg(long)]
@@ -79,9 +74,7 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
 
 fn show(agent: &AgentArgs, source: IpAddr, note: Option<String>, json: bool) -> Result<ExitCode> {
     let target = Target::new("/v1/why").with("source", &source.to_string());
-    let mut document = agent
-        .client()?
-        .ask::<WhyView>(Method::GET, &target, Vec::new())?;
+    let mut document = agent.client()?.ask::<WhyView>(Method::GET, &target, Vec::new())?;
     if json {
         output::print_json(&document.json)?;
     } else {
@@ -109,11 +102,7 @@ fn text(why: &WhyView) -> Result<String, fmt::Error> {
         )?;
     }
     let findings = counts(&why.findings);
-    writeln!(
-        out,
-        "  score: {} of {}; findings: {findings}",
-        why.score, why.threshold
-    )?;
+    writeln!(out, "  score: {} of {}; findings: {findings}", why.score, why.threshold)?;
     if let Some(record) = &why.record {
         writeln!(
             out,

@@ -81,10 +81,7 @@ impl Aggregate {
             .keys
             .drain()
             .filter_map(|(_, tally)| tally.held)
-            .map(|event| Event {
-                unix_ns: now_unix_ns,
-                ..event
-            })
+            .map(|event| Event { unix_ns: now_unix_ns, ..event })
             .collect();
         events.sort_by_key(|event| event.source == Some(Source::Other));
         events
@@ -112,22 +109,13 @@ mod tests {
 
     fn drops(source: u32, packets: u64) -> Event {
         let source = Source::Address(IpAddr::from(Ipv4Addr::from_bits(source)));
-        Event::packets(
-            1,
-            source,
-            Reason::Banned,
-            packets,
-            packets * 60,
-            Mode::Enforce,
-        )
+        Event::packets(1, source, Reason::Banned, packets, packets * 60, Mode::Enforce)
     }
 
     #[test]
     fn a_few_pass_and_the_rest_is_summed() {
         let mut aggregate = Aggregate::default();
-        let passed = (0..100)
-            .filter_map(|_| aggregate.observe(drops(1, 2)))
-            .count();
+        let passed = (0..100).filter_map(|_| aggregate.observe(drops(1, 2))).count();
         assert_eq!(passed, 5);
         let held = aggregate.tick(9);
         assert_eq!(held.len(), 1);

@@ -73,11 +73,7 @@ const fn date(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
@@ -119,9 +115,6 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-01-15 10:23:45");
         assert_eq!(moment.rfc3339().to_string(), "2026-01-15T10:23:45.123456Z");
         assert_eq!(Civil::from_unix_ns(0).to_string(), "1970-01-01 00:00:00");
-        assert_eq!(
-            Civil::from_unix_ns(u64::MAX).to_string(),
-            "2554-07-21 23:34:33"
-        );
+        assert_eq!(Civil::from_unix_ns(u64::MAX).to_string(), "2554-07-21 23:34:33");
     }
 }

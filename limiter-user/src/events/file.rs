@@ -61,12 +61,7 @@ impl Destination {
     /// Rotates if the file would grow beyond its bound by so many bytes. To be called between
     /// lines; after an error the file goes on growing.
     pub(super) fn rotate_for(&mut self, more: usize) -> io::Result<()> {
-        let SinkKind::File {
-            path,
-            rotate_bytes,
-            keep,
-        } = self.kind.clone()
-        else {
+        let SinkKind::File { path, rotate_bytes, keep } = self.kind.clone() else {
             return Ok(());
         };
         let size = self.file.as_ref().and_then(|open| open.size).unwrap_or(0);
@@ -98,10 +93,7 @@ impl Destination {
 /// without a reader only: opening it fails instead of waiting.
 fn open_file(path: &Path) -> io::Result<Open> {
     if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(parent)?;
+        DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
     }
     let file = OpenOptions::new()
         .append(true)
@@ -145,14 +137,9 @@ mod tests {
     fn rotates_between_lines_and_keeps_as_many_as_told() {
         let directory = temporary("rotate");
         let path = directory.join("new/log");
-        let mut destination = Destination::new(SinkKind::File {
-            path: path.clone(),
-            rotate_bytes: 10,
-            keep: 2,
-        });
-        for line in [
-            "aaaa\n", "bbbb\n", "cccc\n", "dddd\n", "eeee\n", "ffff\n", "g\n",
-        ] {
+        let mut destination =
+            Destination::new(SinkKind::File { path: path.clone(), rotate_bytes: 10, keep: 2 });
+        for line in ["aaaa\n", "bbbb\n", "cccc\n", "dddd\n", "eeee\n", "ffff\n", "g\n"] {
             destination.rotate_for(line.len()).unwrap();
             assert_eq!(destination.write(line.as_bytes()).unwrap(), line.len());
         }

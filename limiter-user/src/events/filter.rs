@@ -32,9 +32,7 @@ impl Filter {
             return true;
         };
         event.source.is_some_and(|source| source.is_inside(prefix))
-            || event
-                .client
-                .is_some_and(|client| prefix.contains(&client.to_canonical()))
+            || event.client.is_some_and(|client| prefix.contains(&client.to_canonical()))
     }
 }
 
@@ -85,10 +83,7 @@ mod tests {
 
     #[test]
     fn a_source_is_the_peer_or_the_client() {
-        let filter = Filter {
-            kinds: Vec::new(),
-            source: Some("192.0.2.0/24".parse().unwrap()),
-        };
+        let filter = Filter { kinds: Vec::new(), source: Some("192.0.2.0/24".parse().unwrap()) };
         let mut subject = event(Lifecycle::Banned);
         assert!(!filter.admits(&subject));
         subject.source = Some(Source::Address("::ffff:192.0.2.9".parse().unwrap()));

@@ -23,10 +23,7 @@ pub fn line(event: &Event, position: Position<'_>) -> String {
     let mut out = Vec::with_capacity(512);
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, Ascii(CompactFormatter));
     // Writing to memory, of strings and integers only: neither can fail.
-    if Document::new(event, position)
-        .serialize(&mut serializer)
-        .is_err()
-    {
+    if Document::new(event, position).serialize(&mut serializer).is_err() {
         out.clear();
     }
     String::from_utf8(out).unwrap_or_default()
@@ -175,8 +172,7 @@ impl Formatter for Ascii {
         }
         for c in fragment.chars() {
             if matches!(c, ' '..='~') {
-                self.0
-                    .write_string_fragment(writer, c.encode_utf8(&mut [0; 4]))?;
+                self.0.write_string_fragment(writer, c.encode_utf8(&mut [0; 4]))?;
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     write!(writer, "\\u{unit:04x}")?;
@@ -197,10 +193,7 @@ mod tests {
     use super::*;
     use crate::{events::Source, link::RequestFacts, refusal::Refusal};
 
-    const POSITION: Position<'_> = Position {
-        run: "r",
-        sequence: 7,
-    };
+    const POSITION: Position<'_> = Position { run: "r", sequence: 7 };
 
     #[test]
     fn a_refusal_has_the_fields_of_the_schema() {

@@ -21,10 +21,7 @@ mod tests {
             fs::write(PATH, &wanted).unwrap();
         }
         let found = fs::read_to_string(PATH).unwrap_or_default();
-        assert!(
-            found == wanted,
-            "docs/EVENTS.md is out of date; write it with: {COMMAND}"
-        );
+        assert!(found == wanted, "docs/EVENTS.md is out of date; write it with: {COMMAND}");
     }
 
     fn document() -> String {
@@ -43,13 +40,7 @@ mod tests {
         for refusal in Refusal::ALL {
             let kind = EventKind::Refused(*refusal);
             let status = refusal.status().to_string();
-            row(
-                &mut out,
-                refusal.label(),
-                Some(&status),
-                kind,
-                refusal.meaning(),
-            );
+            row(&mut out, refusal.label(), Some(&status), kind, refusal.meaning());
         }
         out += "\n## Dropped packets\n\nThe label is `packets_dropped`; the reasons are:\n\n\
                 | Reason | Level | Line | Meaning |\n|---|---|---|---|\n";
@@ -79,21 +70,16 @@ mod tests {
         let status = status.map_or(String::new(), |status| format!("{status} | "));
         let level = kind.level().upper();
         let line = text::message(&sample(kind)).to_string();
-        writeln!(
-            out,
-            "| `{label}` | {status}{level} | `{line}` | {meaning} |"
-        )
-        .unwrap();
+        writeln!(out, "| `{label}` | {status}{level} | `{line}` | {meaning} |").unwrap();
     }
 
     fn sample(kind: EventKind) -> Event {
         let address = Source::Address(IpAddr::from([203, 0, 113, 7]));
         let (source, detail) = match kind {
             EventKind::Lifecycle(lifecycle) => match lifecycle {
-                Lifecycle::Banned => (
-                    Some(address),
-                    "for 10m: score 60 of 50 in 60s (invalid_credential 12)",
-                ),
+                Lifecycle::Banned => {
+                    (Some(address), "for 10m: score 60 of 50 in 60s (invalid_credential 12)")
+                }
                 Lifecycle::Authenticated | Lifecycle::Unbanned => (Some(address), ""),
                 Lifecycle::ConfigReloaded => (None, "generation 3"),
                 Lifecycle::ConfigRejected => (None, "limiter.toml:3: kernel.mode"),

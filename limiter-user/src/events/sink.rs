@@ -73,19 +73,11 @@ impl Sink {
             pending: Pending::default(),
         };
         let finished = Arc::clone(&done);
-        let thread = thread::Builder::new()
-            .name("event sink".into())
-            .spawn(move || {
-                worker.run();
-                finished.store(true, Ordering::Release);
-            })?;
-        Ok(Self {
-            policy,
-            queue,
-            errors,
-            done,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("event sink".into()).spawn(move || {
+            worker.run();
+            finished.store(true, Ordering::Release);
+        })?;
+        Ok(Self { policy, queue, errors, done, thread: Some(thread) })
     }
 
     pub(super) fn offer(&self, event: &Arc<Event>) {
@@ -143,10 +135,7 @@ fn name(kind: &SinkKind) -> String {
 }
 
 fn filter(policy: &SinkPolicy) -> Filter {
-    Filter {
-        kinds: policy.kinds.clone(),
-        source: None,
-    }
+    Filter { kinds: policy.kinds.clone(), source: None }
 }
 
 struct Worker {
@@ -208,13 +197,7 @@ impl Worker {
     fn render(&mut self, sequence: u64, event: &Event) {
         let line = match self.format {
             EventFormat::Text => text::line(event).to_string(),
-            EventFormat::Json => json::line(
-                event,
-                Position {
-                    run: &self.run,
-                    sequence,
-                },
-            ),
+            EventFormat::Json => json::line(event, Position { run: &self.run, sequence }),
         };
         self.pending.bytes.extend_from_slice(line.as_bytes());
         self.pending.bytes.push(b'\n');
@@ -248,20 +231,15 @@ impl Worker {
             self.count_error();
         }
         let begun = &self.pending.bytes[..self.pending.written];
-        self.pending.written = begun
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        self.pending.written =
+            begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     }
 
     /// Writes all that is pending, trying again after errors until the queue is closed; whether
     /// it was written.
     fn flush(&mut self) -> bool {
         if !self.pending.bytes.is_empty()
-            && self
-                .destination
-                .rotate_for(self.pending.bytes.len())
-                .is_err()
+            && self.destination.rotate_for(self.pending.bytes.len()).is_err()
         {
             self.count_error();
         }

@@ -137,21 +137,14 @@ impl EventStream {
     pub fn losses(&self) -> Vec<(String, u64)> {
         let mut state = self.lock();
         state.forget_finished();
-        let retired = state.retired_lost
-            + state
-                .retired
-                .iter()
-                .map(|sink| sink.report().lost)
-                .sum::<u64>();
+        let retired =
+            state.retired_lost + state.retired.iter().map(|sink| sink.report().lost).sum::<u64>();
         let sinks = state.sinks.iter().map(Sink::report);
         sinks
             .map(|report| (format!("sink {}", report.name), report.lost))
             .chain([
                 ("sinks_removed".into(), retired),
-                (
-                    "followers".into(),
-                    self.followers_lost.load(Ordering::Relaxed),
-                ),
+                ("followers".into(), self.followers_lost.load(Ordering::Relaxed)),
             ])
             .collect()
     }
@@ -271,26 +264,17 @@ mod tests {
     fn a_reload_loses_nothing_and_keeps_numbers() {
         let directory = temporary("reload");
         let policy = |name: &str, format| SinkPolicy {
-            kind: SinkKind::File {
-                path: directory.join(name),
-                rotate_bytes: 0,
-                keep: 0,
-            },
+            kind: SinkKind::File { path: directory.join(name), rotate_bytes: 0, keep: 0 },
             format,
             kinds: Vec::new(),
         };
-        let stream = EventStream::start(&[
-            policy("a", EventFormat::Json),
-            policy("b", EventFormat::Text),
-        ])
-        .unwrap();
+        let stream =
+            EventStream::start(&[policy("a", EventFormat::Json), policy("b", EventFormat::Text)])
+                .unwrap();
         let publish = |count| (0..count).for_each(|_| stream.publish(event()));
         publish(500);
         stream
-            .replace_sinks(&[
-                policy("a", EventFormat::Json),
-                policy("c", EventFormat::Text),
-            ])
+            .replace_sinks(&[policy("a", EventFormat::Json), policy("c", EventFormat::Text)])
             .unwrap();
         publish(500);
         stream.finish(Duration::from_secs(10));

@@ -167,10 +167,7 @@ fn head(request: &RequestFacts) -> impl Display {
 
 /// Whether the count is not already part of the sentence.
 const fn counts_requests(kind: EventKind) -> bool {
-    !matches!(
-        kind,
-        EventKind::PacketsDropped(_) | EventKind::Lifecycle(Lifecycle::EventsLost)
-    )
+    !matches!(kind, EventKind::PacketsDropped(_) | EventKind::Lifecycle(Lifecycle::EventsLost))
 }
 
 #[cfg(test)]
@@ -184,11 +181,8 @@ mod tests {
     const AT: u64 = 1_768_472_625_000_000_000;
 
     fn refusal(refusal: Refusal) -> Event {
-        let request = RequestFacts {
-            method: "GET".into(),
-            path: "/api/x".into(),
-            ..RequestFacts::default()
-        };
+        let request =
+            RequestFacts { method: "GET".into(), path: "/api/x".into(), ..RequestFacts::default() };
         Event {
             kind: EventKind::Refused(refusal),
             source: Some(Source::Address(IpAddr::from([192, 168, 1, 100]))),
@@ -235,25 +229,13 @@ mod tests {
         );
         event.client = None;
         event.source = Some(Source::Other);
-        assert_eq!(
-            message(&event).to_string(),
-            "Invalid credential from other (x312) (monitor)"
-        );
+        assert_eq!(message(&event).to_string(), "Invalid credential from other (x312) (monitor)");
         event.source = Some(Source::Address("::ffff:192.0.2.1".parse().unwrap()));
         event.count = 1;
-        assert_eq!(
-            message(&event).to_string(),
-            "Invalid credential from 192.0.2.1 (monitor)"
-        );
+        assert_eq!(message(&event).to_string(), "Invalid credential from 192.0.2.1 (monitor)");
         let prefix = "2001:db8::/48".parse().unwrap();
-        assert_eq!(
-            message(&Event::unbanned(AT, prefix)).to_string(),
-            "Unbanned 2001:db8::/48"
-        );
-        let lost = Event {
-            count: 17,
-            ..Event::lifecycle(AT, Lifecycle::EventsLost, "stderr")
-        };
+        assert_eq!(message(&Event::unbanned(AT, prefix)).to_string(), "Unbanned 2001:db8::/48");
+        let lost = Event { count: 17, ..Event::lifecycle(AT, Lifecycle::EventsLost, "stderr") };
         assert_eq!(message(&lost).to_string(), "Lost 17 events: stderr");
     }
 
@@ -265,23 +247,15 @@ mod tests {
         request.method = "G\rT".into();
         event.detail = "a\nb".into();
         let text = line(&event).to_string();
-        assert!(
-            text.bytes()
-                .all(|byte| byte == b' ' || byte.is_ascii_graphic())
-        );
+        assert!(text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
         assert_eq!(text.matches("[SECURITY]").count(), 1);
         assert!(text.len() < 1024, "{}", text.len());
     }
 
     #[test]
     fn durations_in_the_largest_whole_unit() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (90, "90s"),
-            (600, "10m"),
-            (7200, "2h"),
-            (604_800, "7d"),
-        ] {
+        for (seconds, text) in [(0, "0s"), (90, "90s"), (600, "10m"), (7200, "2h"), (604_800, "7d")]
+        {
             assert_eq!(duration(Duration::from_secs(seconds)).to_string(), text);
         }
     }

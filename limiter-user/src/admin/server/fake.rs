@@ -23,11 +23,7 @@ struct Fake {
 
 impl Backend for Fake {
     fn status(&self) -> StatusView {
-        StatusView {
-            version: "1".into(),
-            state: "starting".into(),
-            ..StatusView::default()
-        }
+        StatusView { version: "1".into(), state: "starting".into(), ..StatusView::default() }
     }
 
     fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
@@ -102,17 +98,12 @@ impl Running {
         let backend_events = Arc::clone(&events);
         let path = socket.clone();
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let server = Server::bind(&path).unwrap();
                 bound.send(()).unwrap();
-                let backend = Rc::new(Fake {
-                    bans: RefCell::default(),
-                    events: backend_events,
-                });
+                let backend = Rc::new(Fake { bans: RefCell::default(), events: backend_events });
                 tokio::select! {
                     _ = server.serve(backend) => {}
                     _ = ended => {}
@@ -120,13 +111,7 @@ impl Running {
             });
         });
         wait.recv().unwrap();
-        Self {
-            directory,
-            socket,
-            events,
-            end: Some(end),
-            thread: Some(thread),
-        }
+        Self { directory, socket, events, end: Some(end), thread: Some(thread) }
     }
 
     pub(super) fn client(&self) -> Client {

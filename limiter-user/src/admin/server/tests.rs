@@ -35,10 +35,7 @@ impl Running {
     }
 
     fn refusal(&self, method: Method, target: &Target) -> Failure {
-        match self
-            .client()
-            .ask::<serde_json::Value>(method, target, Vec::new())
-        {
+        match self.client().ask::<serde_json::Value>(method, target, Vec::new()) {
             Err(ClientError::Refused(failure)) => failure,
             other => panic!("{other:?}"),
         }
@@ -49,26 +46,15 @@ impl Running {
 fn documents_and_failures_come_through() {
     let agent = Running::start("documents");
     assert_eq!(fs::metadata(&agent.socket).unwrap().mode() & 0o777, 0o600);
-    let status = agent
-        .client()
-        .ask::<StatusView>(Method::GET, &Target::new("/v1/status"), vec![]);
+    let status = agent.client().ask::<StatusView>(Method::GET, &Target::new("/v1/status"), vec![]);
     assert_eq!(status.unwrap().view.version, "1");
-    let sources = Target::new("/v1/sources")
-        .with("sort", "dropped")
-        .with("limit", "7");
-    assert_eq!(
-        agent.refusal(Method::GET, &sources),
-        Failure::internal("dropped 7")
-    );
+    let sources = Target::new("/v1/sources").with("sort", "dropped").with("limit", "7");
+    assert_eq!(agent.refusal(Method::GET, &sources), Failure::internal("dropped 7"));
     let why = Target::new("/v1/why").with("source", "::ffff:192.0.2.1");
     assert_eq!(agent.refusal(Method::GET, &why), Failure::full("192.0.2.1"));
     let reload = agent.refusal(Method::POST, &Target::new("/v1/reload"));
     assert_eq!(ClientError::Refused(reload).exit_code(), 2);
-    assert!(
-        agent
-            .raw("POST /v1/detach", "")
-            .contains(r#"{"interfaces":["eth0"]}"#)
-    );
+    assert!(agent.raw("POST /v1/detach", "").contains(r#"{"interfaces":["eth0"]}"#));
     assert!(agent.raw("GET /healthz", "").starts_with("HTTP/1.1 200"));
     assert!(agent.raw("GET /readyz", "").starts_with("HTTP/1.1 503"));
 }
@@ -79,36 +65,21 @@ fn mistakes_are_named() {
     for (request, status, words) in [
         ("GET /", 404, "no such path"),
         ("GET /v1/bans?x=1", 400, "unknown query parameter `x`"),
-        (
-            "GET /v1/sources?sort=size",
-            400,
-            "packets, bytes, connections, dropped",
-        ),
+        ("GET /v1/sources?sort=size", 400, "packets, bytes, connections, dropped"),
         ("GET /v1/sources?limit=-1", 400, "expected a number"),
         ("GET /v1/why", 400, "`source` is missing"),
         ("GET /v1/why?source=host", 400, "an IP address"),
         ("GET /v1/events?format=xml", 400, "json or text"),
         ("GET /v1/events?kind=baned", 400, "unbanned"),
-        (
-            "GET /v1/events?source=300.0.0.0/8",
-            400,
-            "an address or a prefix",
-        ),
+        ("GET /v1/events?source=300.0.0.0/8", 400, "an address or a prefix"),
         ("DELETE /v1/bans", 400, "either `prefix=` or `all=true`"),
         ("POST /v1/bans", 400, "not a ban"),
     ] {
         let answer = agent.raw(request, "");
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{request}: {answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let failure: Failure = serde_json::from_str(body).unwrap();
-        assert!(
-            failure.message.contains(words),
-            "{request}: {}",
-            failure.message
-        );
+        assert!(failure.message.contains(words), "{request}: {}", failure.message);
     }
     let answer = agent.raw("PUT /v1/bans", "");
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
@@ -127,27 +98,18 @@ fn bans_one_by_one_and_by_the_line() {
     let answer = agent.raw("POST /v1/bans", lines);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("application/x-ndjson"));
-    let lines: Vec<serde_json::Value> = body
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["seconds_left"], 60);
     assert_eq!(lines[1]["status"], 409);
     assert_eq!(lines[2]["status"], 400);
     let client = agent.client();
     let bans = Target::new("/v1/bans");
-    let listed = client
-        .ask::<Vec<BanView>>(Method::GET, &bans, vec![])
-        .unwrap()
-        .view;
+    let listed = client.ask::<Vec<BanView>>(Method::GET, &bans, vec![]).unwrap().view;
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[1].scope, BanScope::Http);
     let lift = |target: Target| {
-        client
-            .ask::<UnbanView>(Method::DELETE, &target, vec![])
-            .unwrap()
-            .view
-            .lifted
+        client.ask::<UnbanView>(Method::DELETE, &target, vec![]).unwrap().view.lifted
     };
     assert_eq!(lift(bans.clone().with("prefix", "203.0.113.7")), 1);
     assert_eq!(lift(bans.with("all", "true")), 1);
@@ -158,24 +120,15 @@ fn events_are_followed_filtered_and_losses_told() {
     let agent = Running::start("events");
     let publish = |lifecycle| agent.events.publish(Event::lifecycle(0, lifecycle, ""));
     publish(Lifecycle::Attached);
-    let recent = Target::new("/v1/events")
-        .with("follow", "false")
-        .with("format", "text");
+    let recent = Target::new("/v1/events").with("follow", "false").with("format", "text");
     let mut text = Vec::new();
     let collect = |bytes: &[u8]| text.write_all(bytes);
     agent.client().stream(&recent, collect).unwrap();
-    assert_eq!(
-        text,
-        b"[1970-01-01 00:00:00] INFO: [SECURITY] XDP attached\n"
-    );
+    assert_eq!(text, b"[1970-01-01 00:00:00] INFO: [SECURITY] XDP attached\n");
 
     let mut stream = StdStream::connect(&agent.socket).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    stream
-        .write_all(b"GET /v1/events?kind=ban* HTTP/1.1\r\nhost: x\r\n\r\n")
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"GET /v1/events?kind=ban* HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     let mut read = String::new();
     let mut until = |words: &str| {
         let mut buffer = [0; 4096];
@@ -223,15 +176,11 @@ fn a_reader_that_leaves_gives_its_place_back() {
 #[test]
 fn a_missing_agent_is_named() {
     let client = Client::new(Path::new("/nonexistent/control.sock"));
-    let error = client
-        .ask::<StatusView>(Method::GET, &Target::new("/v1/status"), vec![])
-        .unwrap_err();
+    let error =
+        client.ask::<StatusView>(Method::GET, &Target::new("/v1/status"), vec![]).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let text = error.to_string();
-    assert!(
-        text.contains("/nonexistent/control.sock") && text.contains("limiter run"),
-        "{text}"
-    );
+    assert!(text.contains("/nonexistent/control.sock") && text.contains("limiter run"), "{text}");
 }
 
 #[test]
@@ -253,11 +202,7 @@ fn another_user_is_refused_whatever_the_mode() {
     let copy = agent.directory.join("asks");
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let output = Command::new(&copy)
-        .args([
-            "--exact",
-            "admin::server::tests::asks_as_another_user",
-            "--nocapture",
-        ])
+        .args(["--exact", "admin::server::tests::asks_as_another_user", "--nocapture"])
         .env("LIMITER_TEST_SOCKET", &agent.socket)
         .current_dir("/")
         .uid(65534)
@@ -265,10 +210,7 @@ fn another_user_is_refused_whatever_the_mode() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        text.contains("answer: only root or uid 0 may ask this agent"),
-        "{output:?}"
-    );
+    assert!(text.contains("answer: only root or uid 0 may ask this agent"), "{output:?}");
 }
 
 #[test]

@@ -13,21 +13,15 @@ use super::*;
 pub(in crate::events) fn temporary(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!(
-        "limiter-events-{name}-{}-{number}",
-        std::process::id()
-    ));
+    let path =
+        std::env::temp_dir().join(format!("limiter-events-{name}-{}-{number}", std::process::id()));
     fs::create_dir(&path).unwrap();
     path
 }
 
 fn file_policy(path: &Path) -> SinkPolicy {
     SinkPolicy {
-        kind: SinkKind::File {
-            path: path.into(),
-            rotate_bytes: 0,
-            keep: 0,
-        },
+        kind: SinkKind::File { path: path.into(), rotate_bytes: 0, keep: 0 },
         format: EventFormat::Text,
         kinds: Vec::new(),
     }
@@ -77,10 +71,7 @@ fn a_slow_reader_learns_of_its_loss_and_numbers_add_up() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // Open for reading and writing so that the sink finds a reader that does not read.
     let mut reader = File::options().read(true).write(true).open(&path).unwrap();
-    let sink = start(SinkPolicy {
-        format: EventFormat::Json,
-        ..file_policy(&path)
-    });
+    let sink = start(SinkPolicy { format: EventFormat::Json, ..file_policy(&path) });
     let many = QUEUE_EVENTS * 4;
     for _ in 0..many {
         sink.offer(&event("x"));
@@ -138,10 +129,7 @@ fn reopens_for_logrotate_and_takes_a_new_policy_in_order() {
     until("the new file exists", || path.exists());
     sink.offer(&event("three"));
     until("the new file", || lines(&path) == 1);
-    sink.set_policy(SinkPolicy {
-        kinds: vec!["banned".into()],
-        ..file_policy(&path)
-    });
+    sink.set_policy(SinkPolicy { kinds: vec!["banned".into()], ..file_policy(&path) });
     until("the policy is taken", || {
         sink.offer(&Arc::new(Event::lifecycle(0, Lifecycle::Banned, "")));
         sink.offer(&event("four"));
