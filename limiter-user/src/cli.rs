@@ -191,7 +191,6 @@ mod tests {
             "unban 10.0.0.1 --all",
             "explain",
             "explain --source 10.0.0.1 --port 22",
-            "run --listen 80",
         ] {
             let arguments = ["limiter"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(arguments).is_err(), "{line}");

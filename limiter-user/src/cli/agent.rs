@@ -13,8 +13,8 @@ const DEFAULT_SOCKET: &str = "/run/limiter/control.sock";
 /// Which agent.
 #[derive(Args, Debug)]
 pub(super) struct AgentArgs {
-    /// Configuration file of the agent, to find its control socket
-    #[arg(short, long, env = "LIMITER_CONFIG", value_name = "FILE")]
+    /// Configuration file of the agent, to find its control socket [env: LIMITER_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Control socket of the agent [default: /run/limiter/control.sock]
     #[arg(long, value_name = "PATH")]
@@ -24,16 +24,24 @@ pub(super) struct AgentArgs {
 impl AgentArgs {
     /// The agent behind `--socket`, else the one that the configuration describes.
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        let socket = match (&self.socket, &self.config) {
-            (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => socket_from_config(config)?,
-            (None, None) => PathBuf::from(DEFAULT_SOCKET),
-        };
-        Ok(Client::new(&socket))
+        match &self.socket {
+            Some(socket) => Ok(Client::new(socket)),
+            None => client(self.config.as_deref()),
+        }
     }
 }
 
-/// The control socket of the agent that this configuration describes.
+/// The agent that this configuration describes, or that of `LIMITER_CONFIG`, or the default one.
+pub(super) fn client(config: Option<&Path>) -> anyhow::Result<Client> {
+    let variable = std::env::var_os("LIMITER_CONFIG").filter(|path| !path.is_empty());
+    let socket = match config.or(variable.as_deref().map(Path::new)) {
+        Some(config) => socket_from_config(config)?,
+        None => PathBuf::from(DEFAULT_SOCKET),
+    };
+    Ok(Client::new(&socket))
+}
+
+/// `admin::SOCKET_NAME` in the `agent.runtime` that this configuration names.
 fn socket_from_config(file: &Path) -> anyhow::Result<PathBuf> {
     let message = format!(
         "{}: finding the agent by its configuration is not supported by this version; use --socket",

@@ -1,24 +1,25 @@
 //! `limiter run` and the hidden `limiter proxy`: the two processes.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-/// What the command line and the environment say about the agent; all of it overrides the file.
+/// What the command line says about the agent; it overrides the environment and the file, which
+/// `config` reads.
 #[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
 pub struct RunArgs {
-    /// Configuration file [default: /etc/limiter/limiter.toml, if it exists]
-    #[arg(short, long, env = "LIMITER_CONFIG", value_name = "FILE")]
+    /// Configuration file [env: LIMITER_CONFIG] [default: /etc/limiter/limiter.toml, if it exists]
+    #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interface to protect (repeatable)
-    #[arg(long, env = "LIMITER_INTERFACE", value_delimiter = ',', value_name = "IF")]
+    /// Interface to protect (repeatable) [env: LIMITER_INTERFACE]
+    #[arg(long, value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
-    /// Address to serve HTTP on (repeatable)
-    #[arg(long, env = "LIMITER_LISTEN", value_delimiter = ',', value_name = "ADDR")]
-    pub listen: Vec<SocketAddr>,
-    /// Server that requests go to
-    #[arg(long, env = "LIMITER_UPSTREAM", hide_env_values = true, value_name = "URL")]
+    /// Address to serve HTTP on (repeatable) [env: LIMITER_LISTEN] [default: 127.0.0.1:8080]
+    #[arg(long, value_delimiter = ',', value_name = "ADDR")]
+    pub listen: Vec<String>,
+    /// Server that requests go to [env: LIMITER_UPSTREAM]
+    #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
     /// What the file leaves out: public, private, internal or elizaos
     #[arg(long, value_name = "NAME")]
