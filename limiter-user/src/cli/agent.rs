@@ -13,7 +13,7 @@ const DEFAULT_SOCKET: &str = "/run/limiter/control.sock";
 /// Which agent.
 #[derive(Args, Debug)]
 pub(super) struct AgentArgs {
-    /// Configuration file of the agent, to find its control socket [env: LIMITER_CONFIG]
+    /// Configuration file of the agent, to find its control socket; else `LIMITER_CONFIG`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Control socket of the agent [default: /run/limiter/control.sock]

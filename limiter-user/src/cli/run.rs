@@ -9,16 +9,16 @@ use clap::Args;
 /// `config` reads.
 #[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
 pub struct RunArgs {
-    /// Configuration file [env: LIMITER_CONFIG] [default: /etc/limiter/limiter.toml, if it exists]
+    /// Configuration file; else `LIMITER_CONFIG` [default: /etc/limiter/limiter.toml, if it exists]
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interface to protect (repeatable) [env: LIMITER_INTERFACE]
+    /// Interface to protect (repeatable); else `LIMITER_INTERFACE`
     #[arg(long, value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
-    /// Address to serve HTTP on (repeatable) [env: LIMITER_LISTEN] [default: 127.0.0.1:8080]
+    /// Address to serve HTTP on (repeatable); else `LIMITER_LISTEN` [default: 127.0.0.1:8080]
     #[arg(long, value_delimiter = ',', value_name = "ADDR")]
     pub listen: Vec<String>,
-    /// Server that requests go to [env: LIMITER_UPSTREAM]
+    /// Server that requests go to; else `LIMITER_UPSTREAM`
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
     /// What the file leaves out: public, private, internal or elizaos
