@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::policy::BanScope;
 
 /// Why a request to the agent failed: `400` for the caller's mistake, `409` for a refusal on
-/// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest.
+/// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest. The server
+/// itself adds `403` (not root nor the agent's user), `404`, `405`, `408`, `413` and `503`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Failure {
     /// HTTP status.
