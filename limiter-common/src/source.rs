@@ -177,6 +177,12 @@ impl SourceSlot {
         ]
     }
 
+    /// The words, in the order of the fields.
+    #[cfg(target_has_atomic = "64")]
+    pub fn snapshot(&self) -> [u64; SLOT_WORDS] {
+        self.words().map(Native::read)
+    }
+
     #[inline]
     fn reset<M: Machine>(&self) {
         for word in self.words() {

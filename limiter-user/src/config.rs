@@ -118,10 +118,7 @@ impl<'a> Sources<'a> {
             return Some((flag.into(), option.to_vec()));
         }
         let value = self.variable(variable)?;
-        let items = value
-            .split(',')
-            .map(|item| item.trim().to_owned())
-            .collect();
+        let items = value.split(',').map(|item| item.trim().to_owned()).collect();
         Some((variable.into(), items))
     }
 }
@@ -160,11 +157,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigError> {
     warn_if_writable(written.as_ref(), &mut report);
     let policy = check(&document, &scope, &mut report);
     let risks = report.finish(written.as_ref())?;
-    Ok(Loaded {
-        policy,
-        risks,
-        file: written.map(|written| written.path),
-    })
+    Ok(Loaded { policy, risks, file: written.map(|written| written.path) })
 }
 
 /// Where `limiter keys` finds its file: `keys_file` of each `[auth.NAME]`, by name. The rest of
@@ -181,6 +174,14 @@ pub fn keys_files(sources: &Sources<'_>) -> Result<Vec<(String, PathBuf)>, Confi
             Some((name.get_ref().clone(), base.join(file.get_ref())))
         })
         .collect())
+}
+
+/// Where the agent of this configuration keeps its control socket. The rest of the file need not
+/// be right, nor its secrets readable.
+pub fn runtime_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
+    let written = read_file(sources)?;
+    let document = parse(written.as_ref())?;
+    Ok(agent::runtime(&document, &base_of(written.as_ref())))
 }
 
 /// A duration as the configuration writes it, for the command line.
@@ -209,9 +210,7 @@ fn parse(written: Option<&Written>) -> Result<Document, ConfigError> {
 }
 
 fn base_of(written: Option<&Written>) -> PathBuf {
-    let directory = written
-        .and_then(|file| file.path.parent())
-        .unwrap_or(Path::new("."));
+    let directory = written.and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
     std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())
 }
 
@@ -226,12 +225,7 @@ fn scope_of<'a>(
         (None, Some(key)) => report.value(key, preset::parse),
         (None, None) => None,
     };
-    Scope {
-        sources,
-        environment: sources.environment,
-        base: base_of(written),
-        preset,
-    }
+    Scope { sources, environment: sources.environment, base: base_of(written), preset }
 }
 
 fn warn_if_writable(written: Option<&Written>, report: &mut Report) {
@@ -246,30 +240,14 @@ fn warn_if_writable(written: Option<&Written>, report: &mut Report) {
 }
 
 fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy {
-    report.later(
-        &[&document.validate, &document.detect, &document.feeds],
-        "none of it",
-    );
-    report.later(
-        &[&document.store.url, &document.store.password],
-        "kind = \"local\"",
-    );
+    report.later(&[&document.validate, &document.detect, &document.feeds], "none of it");
+    report.later(&[&document.store.url, &document.store.password], "kind = \"local\"");
     report.choice(document.store.kind.as_ref(), &[("local", ())], &["redis"]);
-    report.choice(
-        document.store.on_failure.as_ref(),
-        &[("local", ())],
-        &["open", "closed"],
-    );
-    report.later(
-        &[&document.admin.listen, &document.admin.token],
-        "the control socket",
-    );
+    report.choice(document.store.on_failure.as_ref(), &[("local", ())], &["open", "closed"]);
+    report.later(&[&document.admin.listen, &document.admin.token], "the control socket");
     let kernel = kernel::check(document.kernel.as_ref(), scope, report);
     let escalation = escalation::check(&document.escalation, report);
-    let trusted = kernel
-        .as_ref()
-        .map(|kernel| kernel.trusted.clone())
-        .unwrap_or_default();
+    let trusted = kernel.as_ref().map(|kernel| kernel.trusted.clone()).unwrap_or_default();
     let http = http::check(document, &escalation, trusted, scope, report);
     if kernel.is_none() && http.is_none() && report.is_clean() {
         report.refuse_with(

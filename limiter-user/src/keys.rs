@@ -32,9 +32,7 @@ impl ApiKey {
     /// A new random key: `lk_`, 43 base-62 characters of 256 random bits, 6 of checksum.
     pub fn generate() -> anyhow::Result<Self> {
         let mut secret = [0; SECRET_BYTES];
-        rand::fill(&mut secret)
-            .ok()
-            .context("the system has no randomness to give")?;
+        rand::fill(&mut secret).ok().context("the system has no randomness to give")?;
         Ok(Self::from_secret(secret))
     }
 
@@ -135,10 +133,7 @@ mod tests {
         for at in 0..text.len() {
             let mut typo = text.as_bytes().to_vec();
             typo[at] = if typo[at] == b'x' { b'y' } else { b'x' };
-            assert!(
-                !looks_like_ours(std::str::from_utf8(&typo).unwrap()),
-                "position {at}"
-            );
+            assert!(!looks_like_ours(std::str::from_utf8(&typo).unwrap()), "position {at}");
         }
         assert!(!looks_like_ours("") && !looks_like_ours("lk_") && !looks_like_ours(&text[1..]));
         let wide = format!("lk_{}", "é".repeat(24) + "x");
@@ -147,9 +142,8 @@ mod tests {
 
     #[test]
     fn keys_differ_and_hide_themselves() {
-        let keys: HashSet<_> = (0..100)
-            .map(|_| ApiKey::generate().unwrap().reveal().to_owned())
-            .collect();
+        let keys: HashSet<_> =
+            (0..100).map(|_| ApiKey::generate().unwrap().reveal().to_owned()).collect();
         assert_eq!(keys.len(), 100);
         let key = ApiKey::generate().unwrap();
         assert!(!format!("{key:?}").contains(&key.reveal()[3..]));

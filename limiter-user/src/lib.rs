@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod events;
+pub mod kernel;
 pub mod keys;
 pub mod link;
 pub mod policy;

@@ -39,9 +39,7 @@ fn check(bytes: &[u8]) -> PacketHeaders<'_> {
             assert_eq!(udp.calc_checksum_ipv6(ip, payload).unwrap(), udp.checksum);
         }
         (Some(NetHeaders::Ipv6(ip, _)), Some(TransportHeader::Icmpv6(icmp))) => {
-            let computed = icmp
-                .icmp_type
-                .calc_checksum(ip.source, ip.destination, payload);
+            let computed = icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload);
             assert_eq!(computed.unwrap(), icmp.checksum);
         }
         _ => {}
@@ -51,10 +49,9 @@ fn check(bytes: &[u8]) -> PacketHeaders<'_> {
 
 #[test]
 fn tcp_and_udp_of_both_families_are_what_an_independent_parser_reads() {
-    for (source, destination) in [
-        ("192.0.2.1:1024", "192.0.2.2:443"),
-        ("[2001:db8::1]:1024", "[2001:db8::2]:443"),
-    ] {
+    for (source, destination) in
+        [("192.0.2.1:1024", "192.0.2.2:443"), ("[2001:db8::1]:1024", "[2001:db8::2]:443")]
+    {
         let bytes = Frame::tcp(source, destination, tcp_flags::SYN | tcp_flags::ACK)
             .map::<Tcp>(|tcp| tcp.options = vec![2, 4, 5, 0xb4])
             .with(Payload(b"odd".to_vec()))
@@ -82,10 +79,7 @@ fn tags_options_and_extension_headers_chain() {
         .macs([2; 6], [4; 6]);
     let bytes = frame.bytes();
     let packet = check(&bytes);
-    assert_eq!(
-        packet.link.clone().unwrap().ethernet2().unwrap().source,
-        [2; 6]
-    );
+    assert_eq!(packet.link.clone().unwrap().ethernet2().unwrap().source, [2; 6]);
     let ids: Vec<u16> = packet.vlan_ids().iter().map(|id| id.value()).collect();
     assert_eq!(ids, [10, 20]);
     let Some(NetHeaders::Ipv4(ip, _)) = packet.net.clone() else {
@@ -93,17 +87,14 @@ fn tags_options_and_extension_headers_chain() {
     };
     assert_eq!(ip.options.len(), 8);
 
-    let frame = Frame::ip(
-        "2001:db8::1".parse().unwrap(),
-        "2001:db8::2".parse().unwrap(),
-    )
-    .with(Extension::hop_by_hop(Vec::new()))
-    .with(Extension::routing(2))
-    .with(Fragment6::default())
-    .with(Authentication::default())
-    .with(Extension::destination_options(vec![1, 12]))
-    .with(Udp::new(5, 6))
-    .with(Payload(vec![7; 9]));
+    let frame = Frame::ip("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap())
+        .with(Extension::hop_by_hop(Vec::new()))
+        .with(Extension::routing(2))
+        .with(Fragment6::default())
+        .with(Authentication::default())
+        .with(Extension::destination_options(vec![1, 12]))
+        .with(Udp::new(5, 6))
+        .with(Payload(vec![7; 9]));
     let bytes = frame.bytes();
     let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
     let Some(TransportSlice::Udp(udp)) = packet.transport.clone() else {
@@ -125,22 +116,15 @@ fn tags_options_and_extension_headers_chain() {
             Ipv6ExtensionSlice::DestinationOptions(_) => "options",
         })
         .collect();
-    let expected = [
-        "hop by hop",
-        "routing",
-        "fragment",
-        "authentication",
-        "options",
-    ];
+    let expected = ["hop by hop", "routing", "fragment", "authentication", "options"];
     assert_eq!(kinds, expected);
 }
 
 #[test]
 fn fragments_put_together_are_the_datagram() {
-    for (source, destination) in [
-        ("192.0.2.1:1", "192.0.2.2:2"),
-        ("[2001:db8::1]:1", "[2001:db8::2]:2"),
-    ] {
+    for (source, destination) in
+        [("192.0.2.1:1", "192.0.2.2:2"), ("[2001:db8::1]:1", "[2001:db8::2]:2")]
+    {
         let whole = Frame::udp(source, destination, &[3; 50]);
         let fragments = whole.fragments(24, 77);
         assert_eq!(fragments.len(), 3, "58 bytes");
@@ -189,16 +173,7 @@ fn what_a_network_needs_parses() {
     assert_eq!(packet.transport.unwrap().udp().unwrap().source_port, 68);
     let report = mld_report("fe80::1".parse().unwrap(), "ff02::fb".parse().unwrap()).bytes();
     let packet = check(&report);
-    assert_eq!(
-        packet
-            .transport
-            .unwrap()
-            .icmpv6()
-            .unwrap()
-            .icmp_type
-            .type_u8(),
-        143
-    );
+    assert_eq!(packet.transport.unwrap().icmpv6().unwrap().icmp_type.type_u8(), 143);
     let arp = Frame::new()
         .with(Ethernet::default())
         .with(Arp::request([192, 0, 2, 1].into(), [192, 0, 2, 2].into()))
@@ -213,9 +188,7 @@ fn every_override_lies_where_it_says() {
     let changed = |frame: Frame| -> Vec<usize> {
         let bytes = frame.bytes();
         assert_eq!(bytes.len(), honest.len());
-        (0..bytes.len())
-            .filter(|at| bytes[*at] != honest[*at])
-            .collect()
+        (0..bytes.len()).filter(|at| bytes[*at] != honest[*at]).collect()
     };
     let fixed = u16::from_be_bytes([honest[24], honest[25]]);
     let ipv4 = |change: fn(&mut Ipv4)| {
@@ -229,9 +202,7 @@ fn every_override_lies_where_it_says() {
     assert_eq!(ipv4(|_| ()), [0; 0]);
     let tcp = |change: fn(&mut Tcp)| changed(frame.clone().map::<Tcp>(change));
     assert_eq!(tcp(|tcp| tcp.checksum = Some(0)), [50, 51]);
-    let ethernet = frame
-        .clone()
-        .map::<Ethernet>(|it| it.ether_type = Some(0x86dd));
+    let ethernet = frame.clone().map::<Ethernet>(|it| it.ether_type = Some(0x86dd));
     assert_eq!(changed(ethernet), [12, 13]);
 
     let frame = Frame::udp("[2001:db8::1]:1", "[2001:db8::2]:2", b"");
@@ -267,11 +238,7 @@ fn valid_frames_parse_and_cover_every_shape() {
             _ => false,
         };
         if fragment {
-            let family = if lax.net.unwrap().is_ipv4() {
-                "v4 fragment"
-            } else {
-                "v6 fragment"
-            };
+            let family = if lax.net.unwrap().is_ipv4() { "v4 fragment" } else { "v6 fragment" };
             shapes.insert((lax.link_exts.len(), family, "none"));
             continue;
         }
@@ -317,8 +284,5 @@ fn mutated_frames_are_bounded_and_mostly_wrong() {
     }
     assert_eq!(shortest, 14);
     assert!(longest <= 1600, "{longest}");
-    assert!(
-        (4_000..16_000).contains(&refused),
-        "{refused} of 20,000 do not parse"
-    );
+    assert!((4_000..16_000).contains(&refused), "{refused} of 20,000 do not parse");
 }

@@ -16,20 +16,13 @@ use nix::sys::signal::Signal;
 
 /// A limiter whose program is this shell script. `LIMITER_BINARY` need not exist.
 fn stand_in(namespace: &Namespace, script: &str) -> Limiter {
-    let mut limiter = Limiter::prepare(
-        namespace,
-        "preset = \"public\"\n[kernel]\nmode = \"enforce\"\n",
-    );
-    let text = limiter
-        .scratch()
-        .write("stand-in.sh", format!("#!/bin/sh\n{script}\n"));
+    let mut limiter =
+        Limiter::prepare(namespace, "preset = \"public\"\n[kernel]\nmode = \"enforce\"\n");
+    let text = limiter.scratch().write("stand-in.sh", format!("#!/bin/sh\n{script}\n"));
     let path = limiter.directory().join("stand-in");
     // Copied by another process: a test that forks while this one has the file open for writing
     // would make it "text file busy".
-    let copied = Command::new("install")
-        .args(["-m", "755"])
-        .args([&text, &path])
-        .status();
+    let copied = Command::new("install").args(["-m", "755"]).args([&text, &path]).status();
     assert!(copied.unwrap().success());
     limiter.set_program(path);
     limiter
@@ -40,19 +33,12 @@ fn the_agent_section_goes_between_top_level_keys_and_sections() {
     let namespace = Namespace::new("config");
     let limiter = stand_in(&namespace, "exit 0");
     let text = fs::read_to_string(limiter.configuration()).unwrap();
-    let place = |part: &str| {
-        text.find(part)
-            .unwrap_or_else(|| panic!("{part} in {text}"))
-    };
+    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
     assert!(place("preset = ") < place("[agent]"));
     assert!(place("[agent]") < place("[kernel]"));
     assert!(text.contains(limiter.pins().to_str().unwrap()));
     limiter.configure("[kernel]\n");
-    assert!(
-        fs::read_to_string(limiter.configuration())
-            .unwrap()
-            .ends_with("[kernel]\n")
-    );
+    assert!(fs::read_to_string(limiter.configuration()).unwrap().ends_with("[kernel]\n"));
 }
 
 #[test]

@@ -51,11 +51,7 @@ fn a_namespace_is_another_network_and_this_thread_stays() {
     assert!(namespace.run(|| TcpStream::connect(address)).is_ok());
     assert!(other.run(|| TcpStream::connect(address)).is_err());
 
-    let output = namespace
-        .command("ip")
-        .args(["-o", "link"])
-        .output()
-        .unwrap();
+    let output = namespace.command("ip").args(["-o", "link"]).output().unwrap();
     let links = String::from_utf8(output.stdout).unwrap();
     assert_eq!(links.lines().count(), 1, "{links}");
     assert!(links.contains("lo:") && links.contains("UP"), "{links}");
@@ -90,9 +86,7 @@ fn what_a_killed_run_left_is_swept_away() {
     let process = ended.id();
     ended.wait().unwrap();
     let name = format!("limiter-test-{process}-0-left");
-    let added = std::process::Command::new("ip")
-        .args(["netns", "add", &name])
-        .status();
+    let added = std::process::Command::new("ip").args(["netns", "add", &name]).status();
     assert!(added.unwrap().success());
     let directory = std::env::temp_dir().join(format!("limiter-test-{process}-0"));
     fs::create_dir_all(directory.join("below")).unwrap();
@@ -119,11 +113,7 @@ fn a_scratch_directory_goes_with_its_mounts() {
     let path = scratch.path().to_owned();
     drop(scratch);
     assert!(!path.exists());
-    assert!(
-        !fs::read_to_string("/proc/self/mountinfo")
-            .unwrap()
-            .contains(path.to_str().unwrap())
-    );
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(path.to_str().unwrap()));
 }
 
 #[test]
@@ -151,10 +141,7 @@ fn tcp_crosses_a_veth_pair_in_both_families_from_every_client_address() {
             let open = || Connection::open_from(Some(source), address, timeout).unwrap();
             let mut connection = client.run(open);
             assert_eq!(connection.local_address().ip(), source);
-            assert_eq!(
-                connection.read_to_end().unwrap(),
-                source.to_string().as_bytes()
-            );
+            assert_eq!(connection.read_to_end().unwrap(), source.to_string().as_bytes());
         }
         echo.join().unwrap();
     }
@@ -176,10 +163,7 @@ fn a_connection_to_nowhere_times_out() {
     let address = SocketAddr::new(veth.server.v4(), 80);
     let start = Deadline::after(Duration::ZERO);
     let opened = client.run(|| Connection::open_from(None, address, Duration::from_millis(200)));
-    assert!(
-        matches!(opened, Err(limiter_tests::http::Failure::Timeout)),
-        "{opened:?}"
-    );
+    assert!(matches!(opened, Err(limiter_tests::http::Failure::Timeout)), "{opened:?}");
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
@@ -191,21 +175,14 @@ fn raw_frames_arrive_as_sent_at_the_rate_asked_for() {
     let frame = Frame::udp("10.9.0.2:1000", "10.9.0.1:9", b"one").bytes();
     sender.send(&frame);
     let wait = Duration::from_secs(5);
-    assert_eq!(
-        receiver.receive_matching(wait, |found| found == frame),
-        Some(frame.clone())
-    );
+    assert_eq!(receiver.receive_matching(wait, |found| found == frame), Some(frame.clone()));
 
     // The outermost tag is taken off by the stack before a capture sees it.
     let inner = Frame::tcp("10.9.0.2:1000", "10.9.0.1:9", tcp_flags::SYN);
     let tagged = inner.clone().after_ethernet(Vlan::new(5)).bytes();
     sender.send(&tagged);
     let inner = inner.bytes();
-    assert!(
-        receiver
-            .receive_matching(wait, |found| found == inner)
-            .is_some()
-    );
+    assert!(receiver.receive_matching(wait, |found| found == inner).is_some());
 
     let start = Deadline::after(Duration::ZERO);
     sender.send_many(&frame, 200, 1000);
@@ -215,11 +192,7 @@ fn raw_frames_arrive_as_sent_at_the_rate_asked_for() {
     assert_eq!(arrived, 200);
     // The sender does not hear itself.
     let mut sender = sender;
-    assert!(
-        sender
-            .receive_matching(Duration::from_millis(50), |found| found == frame)
-            .is_none()
-    );
+    assert!(sender.receive_matching(Duration::from_millis(50), |found| found == frame).is_none());
 }
 
 #[test]
@@ -257,11 +230,6 @@ fn bytes_pass_a_connection_unread() {
     client.send(b"\0\xff not HTTP").unwrap();
     client.finish();
     let mut received = Vec::new();
-    listener
-        .accept()
-        .unwrap()
-        .0
-        .read_to_end(&mut received)
-        .unwrap();
+    listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
     assert_eq!(received, b"\0\xff not HTTP");
 }

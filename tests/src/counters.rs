@@ -38,10 +38,7 @@ impl Counters {
 
     /// Sum over all reasons of a verdict.
     pub fn total(&self, action: Action) -> u64 {
-        let of_action = self
-            .packets
-            .iter()
-            .filter(|((verdict, _), _)| verdict == action.label());
+        let of_action = self.packets.iter().filter(|((verdict, _), _)| verdict == action.label());
         of_action.map(|(_, packets)| packets).sum()
     }
 
@@ -100,10 +97,7 @@ impl Delta {
             let key = key(*action, *reason);
             let found = left.remove(&key).unwrap_or(0);
             if found != *packets {
-                difference.push(format!(
-                    "{} {}: expected {packets}, found {found}",
-                    key.0, key.1
-                ));
+                difference.push(format!("{} {}: expected {packets}, found {found}", key.0, key.1));
             }
         }
         for ((verdict, reason), found) in left {
@@ -113,10 +107,7 @@ impl Delta {
     }
 
     fn explain(&self, difference: &[String]) -> String {
-        format!(
-            "counters changed otherwise:\n  {}\nall changes:\n{self}",
-            difference.join("\n  ")
-        )
+        format!("counters changed otherwise:\n  {}\nall changes:\n{self}", difference.join("\n  "))
     }
 }
 
@@ -204,10 +195,7 @@ mod tests {
         let difference = delta.difference(&[(Action::Drop, Reason::Banned, 2)], &[]);
         assert_eq!(
             difference,
-            [
-                "drop banned: expected 2, found 1",
-                "pass reply: expected none, found 2"
-            ]
+            ["drop banned: expected 2, found 1", "pass reply: expected none, found 2"]
         );
         assert!(delta.explain(&difference).contains("  pass reply: 2\n"));
     }

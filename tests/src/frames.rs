@@ -139,9 +139,7 @@ pub struct Frame {
 
 impl Clone for Frame {
     fn clone(&self) -> Self {
-        Self {
-            layers: self.layers.iter().map(|layer| layer.boxed()).collect(),
-        }
+        Self { layers: self.layers.iter().map(|layer| layer.boxed()).collect() }
     }
 }
 
@@ -204,8 +202,7 @@ impl Frame {
     /// Inserts a layer behind the first one (Ethernet): VLAN tags.
     #[must_use]
     pub fn after_ethernet(mut self, layer: impl Layer) -> Self {
-        self.layers
-            .insert(1.min(self.layers.len()), Box::new(layer));
+        self.layers.insert(1.min(self.layers.len()), Box::new(layer));
         self
     }
 
@@ -250,10 +247,7 @@ impl Frame {
     /// last one the rest. Everything behind the first IP layer (`IPv6`: behind hop-by-hop
     /// options) is the datagram.
     pub fn fragments(&self, size: usize, identification: u32) -> Vec<Vec<u8>> {
-        assert!(
-            size > 0 && size.is_multiple_of(8),
-            "fragments end at 8 bytes"
-        );
+        assert!(size > 0 && size.is_multiple_of(8), "fragments end at 8 bytes");
         let ip = self
             .layers
             .iter()
@@ -261,22 +255,14 @@ impl Frame {
             .expect("the frame has an IP layer");
         let protocol = |layer: usize| self.layers.get(layer).and_then(|layer| layer.protocol());
         // Every hop reads hop-by-hop options: they stay in front of the fragment header.
-        let first = if protocol(ip + 1) == Some(protocol::HOP_BY_HOP) {
-            ip + 2
-        } else {
-            ip + 1
-        };
+        let first = if protocol(ip + 1) == Some(protocol::HOP_BY_HOP) { ip + 2 } else { ip + 1 };
         let datagram = self.bytes_from(first);
         let next = protocol(first).unwrap_or(protocol::NO_NEXT_HEADER);
         let mut offset = 0;
         let mut frames = Vec::new();
         for part in datagram.chunks(size) {
-            let mut frame = Self {
-                layers: self.layers[..first]
-                    .iter()
-                    .map(|layer| layer.boxed())
-                    .collect(),
-            };
+            let mut frame =
+                Self { layers: self.layers[..first].iter().map(|layer| layer.boxed()).collect() };
             let more = usize::from(offset) * 8 + part.len() < datagram.len();
             let layer: &mut dyn Any = frame.layers[ip].as_mut();
             if let Some(ipv4) = layer.downcast_mut::<Ipv4>() {
@@ -287,12 +273,8 @@ impl Frame {
                 let [.., high, low] = identification.to_be_bytes();
                 ipv4.identification = u16::from_be_bytes([high, low]);
             } else {
-                frame = frame.with(Fragment6 {
-                    offset,
-                    more,
-                    identification,
-                    next_header: Some(next),
-                });
+                frame =
+                    frame.with(Fragment6 { offset, more, identification, next_header: Some(next) });
             }
             frames.push(frame.with(Payload(part.to_vec())).bytes());
             offset += u16::try_from(part.len() / 8).expect("a datagram has less than 64 KiB");
@@ -302,10 +284,7 @@ impl Frame {
 
     /// Whether there is an IP layer with something behind it.
     fn layers_above_ip(&self) -> bool {
-        let ip = self
-            .layers
-            .iter()
-            .position(|layer| layer.addresses().is_some());
+        let ip = self.layers.iter().position(|layer| layer.addresses().is_some());
         ip.is_some_and(|ip| ip + 1 < self.layers.len())
     }
 
@@ -318,10 +297,7 @@ impl Frame {
                 next_protocol: next
                     .and_then(|next| next.protocol())
                     .unwrap_or(protocol::NO_NEXT_HEADER),
-                addresses: self.layers[..index]
-                    .iter()
-                    .rev()
-                    .find_map(|layer| layer.addresses()),
+                addresses: self.layers[..index].iter().rev().find_map(|layer| layer.addresses()),
                 payload: &payload,
             };
             let mut bytes = layer.header(&context);
@@ -337,10 +313,7 @@ pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u64;
     for part in parts {
         for pair in part.chunks(2) {
-            sum += u64::from(u16::from_be_bytes([
-                pair[0],
-                pair.get(1).copied().unwrap_or(0),
-            ]));
+            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
         }
     }
     while sum > 0xffff {
@@ -375,8 +348,7 @@ fn length_16(length: usize) -> u16 {
 }
 
 fn socket(text: &str) -> SocketAddr {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text} is ADDRESS:PORT: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text} is ADDRESS:PORT: {error}"))
 }
 
 /// An address that tests may use as any host (TEST-NET-1 and the documentation prefix).

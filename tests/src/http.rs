@@ -75,11 +75,7 @@ impl Connection {
         address: SocketAddr,
         timeout: Duration,
     ) -> Result<Self, Failure> {
-        let family = if address.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
             .map_err(io::Error::from)?;
         let limit = TimeVal::microseconds(i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX));
@@ -93,10 +89,7 @@ impl Connection {
         connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(io::Error::from)?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream: Stream::Tcp(stream),
-            buffer: Vec::new(),
-        })
+        Ok(Self { stream: Stream::Tcp(stream), buffer: Vec::new() })
     }
 
     /// Connects to a Unix socket.
@@ -104,10 +97,7 @@ impl Connection {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Self {
-            stream: Stream::Unix(stream),
-            buffer: Vec::new(),
-        })
+        Ok(Self { stream: Stream::Unix(stream), buffer: Vec::new() })
     }
 
     /// This end's address; panics on a Unix socket.
@@ -122,12 +112,12 @@ impl Connection {
     pub fn set_timeout(&self, timeout: Duration) {
         let timeout = Some(timeout);
         let set = match &self.stream {
-            Stream::Tcp(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.set_write_timeout(timeout)),
-            Stream::Unix(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.set_write_timeout(timeout)),
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout))
+            }
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout))
+            }
         };
         set.expect("a timeout that is not zero");
     }
@@ -240,10 +230,7 @@ impl Connection {
 
     fn take_through(&mut self, end: &[u8]) -> Result<Vec<u8>, Failure> {
         loop {
-            let found = self
-                .buffer
-                .windows(end.len())
-                .position(|window| window == end);
+            let found = self.buffer.windows(end.len()).position(|window| window == end);
             if let Some(at) = found {
                 return self.take(at + end.len());
             }

@@ -62,11 +62,8 @@ impl Namespace {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(sweep);
 
-        let name = format!(
-            "{OURS}{}-{}-{prefix}",
-            process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name =
+            format!("{OURS}{}-{}-{prefix}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&["netns", "add", &name]);
         let path = Path::new(NAMES).join(&name);
         let file = File::open(&path).expect("the namespace just added opens");
@@ -134,9 +131,7 @@ impl Namespace {
             .spawn()
             .expect("ip (iproute2) starts");
         let mut input = child.stdin.take().expect("stdin is piped");
-        input
-            .write_all(lines.as_bytes())
-            .expect("ip reads its batch");
+        input.write_all(lines.as_bytes()).expect("ip reads its batch");
         drop(input);
         let output = child.wait_with_output().expect("ip ends");
         assert!(
@@ -158,10 +153,7 @@ impl Namespace {
     pub fn read_sysctl(&self, key: &str) -> String {
         let path = Path::new("/proc/sys").join(key);
         let value = self.run(|| fs::read_to_string(&path));
-        value
-            .unwrap_or_else(|error| panic!("sysctl {key}: {error}"))
-            .trim()
-            .to_owned()
+        value.unwrap_or_else(|error| panic!("sysctl {key}: {error}")).trim().to_owned()
     }
 
     /// Process ids running inside, without this process (some of whose threads may be there).
@@ -182,10 +174,7 @@ impl Drop for Inner {
 
 /// Runs `ip`; panics with its message if it fails.
 pub(crate) fn ip(arguments: &[&str]) {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .expect("ip (iproute2) starts");
+    let output = Command::new("ip").args(arguments).output().expect("ip (iproute2) starts");
     assert!(
         output.status.success(),
         "ip {}: {}",

@@ -178,11 +178,7 @@ impl Origin {
             changed: Condvar::new(),
         });
         let accepting = Arc::clone(&shared);
-        Self {
-            address,
-            shared,
-            accepting: Some(thread::spawn(move || accept(&accepting))),
-        }
+        Self { address, shared, accepting: Some(thread::spawn(move || accept(&accepting))) }
     }
 
     /// Where it listens.

@@ -130,9 +130,7 @@ impl Limiter {
         let split = if configuration.starts_with('[') {
             0
         } else {
-            configuration
-                .find("\n[")
-                .map_or(configuration.len(), |at| at + 1)
+            configuration.find("\n[").map_or(configuration.len(), |at| at + 1)
         };
         let (top, sections) = configuration.split_at(split);
         let directory = self.scratch.path().display();
@@ -142,8 +140,7 @@ impl Limiter {
             self.pins.display(),
             self.user
         );
-        self.scratch
-            .write("limiter.toml", format!("{top}{agent}{sections}"));
+        self.scratch.write("limiter.toml", format!("{top}{agent}{sections}"));
     }
 
     /// Writes the configuration file exactly as given.
@@ -195,8 +192,7 @@ impl Limiter {
 
     /// Whether `/readyz` answers 200 now.
     pub fn is_ready(&self) -> bool {
-        self.try_control("GET", "/readyz", b"")
-            .is_ok_and(|response| response.status == 200)
+        self.try_control("GET", "/readyz", b"").is_ok_and(|response| response.status == 200)
     }
 
     /// Runs `limiter run` until it ends by itself: for starts that must be refused.
@@ -254,11 +250,7 @@ impl Limiter {
             if let Some(line) = stderr.lines().find(|line| line.contains(part)) {
                 return line.to_owned();
             }
-            assert!(
-                !last,
-                "no line with {part:?} within {timeout:?}:\n{}",
-                self.shown_stderr()
-            );
+            assert!(!last, "no line with {part:?} within {timeout:?}:\n{}", self.shown_stderr());
             thread::sleep(Duration::from_millis(10));
         }
     }

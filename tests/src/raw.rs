@@ -61,15 +61,9 @@ impl Port {
         bind(socket.as_raw_fd(), &address)
             .unwrap_or_else(|error| panic!("bind to {interface}: {error}"));
         setsockopt(&socket, sockopt::RcvBuf, &(8 << 20)).expect("a receive buffer");
-        let port = Self {
-            socket,
-            buffer: vec![0; 1 << 16],
-        };
+        let port = Self { socket, buffer: vec![0; 1 << 16] };
         // Between socket() and bind() it heard every interface.
-        while port
-            .receive_into(&mut [0; 64], MsgFlags::MSG_DONTWAIT)
-            .is_ok()
-        {}
+        while port.receive_into(&mut [0; 64], MsgFlags::MSG_DONTWAIT).is_ok() {}
         port
     }
 
@@ -78,13 +72,8 @@ impl Port {
         let deadline = Deadline::after(Duration::from_secs(5));
         loop {
             let slices = [IoSlice::new(frame)];
-            let sent = sendmsg::<()>(
-                self.socket.as_raw_fd(),
-                &slices,
-                &[],
-                MsgFlags::empty(),
-                None,
-            );
+            let sent =
+                sendmsg::<()>(self.socket.as_raw_fd(), &slices, &[], MsgFlags::empty(), None);
             match sent {
                 Ok(bytes) => {
                     assert_eq!(bytes, frame.len(), "a frame is sent whole");
@@ -171,9 +160,7 @@ impl Port {
             None,
             flags,
         )?;
-        let outgoing = message
-            .address
-            .is_some_and(|from| from.as_ref().sll_pkttype == OUTGOING);
+        let outgoing = message.address.is_some_and(|from| from.as_ref().sll_pkttype == OUTGOING);
         Ok((message.bytes, outgoing))
     }
 }

@@ -59,14 +59,8 @@ impl Scratch {
     pub fn mount_bpffs(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);
         fs::create_dir_all(&path).expect("directories below the scratch directory");
-        mount(
-            Some("bpf"),
-            &path,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .unwrap_or_else(|error| panic!("mount bpffs at {}: {error}", path.display()));
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .unwrap_or_else(|error| panic!("mount bpffs at {}: {error}", path.display()));
         path
     }
 }

@@ -56,17 +56,13 @@ impl End {
 
     /// Routes `cidr` (or `default`) over this end to `gateway`, an address of the other end.
     pub fn route(&self, cidr: &str, gateway: IpAddr) {
-        self.namespace.batch(&format!(
-            "route replace {cidr} via {gateway} dev {}\n",
-            self.name
-        ));
+        self.namespace.batch(&format!("route replace {cidr} via {gateway} dev {}\n", self.name));
     }
 
     /// Takes the link down or up.
     pub fn set_up(&self, up: bool) {
         let state = if up { "up" } else { "down" };
-        self.namespace
-            .batch(&format!("link set {} {state}\n", self.name));
+        self.namespace.batch(&format!("link set {} {state}\n", self.name));
     }
 }
 
@@ -81,10 +77,7 @@ impl Veth {
         server: &Namespace,
         server_addresses: &[&str],
     ) -> Self {
-        Self::named(
-            ("client0", client, client_addresses),
-            ("server0", server, server_addresses),
-        )
+        Self::named(("client0", client, client_addresses), ("server0", server, server_addresses))
     }
 
     /// Like [`Self::between`] with interface names (at most 15 bytes), for several pairs.
@@ -129,11 +122,7 @@ impl End {
     fn new(namespace: &Namespace, name: &str, mac: [u8; 6], addresses: &[&str]) -> Self {
         let index = namespace.run(|| nix::net::if_::if_nametoindex(name));
         let features = ["tx", "off", "gso", "off", "tso", "off"];
-        let ethtool = namespace
-            .command("ethtool")
-            .args(["-K", name])
-            .args(features)
-            .output();
+        let ethtool = namespace.command("ethtool").args(["-K", name]).args(features).output();
         Self {
             namespace: namespace.clone(),
             name: name.to_owned(),

@@ -19,10 +19,7 @@ impl Deadline {
     pub fn after(timeout: Duration) -> Self {
         let start_ns = clock::monotonic_ns();
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            start_ns,
-            end_ns: start_ns.saturating_add(timeout_ns),
-        }
+        Self { start_ns, end_ns: start_ns.saturating_add(timeout_ns) }
     }
 
     /// Whether it is past.

@@ -58,12 +58,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         environment: &config::process_environment,
     };
     let loaded = config::load(&sources);
-    let code = report(
-        &loaded,
-        args.strict,
-        &mut io::stdout().lock(),
-        &mut io::stderr().lock(),
-    )?;
+    let code = report(&loaded, args.strict, &mut io::stdout().lock(), &mut io::stderr().lock())?;
     Ok(ExitCode::from(code))
 }
 
@@ -87,11 +82,7 @@ fn report(
     }
     write_plan(&loaded.policy, out)?;
     write_risks(&loaded.risks, out)?;
-    Ok(if strict && !loaded.risks.is_empty() {
-        RISKY
-    } else {
-        0
-    })
+    Ok(if strict && !loaded.risks.is_empty() { RISKY } else { 0 })
 }
 
 /// What the policy does, for people.
@@ -123,10 +114,7 @@ mod tests {
         ));
         std::fs::write(&path, text).unwrap();
         let environment = |_: &str| None;
-        let sources = Sources {
-            file: Some(path.clone()),
-            ..Sources::new(&environment)
-        };
+        let sources = Sources { file: Some(path.clone()), ..Sources::new(&environment) };
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let code = report(&config::load(&sources), strict, &mut out, &mut errors).unwrap();
         std::fs::remove_file(path).unwrap();
@@ -142,10 +130,7 @@ mod tests {
         assert_eq!(code(risky, false).0, 0);
         let (strict, text) = code(risky, true);
         assert_eq!(strict, RISKY);
-        assert!(
-            text.contains("kernel.trusted[0]: 0.0.0.0/0 trusts every address"),
-            "{text}"
-        );
+        assert!(text.contains("kernel.trusted[0]: 0.0.0.0/0 trusts every address"), "{text}");
         let (invalid, text) = code("[kernel]\nattach = \"fast\"\n", false);
         assert_eq!(invalid, INVALID);
         assert!(text.contains(":2:10"), "{text}");

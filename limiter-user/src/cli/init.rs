@@ -44,10 +44,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
         Some(path) => {
             write_file(path, &text, args.force)?;
             let shown = path.display();
-            writeln!(
-                io::stderr(),
-                "wrote {shown}; next: limiter check -c {shown}"
-            )?;
+            writeln!(io::stderr(), "wrote {shown}; next: limiter check -c {shown}")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -96,10 +93,7 @@ mod tests {
             let text = configuration(preset).unwrap();
             write_file(&path, &text, false).unwrap();
             let environment = |_: &str| None;
-            let sources = Sources {
-                file: Some(path.clone()),
-                ..Sources::new(&environment)
-            };
+            let sources = Sources { file: Some(path.clone()), ..Sources::new(&environment) };
             let loaded = config::load(&sources).unwrap_or_else(|error| panic!("{preset}: {error}"));
             assert!(loaded.policy.http.is_some() && loaded.policy.kernel.is_some());
             let refused = write_file(&path, "", false).unwrap_err();
@@ -120,16 +114,11 @@ mod tests {
                 .map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n")
                 .collect();
             assert_ne!(used, text);
-            let path = std::env::temp_dir().join(format!(
-                "limiter-init-all-{preset}-{}.toml",
-                std::process::id()
-            ));
+            let path = std::env::temp_dir()
+                .join(format!("limiter-init-all-{preset}-{}.toml", std::process::id()));
             std::fs::write(&path, used).unwrap();
             let environment = |_: &str| None;
-            let sources = Sources {
-                file: Some(path.clone()),
-                ..Sources::new(&environment)
-            };
+            let sources = Sources { file: Some(path.clone()), ..Sources::new(&environment) };
             let loaded = config::load(&sources);
             std::fs::remove_file(path).unwrap();
             if let Err(error) = loaded {

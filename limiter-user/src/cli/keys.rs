@@ -112,20 +112,13 @@ fn keys_path(args: &KeysArgs) -> anyhow::Result<PathBuf> {
     if let Some(path) = &args.keys_file {
         return Ok(path.clone());
     }
-    let sources = Sources {
-        file: args.config.clone(),
-        ..Sources::new(&config::process_environment)
-    };
-    let mut files: Vec<PathBuf> = config::keys_files(&sources)?
-        .into_iter()
-        .map(|(_, path)| path)
-        .collect();
+    let sources =
+        Sources { file: args.config.clone(), ..Sources::new(&config::process_environment) };
+    let mut files: Vec<PathBuf> =
+        config::keys_files(&sources)?.into_iter().map(|(_, path)| path).collect();
     files.sort();
     files.dedup();
-    ensure!(
-        files.len() <= 1,
-        "error: the configuration names several keys files: use --keys-file"
-    );
+    ensure!(files.len() <= 1, "error: the configuration names several keys files: use --keys-file");
     Ok(files.pop().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE)))
 }
 
@@ -141,12 +134,9 @@ struct Desk<'a> {
 impl Desk<'_> {
     fn serve(&mut self, command: &KeysCommand) -> anyhow::Result<()> {
         match command {
-            KeysCommand::New {
-                name,
-                tier,
-                scope,
-                expires,
-            } => self.make(name, tier.as_deref(), scope, *expires),
+            KeysCommand::New { name, tier, scope, expires } => {
+                self.make(name, tier.as_deref(), scope, *expires)
+            }
             KeysCommand::List => self.list(),
             KeysCommand::Revoke { name } => self.revoke(name),
             KeysCommand::Rotate { name, grace } => self.rotate(name, *grace),
@@ -184,10 +174,7 @@ impl Desk<'_> {
         })?;
         writeln!(self.out, "{}", key.reveal())?;
         self.out.flush()?;
-        writeln!(
-            self.notes,
-            "the key of {name:?}, shown this once; send it as X-API-Key or"
-        )?;
+        writeln!(self.notes, "the key of {name:?}, shown this once; send it as X-API-Key or")?;
         writeln!(
             self.notes,
             "`Authorization: Bearer`. Only its digest is in {}.",
@@ -202,12 +189,7 @@ impl Desk<'_> {
         let until = date::from_unix(now + grace.as_secs());
         KeysFile::update(self.path, |file| {
             let stored = find(file, name)?;
-            if stored
-                .expires
-                .as_ref()
-                .and_then(date::to_unix)
-                .is_some_and(|end| end <= now)
-            {
+            if stored.expires.as_ref().and_then(date::to_unix).is_some_and(|end| end <= now) {
                 bail!("the key of {name:?} has expired: revoke it and make a new one");
             }
             stored.replaced_digest = (!grace.is_zero()).then_some(stored.digest);
@@ -247,13 +229,7 @@ impl Desk<'_> {
             writeln!(self.notes, "there is no {} yet", self.path.display())?;
             return Ok(());
         };
-        let width = file
-            .keys
-            .iter()
-            .map(|key| key.name.len())
-            .max()
-            .unwrap_or(0)
-            .max(4);
+        let width = file.keys.iter().map(|key| key.name.len()).max().unwrap_or(0).max(4);
         writeln!(
             self.out,
             "{:<width$}  {:<12}  {:<20}  {:<20}  SCOPES",
@@ -261,9 +237,7 @@ impl Desk<'_> {
         )?;
         for key in &file.keys {
             let end = key.expires.as_ref();
-            let ended = end
-                .and_then(date::to_unix)
-                .is_some_and(|end| end <= self.now_seconds);
+            let ended = end.and_then(date::to_unix).is_some_and(|end| end <= self.now_seconds);
             let expires = end.map_or_else(|| "never".to_owned(), ToString::to_string);
             write!(
                 self.out,
@@ -271,11 +245,7 @@ impl Desk<'_> {
                 key.name,
                 key.tier.as_deref().unwrap_or("-"),
                 key.created.to_string(),
-                if key.scopes.is_empty() {
-                    "-".to_owned()
-                } else {
-                    key.scopes.join(",")
-                },
+                if key.scopes.is_empty() { "-".to_owned() } else { key.scopes.join(",") },
             )?;
             if ended {
                 write!(self.out, "  (expired)")?;
@@ -298,10 +268,7 @@ impl Desk<'_> {
         {
             AgentNotice::Reloaded => writeln!(self.notes, "the running agent knows it")?,
             AgentNotice::NotRunning => {
-                writeln!(
-                    self.notes,
-                    "no agent is running; it will know when it starts"
-                )?;
+                writeln!(self.notes, "no agent is running; it will know when it starts")?;
             }
         }
         Ok(())
@@ -309,12 +276,7 @@ impl Desk<'_> {
 }
 
 fn find<'a>(file: &'a mut KeysFile, name: &str) -> anyhow::Result<&'a mut StoredKey> {
-    let names = file
-        .keys
-        .iter()
-        .map(|key| key.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
+    let names = file.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = file.keys.iter_mut().find(|key| key.name == name);
     found.with_context(|| format!("there is no key named {name:?} (there are: {names})"))
 }

@@ -1,13 +1,16 @@
 //! `[agent]`: written -> checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Scope,
-    document::{AgentDocument, Text},
+    document::{AgentDocument, Document, Text},
     error::Report,
 };
 use crate::policy::AgentPolicy;
+
+/// Where the control socket is unless something is said.
+const RUNTIME: &str = "/run/limiter";
 
 pub(super) fn check(
     written: &AgentDocument,
@@ -19,7 +22,7 @@ pub(super) fn check(
     };
     let (state, runtime, pins) = (
         path(written.state.as_ref(), "/var/lib/limiter"),
-        path(written.runtime.as_ref(), "/run/limiter"),
+        path(written.runtime.as_ref(), RUNTIME),
         path(written.pins.as_ref(), "/sys/fs/bpf/limiter"),
     );
     let user = written.user.as_ref().and_then(|user| {
@@ -32,17 +35,9 @@ pub(super) fn check(
         })
     });
     if let (Some("root"), Some(place)) = (user.as_deref(), &written.user) {
-        report.risk(
-            place.span(),
-            "the process that parses requests runs as root",
-        );
+        report.risk(place.span(), "the process that parses requests runs as root");
     }
-    AgentPolicy {
-        state,
-        runtime,
-        pins,
-        user,
-    }
+    AgentPolicy { state, runtime, pins, user }
 }
 
 /// A path; relative ones start at the file's directory.
@@ -51,4 +46,10 @@ pub(super) fn path(written: &Text, scope: &Scope<'_>, report: &mut Report) -> Pa
         report.refuse(written.span(), "not a path");
     }
     scope.base.join(written.get_ref())
+}
+
+/// The runtime directory alone, unchecked: for commands that look for the agent.
+pub(super) fn runtime(document: &Document, base: &Path) -> PathBuf {
+    let written = document.agent.runtime.as_ref();
+    written.map_or_else(|| PathBuf::from(RUNTIME), |text| base.join(text.get_ref()))
 }

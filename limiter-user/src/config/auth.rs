@@ -80,10 +80,7 @@ pub(super) fn check(
         report.refuse_with(
             written.span(),
             "no key can be valid: neither `keys_file` nor `token` is given",
-            format!(
-                "keys_file = {:?}, then `limiter keys new --name NAME`",
-                keys::DEFAULT_FILE
-            ),
+            format!("keys_file = {:?}, then `limiter keys new --name NAME`", keys::DEFAULT_FILE),
         );
     }
     let mode = report.mode(document.mode.as_ref());
@@ -91,14 +88,7 @@ pub(super) fn check(
         report.risk(place.span(), "requests without a valid key are let through");
     }
     let name = report.value(name, values::name)?;
-    Some(AuthPolicy {
-        name,
-        kind: AuthKind::ApiKey {
-            header,
-            keys: records,
-        },
-        mode,
-    })
+    Some(AuthPolicy { name, kind: AuthKind::ApiKey { header, keys: records }, mode })
 }
 
 /// The scheme of a preset or of `LIMITER_AUTH_TOKEN` where the file has none: the default keys
@@ -112,34 +102,21 @@ pub(super) fn default_scheme(token: Option<&str>, report: &mut Report) -> AuthPo
     if token.is_none() || path.exists() {
         read_keys(path, &keys::DEFAULT_FILE.into(), &mut records, report);
     }
-    let kind = AuthKind::ApiKey {
-        header: DEFAULT_HEADER.to_owned(),
-        keys: records,
-    };
-    AuthPolicy {
-        name: "keys".to_owned(),
-        kind,
-        mode: Mode::Enforce,
-    }
+    let kind = AuthKind::ApiKey { header: DEFAULT_HEADER.to_owned(), keys: records };
+    AuthPolicy { name: "keys".to_owned(), kind, mode: Mode::Enforce }
 }
 
 fn read_keys(path: &Path, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
     match KeysFile::read(path) {
         Ok(Some(file)) => {
             if file.keys.is_empty() {
-                report.risk(
-                    place.clone(),
-                    "holds no key: `limiter keys new --name NAME`",
-                );
+                report.risk(place.clone(), "holds no key: `limiter keys new --name NAME`");
             }
             records.extend(file.records());
         }
         Ok(None) => report.risk(
             place.clone(),
-            format!(
-                "there is no {} yet: `limiter keys new --name NAME` makes it",
-                path.display()
-            ),
+            format!("there is no {} yet: `limiter keys new --name NAME` makes it", path.display()),
         ),
         Err(error) => report.refuse(place.clone(), format!("{error:#}")),
     }

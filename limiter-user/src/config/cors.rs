@@ -16,15 +16,11 @@ use crate::policy::http::{CorsOrigins, CorsPolicy};
 pub(super) const DEFAULT_MAX_AGE: Duration = Duration::from_hours(24);
 
 pub(super) fn default_methods() -> Vec<String> {
-    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-        .map(str::to_owned)
-        .to_vec()
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].map(str::to_owned).to_vec()
 }
 
 pub(super) fn default_headers() -> Vec<String> {
-    ["content-type", "authorization", "x-api-key", "x-request-id"]
-        .map(str::to_owned)
-        .to_vec()
+    ["content-type", "authorization", "x-api-key", "x-request-id"].map(str::to_owned).to_vec()
 }
 
 /// What a script needs to behave: how much is left, when to come back, what to report.
@@ -52,19 +48,15 @@ pub(super) fn check(
     let credentials = document
         .credentials
         .as_ref()
-        .map_or(scope.preset == Some(Preset::Private), |flag| {
-            *flag.get_ref()
-        });
+        .map_or(scope.preset == Some(Preset::Private), |flag| *flag.get_ref());
     let methods = document.methods.as_deref();
     let methods = methods.map_or_else(default_methods, |list| report.values(list, values::method));
     let headers = document.headers.as_deref();
-    let headers = headers.map_or_else(default_headers, |list| {
-        report.values(list, values::header_name)
-    });
+    let headers =
+        headers.map_or_else(default_headers, |list| report.values(list, values::header_name));
     let expose = document.expose.as_deref();
-    let expose = expose.map_or_else(default_expose, |list| {
-        report.values(list, values::header_name)
-    });
+    let expose =
+        expose.map_or_else(default_expose, |list| report.values(list, values::header_name));
     let max_age = report.value_or(document.max_age.as_ref(), values::duration, DEFAULT_MAX_AGE);
     let mode = report.mode(document.mode.as_ref());
     let Some(origins) = &document.origins else {
@@ -72,10 +64,7 @@ pub(super) fn check(
         report.refuse_with(written.span(), "`origins` is missing", example);
         return None;
     };
-    let any = origins
-        .get_ref()
-        .iter()
-        .find(|origin| origin.get_ref() == "*");
+    let any = origins.get_ref().iter().find(|origin| origin.get_ref() == "*");
     let origins = if let Some(any) = any {
         if origins.get_ref().len() > 1 {
             report.refuse(any.span(), "\"*\" stands alone: it covers all the others");
@@ -87,24 +76,12 @@ pub(super) fn check(
                 "list the origins, or set credentials = false",
             );
         } else {
-            report.risk(
-                any.span(),
-                "scripts of every web page may read the responses",
-            );
+            report.risk(any.span(), "scripts of every web page may read the responses");
         }
         CorsOrigins::Any
     } else {
         CorsOrigins::List(report.values(origins.get_ref(), values::origin))
     };
     let name = report.value(name, values::name)?;
-    Some(CorsPolicy {
-        name,
-        origins,
-        methods,
-        headers,
-        expose,
-        credentials,
-        max_age,
-        mode,
-    })
+    Some(CorsPolicy { name, origins, methods, headers, expose, credentials, max_age, mode })
 }

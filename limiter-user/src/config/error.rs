@@ -85,11 +85,7 @@ pub(super) struct Report {
 impl Report {
     /// Records that the value at `place` cannot be used.
     pub(super) fn refuse(&mut self, place: impl Into<Place>, message: impl Into<String>) {
-        self.problems.push(Problem {
-            place: place.into(),
-            message: message.into(),
-            help: None,
-        });
+        self.problems.push(Problem { place: place.into(), message: message.into(), help: None });
     }
 
     /// As [`Self::refuse`], with advice.
@@ -100,24 +96,13 @@ impl Report {
         help: impl Into<String>,
     ) {
         let help = Some(help.into());
-        self.problems.push(Problem {
-            place: place.into(),
-            message: message.into(),
-            help,
-        });
+        self.problems.push(Problem { place: place.into(), message: message.into(), help });
     }
 
     /// Records that the key at `place` is known and not supported by this version.
     pub(super) fn unsupported(&mut self, place: impl Into<Place>, what: &str, supported: &str) {
-        let what = if what.is_empty() {
-            String::new()
-        } else {
-            format!("{what} is ")
-        };
-        self.refuse(
-            place,
-            format!("{what}not supported by this version (supported: {supported})"),
-        );
+        let what = if what.is_empty() { String::new() } else { format!("{what} is ") };
+        self.refuse(place, format!("{what}not supported by this version (supported: {supported})"));
     }
 
     /// Refuses each of these keys that is present.
@@ -149,10 +134,7 @@ impl Report {
             return Ok(self
                 .risks
                 .into_iter()
-                .map(|(place, sentence)| Risk {
-                    key: name(place),
-                    sentence,
-                })
+                .map(|(place, sentence)| Risk { key: name(place), sentence })
                 .collect());
         }
         let mut problems = self.problems;
@@ -161,14 +143,9 @@ impl Report {
             Place::Span(span) => span.start,
         });
         let shown = file.map(|file| masked(&file.text));
-        let blocks: Vec<String> = problems
-            .iter()
-            .map(|problem| render(problem, file, shown.as_deref()))
-            .collect();
-        Err(ConfigError {
-            count: blocks.len(),
-            rendered: blocks.join("\n\n"),
-        })
+        let blocks: Vec<String> =
+            problems.iter().map(|problem| render(problem, file, shown.as_deref())).collect();
+        Err(ConfigError { count: blocks.len(), rendered: blocks.join("\n\n") })
     }
 }
 
@@ -182,10 +159,7 @@ pub(super) struct Written {
 
 /// Says that the file itself cannot be used.
 pub(super) fn unreadable(path: &Path, why: impl fmt::Display) -> ConfigError {
-    ConfigError {
-        rendered: format!("error: {}: {why}", path.display()),
-        count: 1,
-    }
+    ConfigError { rendered: format!("error: {}: {why}", path.display()), count: 1 }
 }
 
 /// Turns an error of the TOML parser or of the document's shape into ours.
@@ -231,9 +205,8 @@ fn plain_message(message: &str) -> (String, Option<String>) {
         };
         return (format!("unknown key `{found}`"), Some(help));
     }
-    let mut text = message
-        .replace("missing field", "missing key")
-        .replace("duplicate field", "duplicate key");
+    let mut text =
+        message.replace("missing field", "missing key").replace("duplicate field", "duplicate key");
     for (theirs, ours) in [
         ("expected i64", "expected an integer"),
         ("expected a boolean", "expected true or false"),
@@ -279,9 +252,7 @@ fn render(problem: &Problem, file: Option<&Written>, shown: Option<&str>) -> Str
     };
     // One line is enough, and what follows in a long value is not this problem's business.
     let start = shown.floor_char_boundary(span.start.min(shown.len()));
-    let line_end = shown[start..]
-        .find('\n')
-        .map_or(shown.len(), |length| start + length);
+    let line_end = shown[start..].find('\n').map_or(shown.len(), |length| start + length);
     let end = shown.floor_char_boundary(span.end.clamp(start, line_end));
     let path = file.path.display().to_string();
     if shown.is_empty() {
@@ -296,23 +267,13 @@ fn render(problem: &Problem, file: Option<&Written>, shown: Option<&str>) -> Str
     }
     let rendered = Renderer::plain().render(&[group]);
     let (line, column) = line_and_column(shown, start);
-    debug_assert!(
-        rendered.contains(&format!(":{line}:{column}")),
-        "{rendered}"
-    );
+    debug_assert!(rendered.contains(&format!(":{line}:{column}")), "{rendered}");
     rendered
 }
 
 fn plain(name: &str, problem: &Problem) -> String {
-    let help = problem
-        .help
-        .as_ref()
-        .map(|help| format!("\n  = help: {help}"));
-    format!(
-        "error: {name}: {}{}",
-        problem.message,
-        help.unwrap_or_default()
-    )
+    let help = problem.help.as_ref().map(|help| format!("\n  = help: {help}"));
+    format!("error: {name}: {}{}", problem.message, help.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -30,11 +30,7 @@ pub(super) fn check(
             keep: DEFAULT_KEEP,
         };
         return [SinkKind::Stderr, file]
-            .map(|kind| SinkPolicy {
-                kind,
-                format: EventFormat::Text,
-                kinds: Vec::new(),
-            })
+            .map(|kind| SinkPolicy { kind, format: EventFormat::Text, kinds: Vec::new() })
             .to_vec();
     };
     let mut checked: Vec<SinkPolicy> = Vec::new();
@@ -42,10 +38,7 @@ pub(super) fn check(
         let Some(policy) = one(sink, scope, report) else {
             continue;
         };
-        if checked
-            .iter()
-            .any(|other| same_target(&other.kind, &policy.kind))
-        {
+        if checked.iter().any(|other| same_target(&other.kind, &policy.kind)) {
             report.refuse(sink.span(), "another sink writes to the same place");
         }
         checked.push(policy);
@@ -75,11 +68,7 @@ fn one(
     let kinds = document.filter.kinds.as_deref().unwrap_or_default();
     let kinds = report.values(kinds, pattern);
     let Some(kind) = &document.kind else {
-        report.refuse_with(
-            written.span(),
-            "`kind` is missing",
-            "kind = \"stderr\" or \"file\"",
-        );
+        report.refuse_with(written.span(), "`kind` is missing", "kind = \"stderr\" or \"file\"");
         return None;
     };
     let later = ["journald", "syslog", "webhook"];
@@ -96,11 +85,7 @@ fn one(
         for place in of_file.into_iter().flatten() {
             report.refuse(place, "belongs to kind = \"file\"");
         }
-        return Some(SinkPolicy {
-            kind: SinkKind::Stderr,
-            format,
-            kinds,
-        });
+        return Some(SinkPolicy { kind: SinkKind::Stderr, format, kinds });
     }
     let Some(path) = &document.path else {
         let example = format!("path = {DEFAULT_LOG:?}");
@@ -120,23 +105,13 @@ fn one(
     );
     let keep = rotate.and_then(|rotate| rotate.keep.as_ref());
     let keep = report.number_or(keep, 0..=1_000, DEFAULT_KEEP);
-    Some(SinkPolicy {
-        kind: SinkKind::File {
-            path,
-            rotate_bytes,
-            keep,
-        },
-        format,
-        kinds,
-    })
+    Some(SinkPolicy { kind: SinkKind::File { path, rotate_bytes, keep }, format, kinds })
 }
 
 /// A label, or the beginning of one and `*`.
 fn pattern(text: &str) -> Result<String, String> {
     let stem = text.strip_suffix('*').unwrap_or(text);
-    let ok = stem
-        .bytes()
-        .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let ok = stem.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     if text.is_empty() || !ok {
         return Err("expected a label such as \"banned\", or its beginning and `*`".to_owned());
     }

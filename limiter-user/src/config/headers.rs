@@ -21,10 +21,7 @@ enum Base {
 
 const JSON_API: [(&str, &str); 5] = [
     ("cache-control", "no-store"),
-    (
-        "content-security-policy",
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("referrer-policy", "no-referrer"),
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
@@ -58,14 +55,8 @@ pub(super) fn check(
         &[("json-api", Base::JsonApi), ("web-app", Base::WebApp)],
         &[],
     );
-    let csp = document
-        .csp
-        .as_ref()
-        .and_then(|text| report.value(text, header_value));
-    let report_only = document
-        .csp_report_only
-        .as_ref()
-        .is_some_and(|flag| *flag.get_ref());
+    let csp = document.csp.as_ref().and_then(|text| report.value(text, header_value));
+    let report_only = document.csp_report_only.as_ref().is_some_and(|flag| *flag.get_ref());
     let name = report.value(name, values::name)?;
     let mut policy = of_base(name, base);
     for (header, value) in &mut policy.set {
@@ -93,10 +84,7 @@ fn of_base(name: String, base: Base) -> HeadersPolicy {
     };
     HeadersPolicy {
         name,
-        set: set
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        set: set.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
         remove: REMOVE.map(str::to_owned).to_vec(),
     }
 }

@@ -39,11 +39,7 @@ pub(super) fn check(
     let written = document.http.as_ref().unwrap_or(&fallback);
     report.later(&[&written.max_inspected_body], "max_body");
     report.later(&[&written.min_body_rate], "timeouts.body");
-    report.choice(
-        written.access_log.as_ref(),
-        &[("off", ())],
-        &["json", "combined"],
-    );
+    report.choice(written.access_log.as_ref(), &[("off", ())], &["json", "combined"]);
     let listeners = listeners(written, scope, report);
     let mut resources = Resources {
         upstreams: upstream::check(&written.upstream, scope, report),
@@ -56,14 +52,7 @@ pub(super) fn check(
         }),
         headers: tables(&document.headers, report, headers::check),
     };
-    let routes = route::check(
-        document,
-        &written.route,
-        &listeners,
-        &mut resources,
-        scope,
-        report,
-    );
+    let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
     let (client_address, trusted_proxies) = client_address(written, report);
     Some(HttpPolicy {
         listeners,
@@ -104,10 +93,7 @@ fn tables<D, P>(
     report: &mut Report,
     mut check: impl FnMut(&Text, &Spanned<D>, &mut Report) -> Option<P>,
 ) -> Vec<P> {
-    written
-        .iter()
-        .filter_map(|(name, table)| check(name, table, report))
-        .collect()
+    written.iter().filter_map(|(name, table)| check(name, table, report)).collect()
 }
 
 fn listeners(
@@ -149,19 +135,15 @@ fn listeners(
 }
 
 fn place_and_text(listener: &ListenerDocument) -> (Place, String) {
-    (
-        listener.address.span().into(),
-        listener.address.get_ref().clone(),
-    )
+    (listener.address.span().into(), listener.address.get_ref().clone())
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let expected = "expected ADDRESS:PORT, e.g. \"127.0.0.1:8080\", \"0.0.0.0:80\" or \"[::]:80\"";
     let parsed = match text.split_once(':') {
-        Some(("localhost", port)) => port
-            .parse()
-            .ok()
-            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Some(("localhost", port)) => {
+            port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
         _ => text.parse().ok(),
     };
     parsed.ok_or_else(|| expected.to_owned())
@@ -183,10 +165,7 @@ fn client_address(
     let proxies = report.values(&written.trusted_proxies, values::network);
     for text in &written.trusted_proxies {
         if values::network(text.get_ref()).is_ok_and(|network| network.prefix_len() == 0) {
-            report.risk(
-                text.span(),
-                "every peer may then say whatever address it likes",
-            );
+            report.risk(text.span(), "every peer may then say whatever address it likes");
         }
     }
     if let (Some(key), true) = (&written.client_address, proxies.is_empty())
@@ -226,11 +205,7 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
     if let Some(handshake) = &written.handshake
         && handshake.get_ref() != "5s"
     {
-        report.unsupported(
-            handshake.span(),
-            &format!("{:?}", handshake.get_ref()),
-            "\"5s\"",
-        );
+        report.unsupported(handshake.span(), &format!("{:?}", handshake.get_ref()), "\"5s\"");
     }
     let mut seconds = |written: Option<&Text>, default| {
         let default = std::time::Duration::from_secs(default);
@@ -258,10 +233,7 @@ fn guard(escalation: &EscalationPolicy) -> GuardPolicy {
     let failures = u64::from(escalation.threshold.div_ceil(points.max(1)));
     let period = escalation.window.max(std::time::Duration::from_secs(1));
     GuardPolicy {
-        failures: Rate {
-            count: AT_LEAST.max(2 * failures),
-            period,
-        },
+        failures: Rate { count: AT_LEAST.max(2 * failures), period },
         mode: Mode::Enforce,
     }
 }

@@ -45,21 +45,14 @@ pub(super) fn check(
         interfaces: interfaces(written, override_, report),
         attach: report.choice(
             written.attach.as_ref(),
-            &[
-                ("auto", Attach::Auto),
-                ("native", Attach::Native),
-                ("generic", Attach::Generic),
-            ],
+            &[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)],
             &[],
         ),
         required: written.required.as_ref().is_none_or(|flag| *flag.get_ref()),
         mode: report.mode(written.mode.as_ref()),
         default: report.choice(
             written.default.as_ref(),
-            &[
-                ("allow", DefaultVerdict::Allow),
-                ("deny", DefaultVerdict::Deny),
-            ],
+            &[("allow", DefaultVerdict::Allow), ("deny", DefaultVerdict::Deny)],
             &[],
         ),
         trusted: trusted(written, report),
@@ -86,11 +79,7 @@ pub(super) fn check(
         ),
         fragments: report.choice(
             written.fragments.as_ref(),
-            &[
-                ("limit", Fragments::Limit),
-                ("drop", Fragments::Drop),
-                ("pass", Fragments::Pass),
-            ],
+            &[("limit", Fragments::Limit), ("drop", Fragments::Drop), ("pass", Fragments::Pass)],
             &[],
         ),
         limits: limits(&written.limits, scope.preset, report),
@@ -100,16 +89,9 @@ pub(super) fn check(
 }
 
 fn refuse_later(written: &KernelDocument, report: &mut Report) {
-    report.choice(
-        written.syn_cookies.as_ref(),
-        &[("off", ())],
-        &["auto", "always"],
-    );
+    report.choice(written.syn_cookies.as_ref(), &[("off", ())], &["auto", "always"]);
     report.only_false(written.forwarded.as_ref());
-    report.later(
-        &[&written.max_prefix_bans],
-        "bans of single sources, `max_bans`",
-    );
+    report.later(&[&written.max_prefix_bans], "bans of single sources, `max_bans`");
     let supported = "limits per source over all ports, `[kernel.limits]`";
     report.later(&[&written.total_limits, &written.service], supported);
     let limits = &written.limits;
@@ -133,21 +115,12 @@ fn interfaces(
     report: &mut Report,
 ) -> Vec<InterfaceSelection> {
     let named: Vec<(Place, String)> = match (override_, &written.interfaces) {
-        (Some((place, names)), _) => names
-            .into_iter()
-            .map(|name| (place.clone(), name))
-            .collect(),
+        (Some((place, names)), _) => names.into_iter().map(|name| (place.clone(), name)).collect(),
         (None, Some(list)) => {
             if list.get_ref().is_empty() {
-                report.refuse(
-                    list.span(),
-                    "no interface is named; leave it out for [\"auto\"]",
-                );
+                report.refuse(list.span(), "no interface is named; leave it out for [\"auto\"]");
             }
-            list.get_ref()
-                .iter()
-                .map(|name| (name.span().into(), name.get_ref().clone()))
-                .collect()
+            list.get_ref().iter().map(|name| (name.span().into(), name.get_ref().clone())).collect()
         }
         (None, None) => return vec![InterfaceSelection::Auto],
     };
@@ -181,10 +154,7 @@ fn trusted(written: &KernelDocument, report: &mut Report) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for entry in &written.trusted {
         let document = entry.get_ref();
-        report.later(
-            &[&document.table.interface],
-            "a network, whatever the interface",
-        );
+        report.later(&[&document.table.interface], "a network, whatever the interface");
         let network = match (&document.bare, &document.table.cidr) {
             (Some(text), _) => report.parsed(entry.span(), text, values::network),
             (None, Some(cidr)) => report.value(cidr, values::network),
@@ -209,10 +179,7 @@ fn failsafe_ports(written: &KernelDocument, report: &mut Report) -> Vec<Failsafe
         return vec![FailsafePort::Auto];
     };
     if list.get_ref().is_empty() {
-        report.risk(
-            list.span(),
-            "a wrong ban or deny list can lock you out, of SSH too",
-        );
+        report.risk(list.span(), "a wrong ban or deny list can lock you out, of SSH too");
     }
     let expected = "expected \"auto\", a port such as 22, or \"tcp/22\"";
     let mut ports = Vec::new();
@@ -248,12 +215,7 @@ fn limits(
     let filled = preset.map(|_| Preset::kernel_limits()).unwrap_or_default();
     let (packets, connections) = (&written.packets, &written.new_connections);
     KernelLimits {
-        packets: limit(
-            packets.as_ref(),
-            written.packets_burst.as_ref(),
-            filled.packets,
-            report,
-        ),
+        packets: limit(packets.as_ref(), written.packets_burst.as_ref(), filled.packets, report),
         new_connections: limit(
             connections.as_ref(),
             written.new_connections_burst.as_ref(),
@@ -282,18 +244,12 @@ fn limit(
     };
     let rate = report.value(text, values::rate)?;
     if rate.count > MAX_BURST.unsigned_abs() && burst.is_none() {
-        report.refuse(
-            text.span(),
-            format!("needs a burst of at most {MAX_BURST} beside it"),
-        );
+        report.refuse(text.span(), format!("needs a burst of at most {MAX_BURST} beside it"));
     }
     let burst_packets = report.number_or(burst, 1..=MAX_BURST, rate.count);
     let place = burst.map_or_else(|| text.span(), Number::span);
     check_burst(rate, burst_packets, place, report);
-    Some(RateLimit {
-        rate,
-        burst: burst_packets,
-    })
+    Some(RateLimit { rate, burst: burst_packets })
 }
 
 fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut Report) {
@@ -302,16 +258,10 @@ fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut Report) {
         && policy.trusted.is_empty()
         && let Some(place) = &written.default
     {
-        report.risk(
-            place.span(),
-            "no network is allowed or trusted: only failsafe ports answer",
-        );
+        report.risk(place.span(), "no network is allowed or trusted: only failsafe ports answer");
     }
     if policy.default == DefaultVerdict::Allow
-        && let Some(list) = written
-            .allow
-            .as_ref()
-            .filter(|list| !list.get_ref().is_empty())
+        && let Some(list) = written.allow.as_ref().filter(|list| !list.get_ref().is_empty())
     {
         report.risk(list.span(), "has no effect while `default` is \"allow\"");
     }
@@ -321,23 +271,14 @@ fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut Report) {
             continue;
         };
         if network.prefix_len() == 0 {
-            report.risk(
-                text.span(),
-                format!("{network} is every address of its family"),
-            );
+            report.risk(text.span(), format!("{network} is every address of its family"));
         } else if loopback.iter().flatten().any(|own| network.contains(own)) {
-            report.risk(
-                text.span(),
-                format!("{network} covers this host's loopback addresses"),
-            );
+            report.risk(text.span(), format!("{network} covers this host's loopback addresses"));
         }
     }
     if !policy.required
         && let Some(flag) = &written.required
     {
-        report.risk(
-            flag.span(),
-            "where XDP cannot attach, packets go unfiltered",
-        );
+        report.risk(flag.span(), "where XDP cannot attach, packets go unfiltered");
     }
 }

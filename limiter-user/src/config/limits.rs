@@ -27,18 +27,12 @@ pub(super) fn check(
     let document = written.get_ref();
     let supported = "algorithm, key, rate, burst, applies_to, mode";
     report.later(&[&document.concurrent, &document.tiers], supported);
-    report.choice(
-        document.count.as_ref(),
-        &[("all", ())],
-        &["failures", "successes"],
-    );
+    report.choice(document.count.as_ref(), &[("all", ())], &["failures", "successes"]);
     if let Some(cost) = document.cost.as_ref().filter(|cost| *cost.get_ref() != 1) {
         report.unsupported(cost.span(), &cost.get_ref().to_string(), "1");
     }
     if let Some(delay) = &document.max_delay
-        && report
-            .value(delay, values::duration)
-            .is_some_and(|delay| !delay.is_zero())
+        && report.value(delay, values::duration).is_some_and(|delay| !delay.is_zero())
     {
         report.unsupported(delay.span(), &format!("{:?}", delay.get_ref()), "\"0s\"");
     }
@@ -52,10 +46,8 @@ pub(super) fn check(
         &["leaky_bucket"],
     );
     let key = key(document, report);
-    let (unauthenticated, all) = (
-        ("unauthenticated", AppliesTo::Unauthenticated),
-        ("all", AppliesTo::All),
-    );
+    let (unauthenticated, all) =
+        (("unauthenticated", AppliesTo::Unauthenticated), ("all", AppliesTo::All));
     let applies_to = match key {
         LimitKey::Client => [unauthenticated, all],
         LimitKey::Principal => [all, unauthenticated],
@@ -65,36 +57,20 @@ pub(super) fn check(
     let name = report.value(name, values::name)?;
     let Some(rate_text) = &document.rate else {
         if document.tiers.is_none() {
-            report.refuse_with(
-                written.span(),
-                "`rate` is missing",
-                "e.g. rate = \"1000/15m\"",
-            );
+            report.refuse_with(written.span(), "`rate` is missing", "e.g. rate = \"1000/15m\"");
         }
         return None;
     };
     let rate = report.value(rate_text, values::rate)?;
     let burst = burst(document, algorithm, rate, rate_text, report);
-    Some(LimitPolicy {
-        name,
-        algorithm,
-        key,
-        rate,
-        burst,
-        applies_to,
-        mode,
-    })
+    Some(LimitPolicy { name, algorithm, key, rate, burst, applies_to, mode })
 }
 
 fn key(document: &LimitDocument, report: &mut Report) -> LimitKey {
     let Some(list) = &document.key else {
         return LimitKey::Client;
     };
-    let parts: Vec<&str> = list
-        .get_ref()
-        .iter()
-        .map(|part| part.get_ref().as_str())
-        .collect();
+    let parts: Vec<&str> = list.get_ref().iter().map(|part| part.get_ref().as_str()).collect();
     match parts.as_slice() {
         ["client"] => return LimitKey::Client,
         ["principal"] => return LimitKey::Principal,
@@ -120,10 +96,7 @@ fn burst(
     report: &mut Report,
 ) -> u64 {
     let burst = report.number_or(document.burst.as_ref(), 1..=MAX_BURST, rate.count);
-    let place = document
-        .burst
-        .as_ref()
-        .map_or_else(|| rate_text.span(), Spanned::span);
+    let place = document.burst.as_ref().map_or_else(|| rate_text.span(), Spanned::span);
     if algorithm == Algorithm::TokenBucket {
         check_burst(rate, burst, place, report);
         return burst;
@@ -152,9 +125,6 @@ fn burst(
 pub(super) fn check_burst(rate: Rate, burst: u64, place: Range<usize>, report: &mut Report) {
     let refill = rate.period.as_nanos() * u128::from(burst) / u128::from(rate.count.max(1));
     if refill > values::LONGEST.as_nanos() {
-        report.refuse(
-            place,
-            "a burst must be refilled by its rate within 365 days",
-        );
+        report.refuse(place, "a burst must be refilled by its rate within 365 days");
     }
 }

@@ -51,15 +51,8 @@ fn search_value(value: &DeValue<'_>, path: &str, wanted: &Range<usize>, best: &m
 }
 
 /// Words that mark a line whose quoted text may be a secret written where it must not be.
-const SECRET_WORDS: [&str; 7] = [
-    "token",
-    "secret",
-    "passw",
-    "credential",
-    "key =",
-    "key=",
-    "digest",
-];
+const SECRET_WORDS: [&str; 7] =
+    ["token", "secret", "passw", "credential", "key =", "key=", "digest"];
 
 /// The file with everything that may be a secret replaced by `*`, every byte at its place:
 /// quoted text on lines about secrets, and what stands before `@` in a URL.
@@ -110,11 +103,7 @@ pub(super) fn mask_quoted(line: &str) -> String {
 pub(super) fn line_and_column(source: &str, offset: usize) -> (usize, usize) {
     let before = &source[..source.floor_char_boundary(offset)];
     let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .map_or(0, |text| text.chars().count())
-        + 1;
+    let column = before.rsplit('\n').next().map_or(0, |text| text.chars().count()) + 1;
     (line, column)
 }
 

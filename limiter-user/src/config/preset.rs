@@ -29,11 +29,9 @@ pub(super) fn parse(name: &str) -> Result<Preset, String> {
         "public" => Ok(Preset::Public),
         "private" => Ok(Preset::Private),
         "internal" => Ok(Preset::Internal),
-        "elizaos" => Err(
-            "this preset is not supported by this version (supported: \"public\", \
+        "elizaos" => Err("this preset is not supported by this version (supported: \"public\", \
                           \"private\", \"internal\")"
-                .to_owned(),
-        ),
+            .to_owned()),
         _ => Err("expected \"public\", \"private\" or \"internal\"".to_owned()),
     }
 }
@@ -63,10 +61,7 @@ impl Preset {
             name: self.name().to_owned(),
             algorithm: Algorithm::SlidingWindow,
             key: LimitKey::Client,
-            rate: Rate {
-                count,
-                period: Duration::from_mins(15),
-            },
+            rate: Rate { count, period: Duration::from_mins(15) },
             burst: count,
             applies_to: AppliesTo::All,
             mode: Mode::Enforce,
@@ -90,27 +85,15 @@ impl Preset {
     /// The client networks of a route that names none.
     pub(super) fn allow(self) -> Option<Vec<IpNet>> {
         (self == Self::Internal).then(|| {
-            ["10.0.0.0/8", "172.16.0.0/12"]
-                .iter()
-                .filter_map(|net| net.parse().ok())
-                .collect()
+            ["10.0.0.0/8", "172.16.0.0/12"].iter().filter_map(|net| net.parse().ok()).collect()
         })
     }
 
     /// Packet limits that `[kernel.limits]` leaves out.
     pub(super) fn kernel_limits() -> KernelLimits {
         let per_second = |count, burst| {
-            Some(RateLimit {
-                rate: Rate {
-                    count,
-                    period: Duration::from_secs(1),
-                },
-                burst,
-            })
+            Some(RateLimit { rate: Rate { count, period: Duration::from_secs(1) }, burst })
         };
-        KernelLimits {
-            packets: per_second(20_000, 40_000),
-            new_connections: per_second(200, 200),
-        }
+        KernelLimits { packets: per_second(20_000, 40_000), new_connections: per_second(200, 200) }
     }
 }

@@ -39,33 +39,18 @@ pub(super) fn check(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Vec<RoutePolicy> {
-    let only_loopback = listeners
-        .iter()
-        .all(|listener| listener.address.ip().is_loopback());
-    let defaults = defaults::of(
-        document,
-        written.is_empty(),
-        only_loopback,
-        resources,
-        scope,
-        report,
-    );
+    let only_loopback = listeners.iter().all(|listener| listener.address.ip().is_loopback());
+    let defaults =
+        defaults::of(document, written.is_empty(), only_loopback, resources, scope, report);
     let fallback = [Spanned::new(0..0, RouteDocument::default())];
-    let written = if written.is_empty() {
-        &fallback
-    } else {
-        written
-    };
+    let written = if written.is_empty() { &fallback } else { written };
     let mut routes: Vec<RoutePolicy> = Vec::new();
     for entry in written {
         let Some(route) = one(entry, &defaults, resources, document, report) else {
             continue;
         };
-        let place: Place = if entry.span().is_empty() {
-            "http.route".into()
-        } else {
-            entry.span().into()
-        };
+        let place: Place =
+            if entry.span().is_empty() { "http.route".into() } else { entry.span().into() };
         if route.auth == RouteAuth::Public && !only_loopback {
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
@@ -89,10 +74,7 @@ fn one(
 ) -> Option<RoutePolicy> {
     let written = entry.get_ref();
     refuse_later(written, report);
-    let host = written
-        .host
-        .as_ref()
-        .and_then(|host| target::host(host, report));
+    let host = written.host.as_ref().and_then(|host| target::host(host, report));
     let path = target::path(written, report);
     let methods = written.methods.as_ref().map(|list| {
         if list.get_ref().is_empty() {
@@ -103,30 +85,17 @@ fn one(
     let upstream = match (&written.upstream, resources.upstreams.as_slice()) {
         (Some(name), known) => {
             let known: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
-            find(
-                name.span().into(),
-                name.get_ref(),
-                &known,
-                "upstream",
-                report,
-            )
+            find(name.span().into(), name.get_ref(), &known, "upstream", report)
         }
         (None, [_]) => Some(0),
         (None, []) => None,
         (None, _) => {
-            report.refuse(
-                entry.span(),
-                "there are several upstreams: `upstream` must name one",
-            );
+            report.refuse(entry.span(), "there are several upstreams: `upstream` must name one");
             None
         }
     };
     let auth = auth_of(entry, defaults, resources, document, report);
-    let known: Vec<_> = resources
-        .limits
-        .iter()
-        .map(|known| known.name.as_str())
-        .collect();
+    let known: Vec<_> = resources.limits.iter().map(|known| known.name.as_str()).collect();
     let limits = match &written.limits {
         Some(names) => names_of(names)
             .into_iter()
@@ -135,24 +104,10 @@ fn one(
             .collect(),
         None => defaults.limits.clone(),
     };
-    let known: Vec<_> = resources
-        .cors
-        .iter()
-        .map(|known| known.name.as_str())
-        .collect();
+    let known: Vec<_> = resources.cors.iter().map(|known| known.name.as_str()).collect();
     let cors = optional(written.cors.as_ref(), &known, "cors", defaults.cors, report);
-    let known: Vec<_> = resources
-        .headers
-        .iter()
-        .map(|known| known.name.as_str())
-        .collect();
-    let headers = optional(
-        written.headers.as_ref(),
-        &known,
-        "headers",
-        defaults.headers,
-        report,
-    );
+    let known: Vec<_> = resources.headers.iter().map(|known| known.name.as_str()).collect();
+    let headers = optional(written.headers.as_ref(), &known, "headers", defaults.headers, report);
     let allow = match &written.allow {
         Some(list) => {
             if list.get_ref().is_empty() {
@@ -187,11 +142,7 @@ fn auth_of(
     document: &Document,
     report: &mut Report,
 ) -> Option<RouteAuth> {
-    let known: Vec<_> = resources
-        .auth
-        .iter()
-        .map(|known| known.name.as_str())
-        .collect();
+    let known: Vec<_> = resources.auth.iter().map(|known| known.name.as_str()).collect();
     let Some(names) = &entry.get_ref().auth else {
         if defaults.auth.is_none() && !entry.span().is_empty() {
             let help = if known.is_empty() {
@@ -199,29 +150,19 @@ fn auth_of(
             } else {
                 format!("auth = {known:?}, or auth = \"none\" to make it public")
             };
-            report.refuse_with(
-                entry.span(),
-                "the route does not say who may call: `auth`",
-                help,
-            );
+            report.refuse_with(entry.span(), "the route does not say who may call: `auth`", help);
         }
         return defaults.auth.clone();
     };
     let listed = names_of(names);
     if listed.iter().any(|(_, name)| *name == "none") {
         if listed.len() > 1 {
-            report.refuse(
-                names.span(),
-                "\"none\" stands alone: it makes the route public",
-            );
+            report.refuse(names.span(), "\"none\" stands alone: it makes the route public");
         }
         return Some(RouteAuth::Public);
     }
     if listed.is_empty() {
-        report.refuse(
-            names.span(),
-            "names no scheme; \"none\" makes the route public",
-        );
+        report.refuse(names.span(), "names no scheme; \"none\" makes the route public");
         return None;
     }
     // A table that is itself wrong is there all the same; its own error says what to do.
@@ -256,10 +197,7 @@ fn refuse_later(written: &RouteDocument, report: &mut Report) {
 fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
     let methods = match (left.methods.is_empty(), right.methods.is_empty()) {
         (true, true) => true,
-        (false, false) => left
-            .methods
-            .iter()
-            .any(|method| right.methods.contains(method)),
+        (false, false) => left.methods.iter().any(|method| right.methods.contains(method)),
         _ => false,
     };
     methods && left.host == right.host && left.path == right.path
@@ -271,10 +209,5 @@ fn specificity(route: &RoutePolicy) -> (bool, bool, std::cmp::Reverse<usize>, bo
         PathPattern::Exact(path) => (false, path),
         PathPattern::Prefix(path) => (true, path),
     };
-    (
-        route.host.is_none(),
-        prefix,
-        std::cmp::Reverse(path.len()),
-        route.methods.is_empty(),
-    )
+    (route.host.is_none(), prefix, std::cmp::Reverse(path.len()), route.methods.is_empty())
 }

@@ -29,10 +29,7 @@ pub(super) fn read(
         SecretDocument::Reference(reference) => reference,
     };
     match reference {
-        SecretReference {
-            env: Some(name),
-            file: None,
-        } => {
+        SecretReference { env: Some(name), file: None } => {
             let found = (scope.environment)(name.get_ref());
             if found.as_deref().is_none_or(str::is_empty) {
                 report.refuse(
@@ -43,10 +40,7 @@ pub(super) fn read(
             }
             found
         }
-        SecretReference {
-            env: None,
-            file: Some(path),
-        } => {
+        SecretReference { env: None, file: Some(path) } => {
             let text = read_private(&scope.base.join(Path::new(path.get_ref())), MAX_BYTES);
             let secret = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
             match secret {

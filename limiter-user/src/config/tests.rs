@@ -57,18 +57,12 @@ fn load_in(
     let path = directory.join("limiter.toml");
     fs::write(&path, text).unwrap();
     let environment = lookup(variables);
-    load(&Sources {
-        file: Some(path),
-        ..Sources::new(&environment)
-    })
+    load(&Sources { file: Some(path), ..Sources::new(&environment) })
 }
 
 fn lookup(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
     |name: &str| {
-        variables
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| (*value).to_owned())
+        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     }
 }
 

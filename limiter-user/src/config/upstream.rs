@@ -20,10 +20,9 @@ pub(super) fn check(
 ) -> Vec<UpstreamPolicy> {
     let override_ = match &scope.sources.upstream {
         Some(url) => Some((Place::from("--upstream"), url.clone())),
-        None => scope
-            .sources
-            .variable("LIMITER_UPSTREAM")
-            .map(|url| ("LIMITER_UPSTREAM".into(), url)),
+        None => {
+            scope.sources.variable("LIMITER_UPSTREAM").map(|url| ("LIMITER_UPSTREAM".into(), url))
+        }
     };
     let mut upstreams: Vec<UpstreamPolicy> = Vec::new();
     for entry in written {
@@ -33,10 +32,7 @@ pub(super) fn check(
         if let Some(name) = &name
             && upstreams.iter().any(|other| other.name == *name)
         {
-            report.refuse(
-                document.name.span(),
-                format!("two upstreams are named {name:?}"),
-            );
+            report.refuse(document.name.span(), format!("two upstreams are named {name:?}"));
         }
         let server = match document.servers.get_ref().as_slice() {
             [] => {
@@ -59,11 +55,7 @@ pub(super) fn check(
         match (upstreams.as_mut_slice(), parsed) {
             (_, None) => {}
             ([], Some((host, port))) => {
-                upstreams.push(UpstreamPolicy {
-                    name: DEFAULT_NAME.to_owned(),
-                    host,
-                    port,
-                });
+                upstreams.push(UpstreamPolicy { name: DEFAULT_NAME.to_owned(), host, port });
             }
             ([only], Some((host, port))) => (only.host, only.port) = (host, port),
             _ => report.refuse(place, "the file has several upstreams; which one is meant?"),
@@ -80,18 +72,10 @@ pub(super) fn check(
 }
 
 fn refuse_later(document: &UpstreamDocument, report: &mut Report) {
-    let same = [
-        ("round_robin", ()),
-        ("least_requests", ()),
-        ("consistent_hash", ()),
-    ];
+    let same = [("round_robin", ()), ("least_requests", ()), ("consistent_hash", ())];
     report.choice(document.balance.as_ref(), &same, &[]);
     report.later(&[&document.health, &document.breaker], "name, servers");
-    if let Some(retries) = document
-        .retries
-        .as_ref()
-        .filter(|retries| *retries.get_ref() != 0)
-    {
+    if let Some(retries) = document.retries.as_ref().filter(|retries| *retries.get_ref() != 0) {
         report.unsupported(retries.span(), &retries.get_ref().to_string(), "0");
     }
 }
@@ -120,20 +104,13 @@ fn server(place: Place, url: &str, report: &mut Report) -> Option<(String, u16)>
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
-        report.refuse_with(
-            place,
-            "an upstream has no path: requests keep theirs",
-            example,
-        );
+        report.refuse_with(place, "an upstream has no path: requests keep theirs", example);
         return None;
     }
     let Some((host, port)) = values::host_and_port(authority) else {
         report.refuse_with(place, "has no usable host and port", example);
         return None;
     };
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Some((host, port.unwrap_or(80)))
 }

@@ -25,11 +25,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit_ms = unit_milliseconds(unit).ok_or(expected)?;
     let ms = count.checked_mul(unit_ms).ok_or("longer than 365 days")?;
     let duration = Duration::from_millis(ms);
-    if duration > LONGEST {
-        Err("longer than 365 days".to_owned())
-    } else {
-        Ok(duration)
-    }
+    if duration > LONGEST { Err("longer than 365 days".to_owned()) } else { Ok(duration) }
 }
 
 /// A duration that is not zero.
@@ -54,9 +50,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "GiB" => 1 << 30,
         _ => return Err(expected.to_owned()),
     };
-    count
-        .checked_mul(factor)
-        .ok_or_else(|| "too large".to_owned())
+    count.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
 /// `"100/s"`, `"1000/15m"`: between one per 365 days and 10,000,000 per second.
@@ -96,9 +90,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         && let Some(v4) = address.to_ipv4_mapped()
     {
         let prefix = network.prefix_len().saturating_sub(96);
-        return Err(format!(
-            "is an IPv4 network in IPv6 clothes; write \"{v4}/{prefix}\""
-        ));
+        return Err(format!("is an IPv4 network in IPv6 clothes; write \"{v4}/{prefix}\""));
     }
     Ok(network)
 }
@@ -123,12 +115,7 @@ pub(super) fn origin(text: &str) -> Result<OriginPattern, String> {
     if subdomains && (host_is_address || !host.contains('.')) {
         return Err("`*.` stands before a domain of at least two labels".to_owned());
     }
-    Ok(OriginPattern {
-        scheme,
-        host,
-        port: port.filter(|port| *port != default_port),
-        subdomains,
-    })
+    Ok(OriginPattern { scheme, host, port: port.filter(|port| *port != default_port), subdomains })
 }
 
 /// `host[:port]` with the host in lower case; IPv6 in brackets, which are kept.
@@ -149,18 +136,14 @@ pub(super) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     };
     let port = match port {
         None => None,
-        Some(port) => Some(
-            digits(port)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port > 0)?,
-        ),
+        Some(port) => {
+            Some(digits(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)?)
+        }
     };
     let label_ok = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     let host_ok = host.starts_with('[') || (host.len() <= 253 && host.split('.').all(label_ok));
     host_ok.then(|| (host.to_ascii_lowercase(), port))
@@ -248,9 +231,7 @@ impl Report {
         parse: impl Fn(&str) -> Result<T, String>,
         default: T,
     ) -> T {
-        written
-            .and_then(|written| self.value(written, parse))
-            .unwrap_or(default)
+        written.and_then(|written| self.value(written, parse)).unwrap_or(default)
     }
 
     /// Every value that can be used.
@@ -259,10 +240,7 @@ impl Report {
         written: &[Text],
         parse: impl Fn(&str) -> Result<T, String> + Copy,
     ) -> Vec<T> {
-        written
-            .iter()
-            .filter_map(|text| self.value(text, parse))
-            .collect()
+        written.iter().filter_map(|text| self.value(text, parse)).collect()
     }
 
     /// An integer within bounds, or its default.
@@ -280,10 +258,7 @@ impl Report {
             Ok(value) if bounds.contains(&number) => value,
             _ => {
                 let (low, high) = (bounds.start(), bounds.end());
-                self.refuse(
-                    written.span(),
-                    format!("{number} is not between {low} and {high}"),
-                );
+                self.refuse(written.span(), format!("{number} is not between {low} and {high}"));
                 default
             }
         }
@@ -305,10 +280,8 @@ impl Report {
         if let Some((_, value)) = choices.iter().find(|(spelling, _)| *spelling == text) {
             return *value;
         }
-        let allowed: Vec<String> = choices
-            .iter()
-            .map(|(spelling, _)| format!("{spelling:?}"))
-            .collect();
+        let allowed: Vec<String> =
+            choices.iter().map(|(spelling, _)| format!("{spelling:?}")).collect();
         let allowed = allowed.join(", ");
         if later.contains(&text) {
             self.unsupported(written.span(), &format!("{text:?}"), &allowed);
@@ -320,11 +293,7 @@ impl Report {
 
     /// `enforce` or `monitor`.
     pub(super) fn mode(&mut self, written: Option<&Text>) -> Mode {
-        self.choice(
-            written,
-            &[("enforce", Mode::Enforce), ("monitor", Mode::Monitor)],
-            &[],
-        )
+        self.choice(written, &[("enforce", Mode::Enforce), ("monitor", Mode::Monitor)], &[])
     }
 
     /// Refuses `true` for a flag that this version can only leave off.

@@ -15,11 +15,7 @@ pub fn from_unix(seconds: u64) -> Datetime {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let small = |value: u64| u8::try_from(value).unwrap_or(u8::MAX);
     Datetime {
@@ -42,11 +38,7 @@ pub fn from_unix(seconds: u64) -> Datetime {
 /// 1970 and for a time without a date.
 pub fn to_unix(when: &Datetime) -> Option<u64> {
     let date = when.date?;
-    let (year, month, day) = (
-        i64::from(date.year),
-        i64::from(date.month),
-        i64::from(date.day),
-    );
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let year = year - i64::from(month <= 2);
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -79,10 +71,7 @@ mod tests {
             assert_eq!(from_unix(unix).to_string(), text);
             assert_eq!(to_unix(&text.parse().unwrap()), Some(unix));
         }
-        assert_eq!(
-            to_unix(&"1970-01-01T02:00:00+02:00".parse().unwrap()),
-            Some(0)
-        );
+        assert_eq!(to_unix(&"1970-01-01T02:00:00+02:00".parse().unwrap()), Some(0));
         assert_eq!(to_unix(&"1970-01-02".parse().unwrap()), Some(86_400));
         assert_eq!(to_unix(&"1960-01-02".parse().unwrap()), None);
     }

@@ -54,11 +54,7 @@ pub struct StoredKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Datetime>,
     /// The key it replaced, good until `replaced_until`.
-    #[serde(
-        default,
-        with = "optional_hex",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "optional_hex", skip_serializing_if = "Option::is_none")]
     pub replaced_digest: Option<[u8; 32]>,
     /// When the replaced key ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,24 +83,15 @@ impl KeysFile {
                 check_label(label).map_err(|why| anyhow::anyhow!("key \"{name}\": {why}"))?;
             }
             ensure!(names.insert(&key.name), "two keys are named \"{name}\"");
-            for digest in [Some(key.digest), key.replaced_digest]
-                .into_iter()
-                .flatten()
-            {
-                ensure!(
-                    digests.insert(digest),
-                    "key \"{name}\": another key has the same digest"
-                );
+            for digest in [Some(key.digest), key.replaced_digest].into_iter().flatten() {
+                ensure!(digests.insert(digest), "key \"{name}\": another key has the same digest");
             }
             ensure!(
                 key.replaced_digest.is_some() == key.replaced_until.is_some(),
                 "key \"{name}\": replaced_digest and replaced_until go together"
             );
             for when in [&key.expires, &key.replaced_until].into_iter().flatten() {
-                ensure!(
-                    date::to_unix(when).is_some(),
-                    "key \"{name}\": {when} is not a date"
-                );
+                ensure!(date::to_unix(when).is_some(), "key \"{name}\": {when} is not a date");
             }
         }
         Ok(())
@@ -117,9 +104,7 @@ impl KeysFile {
             Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        Self::parse(&text)
-            .with_context(|| path.display().to_string())
-            .map(Some)
+        Self::parse(&text).with_context(|| path.display().to_string()).map(Some)
     }
 
     /// Replaces the file at `path`: written beside, synced, renamed; mode 0600.
@@ -184,12 +169,9 @@ impl StoredKey {
             expires_unix_seconds,
         };
         let replaced_until = self.replaced_until.as_ref().and_then(date::to_unix);
-        let replaced = self
-            .replaced_digest
-            .zip(replaced_until)
-            .map(|(digest, until)| {
-                record(digest, Some(expires.map_or(until, |end| end.min(until))))
-            });
+        let replaced = self.replaced_digest.zip(replaced_until).map(|(digest, until)| {
+            record(digest, Some(expires.map_or(until, |end| end.min(until))))
+        });
         std::iter::once(record(self.digest, expires)).chain(replaced)
     }
 }
@@ -204,17 +186,11 @@ pub fn read_private(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .with_context(|| format!("cannot open {shown}"))?;
-    let metadata = file
-        .metadata()
-        .with_context(|| format!("cannot examine {shown}"))?;
+    let metadata = file.metadata().with_context(|| format!("cannot examine {shown}"))?;
     ensure!(metadata.is_file(), "{shown} is not a regular file");
     let mode = metadata.mode() & 0o7777;
     if mode & TOO_OPEN != 0 {
-        let who = if mode & 0o006 == 0 {
-            "its group can write it"
-        } else {
-            "everybody can use it"
-        };
+        let who = if mode & 0o006 == 0 { "its group can write it" } else { "everybody can use it" };
         bail!("{shown} has mode {mode:04o}: {who}; run `chmod 600 {shown}`");
     }
     let mut text = String::new();
@@ -222,26 +198,17 @@ pub fn read_private(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
         .take(max_bytes + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {shown}"))?;
-    ensure!(
-        read as u64 <= max_bytes,
-        "{shown} is larger than {max_bytes} bytes"
-    );
+    ensure!(read as u64 <= max_bytes, "{shown} is larger than {max_bytes} bytes");
     Ok(text)
 }
 
 /// Whether the error is that there is no such file.
 pub fn is_not_found(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn write_synced(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -253,9 +220,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn directory_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Digests as 64 lower-case hexadecimal digits.
@@ -273,30 +238,19 @@ mod hex {
 
     pub(super) fn encode(digest: &[u8; 32]) -> String {
         let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-        digest
-            .iter()
-            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-            .collect()
+        digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 
     fn decode(text: &str) -> Option<[u8; 32]> {
         let nibbles: Option<Vec<u8>> = text
             .chars()
-            .map(|digit| {
-                digit
-                    .to_digit(16)
-                    .and_then(|nibble| u8::try_from(nibble).ok())
-            })
+            .map(|digit| digit.to_digit(16).and_then(|nibble| u8::try_from(nibble).ok()))
             .collect();
         let bytes: Vec<u8> = nibbles?
             .chunks(2)
             .map(|pair| pair.iter().fold(0, |byte, nibble| byte << 4 | nibble))
             .collect();
-        if text.len() == 64 {
-            bytes.try_into().ok()
-        } else {
-            None
-        }
+        if text.len() == 64 { bytes.try_into().ok() } else { None }
     }
 }
 
@@ -304,10 +258,7 @@ mod hex {
 mod optional_hex {
     use serde::{Deserializer, Serializer};
 
-    #[expect(
-        clippy::ref_option,
-        reason = "serde's `with` passes a reference to the field"
-    )]
+    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
     pub(super) fn serialize<S: Serializer>(
         digest: &Option<[u8; 32]>,
         out: S,

@@ -95,11 +95,7 @@ impl Generator {
 
     /// Valid or mutated, equally often.
     pub fn any(&mut self) -> Vec<u8> {
-        if self.random.chance(1, 2) {
-            self.valid()
-        } else {
-            self.mutated()
-        }
+        if self.random.chance(1, 2) { self.valid() } else { self.mutated() }
     }
 
     /// A valid frame as layers.
@@ -115,9 +111,7 @@ impl Generator {
             }
             1 => {
                 let (outer, inner) = (self.random.next_u16(), self.random.next_u16());
-                frame
-                    .after_ethernet(Vlan::new(inner))
-                    .after_ethernet(Vlan::service(outer))
+                frame.after_ethernet(Vlan::new(inner)).after_ethernet(Vlan::service(outer))
             }
             _ => frame,
         }
@@ -129,9 +123,7 @@ impl Generator {
         match self.random.below(6) {
             0 => {
                 let target = self.destination_v4();
-                Frame::new()
-                    .with(Ethernet::default())
-                    .with(Arp::request(v4, target))
+                Frame::new().with(Ethernet::default()).with(Arp::request(v4, target))
             }
             1 => dhcp_discover(),
             2 => mld_report(v6, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1)),
@@ -154,9 +146,7 @@ impl Generator {
                 let ether_type = self.random.pick(&[0x88cc, 0x8847, 0x0101]);
                 let length = 46 + self.random.below(64);
                 let payload = self.random.bytes(length);
-                Frame::new()
-                    .with(Ethernet::default())
-                    .with(Opaque::EtherType(ether_type, payload))
+                Frame::new().with(Ethernet::default()).with(Opaque::EtherType(ether_type, payload))
             }
         }
     }
@@ -252,8 +242,7 @@ impl Generator {
 
     fn flags(&mut self) -> u8 {
         use tcp_flags::{ACK, FIN, PSH, RST, SYN};
-        self.random
-            .pick(&[SYN, SYN, SYN | ACK, ACK, ACK | PSH, FIN | ACK, RST])
+        self.random.pick(&[SYN, SYN, SYN | ACK, ACK, ACK | PSH, FIN | ACK, RST])
     }
 
     fn source_v4(&mut self) -> Ipv4Addr {

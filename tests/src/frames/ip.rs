@@ -67,20 +67,14 @@ impl Layer for Ipv4 {
         let mut options = self.options.clone();
         options.resize(options.len().next_multiple_of(4), 0);
         let length = 20 + options.len();
-        let words = self
-            .header_words
-            .unwrap_or_else(|| u8::try_from(length / 4).unwrap_or(u8::MAX));
-        let total = self
-            .total_length
-            .unwrap_or_else(|| length_16(length + context.payload.len()));
+        let words =
+            self.header_words.unwrap_or_else(|| u8::try_from(length / 4).unwrap_or(u8::MAX));
+        let total = self.total_length.unwrap_or_else(|| length_16(length + context.payload.len()));
         let fragment = u16::from(self.dont_fragment) << 14
             | u16::from(self.more_fragments) << 13
             | self.fragment_offset & 0x1fff;
 
-        let mut bytes = vec![
-            self.version.unwrap_or(4) << 4 | words & 0xf,
-            self.traffic_class,
-        ];
+        let mut bytes = vec![self.version.unwrap_or(4) << 4 | words & 0xf, self.traffic_class];
         bytes.extend(total.to_be_bytes());
         bytes.extend(self.identification.to_be_bytes());
         bytes.extend(fragment.to_be_bytes());
@@ -90,9 +84,7 @@ impl Layer for Ipv4 {
         bytes.extend(self.source.octets());
         bytes.extend(self.destination.octets());
         bytes.extend(options);
-        let checksum = self
-            .checksum
-            .unwrap_or_else(|| internet_checksum(&[&bytes]));
+        let checksum = self.checksum.unwrap_or_else(|| internet_checksum(&[&bytes]));
         bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
@@ -156,9 +148,7 @@ impl Layer for Ipv6 {
         let first = u32::from(self.version.unwrap_or(6)) << 28
             | u32::from(self.traffic_class) << 20
             | self.flow_label & 0x000f_ffff;
-        let length = self
-            .payload_length
-            .unwrap_or_else(|| length_16(context.payload.len()));
+        let length = self.payload_length.unwrap_or_else(|| length_16(context.payload.len()));
         let mut bytes = first.to_be_bytes().to_vec();
         bytes.extend(length.to_be_bytes());
         bytes.push(self.next_header.unwrap_or(context.next_protocol));
@@ -201,12 +191,7 @@ pub struct Extension {
 impl Extension {
     /// An extension header of any number.
     pub fn new(number: u8, body: Vec<u8>) -> Self {
-        Self {
-            number,
-            body,
-            length_units: None,
-            next_header: None,
-        }
+        Self { number, body, length_units: None, next_header: None }
     }
 
     /// Hop-by-hop options; an empty list is six bytes of padding.
@@ -228,9 +213,8 @@ impl Extension {
 impl Layer for Extension {
     fn header(&self, context: &Context<'_>) -> Vec<u8> {
         let length = (2 + self.body.len()).next_multiple_of(8);
-        let units = self
-            .length_units
-            .unwrap_or_else(|| u8::try_from(length / 8 - 1).unwrap_or(u8::MAX));
+        let units =
+            self.length_units.unwrap_or_else(|| u8::try_from(length / 8 - 1).unwrap_or(u8::MAX));
         let mut bytes = vec![self.next_header.unwrap_or(context.next_protocol), units];
         bytes.extend(&self.body);
         bytes.resize(length, 0);
@@ -297,9 +281,8 @@ impl Layer for Authentication {
         // 12 bytes before it, 8-byte units under IPv6: legal under IPv4 as well.
         check_value.resize((12 + check_value.len().max(4)).next_multiple_of(8) - 12, 0);
         let length = 12 + check_value.len();
-        let units = self
-            .length_units
-            .unwrap_or_else(|| u8::try_from(length / 4 - 2).unwrap_or(u8::MAX));
+        let units =
+            self.length_units.unwrap_or_else(|| u8::try_from(length / 4 - 2).unwrap_or(u8::MAX));
         let next = self.next_header.unwrap_or(context.next_protocol);
         let mut bytes = vec![next, units, 0, 0];
         bytes.extend(self.security_parameters.to_be_bytes());
@@ -328,9 +311,6 @@ pub fn mld_report(source: Ipv6Addr, group: Ipv6Addr) -> Frame {
         .with(Ethernet::default())
         .with(ipv6)
         .with(Extension::hop_by_hop(vec![5, 2, 0, 0, 1, 0]))
-        .with(Icmpv6 {
-            rest: [0, 0, 0, 1],
-            ..Icmpv6::new(143, 0)
-        })
+        .with(Icmpv6 { rest: [0, 0, 0, 1], ..Icmpv6::new(143, 0) })
         .with(Payload(record))
 }

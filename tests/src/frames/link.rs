@@ -64,19 +64,12 @@ pub struct Vlan {
 impl Vlan {
     /// A customer tag (802.1Q).
     pub fn new(id: u16) -> Self {
-        Self {
-            tag_type: ether_type::VLAN,
-            control: id & 0x0fff,
-            ether_type: None,
-        }
+        Self { tag_type: ether_type::VLAN, control: id & 0x0fff, ether_type: None }
     }
 
     /// A service tag (802.1ad), outside a customer tag.
     pub fn service(id: u16) -> Self {
-        Self {
-            tag_type: ether_type::SERVICE_VLAN,
-            ..Self::new(id)
-        }
+        Self { tag_type: ether_type::SERVICE_VLAN, ..Self::new(id) }
     }
 }
 

@@ -4,14 +4,12 @@ use crate::random::Random;
 
 /// Offsets of length, version, protocol and fragment fields in an untagged IPv4 or IPv6 frame and
 /// the transport header behind an IPv4 header without options; tags shift them, which is as good.
-const TELLING_OFFSETS: [usize; 16] = [
-    12, 13, 14, 16, 17, 18, 19, 20, 21, 23, 34, 38, 39, 46, 54, 55,
-];
+const TELLING_OFFSETS: [usize; 16] =
+    [12, 13, 14, 16, 17, 18, 19, 20, 21, 23, 34, 38, 39, 46, 54, 55];
 
 /// Bytes at which parsers go wrong.
-const TELLING_BYTES: [u8; 12] = [
-    0x00, 0x01, 0x04, 0x06, 0x3c, 0x40, 0x44, 0x45, 0x4f, 0x60, 0x80, 0xff,
-];
+const TELLING_BYTES: [u8; 12] =
+    [0x00, 0x01, 0x04, 0x06, 0x3c, 0x40, 0x44, 0x45, 0x4f, 0x60, 0x80, 0xff];
 
 /// Longest frame that a splice or an extension makes: what fits an Ethernet MTU with tags.
 const MAX_FRAME_BYTES: usize = 1522;

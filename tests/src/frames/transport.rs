@@ -63,21 +63,17 @@ impl Layer for Tcp {
         let mut options = self.options.clone();
         options.resize(options.len().next_multiple_of(4), 0);
         let length = 20 + options.len();
-        let words = self
-            .header_words
-            .unwrap_or_else(|| u8::try_from(length / 4).unwrap_or(u8::MAX));
-        let mut bytes = [self.source, self.destination]
-            .map(u16::to_be_bytes)
-            .concat();
+        let words =
+            self.header_words.unwrap_or_else(|| u8::try_from(length / 4).unwrap_or(u8::MAX));
+        let mut bytes = [self.source, self.destination].map(u16::to_be_bytes).concat();
         bytes.extend(self.sequence.to_be_bytes());
         bytes.extend(self.acknowledgement.to_be_bytes());
         bytes.extend([words << 4, self.flags]);
         bytes.extend(self.window.to_be_bytes());
         bytes.extend([0; 4]);
         bytes.extend(options);
-        let checksum = self
-            .checksum
-            .unwrap_or_else(|| transport_checksum(context, protocol::TCP, &bytes));
+        let checksum =
+            self.checksum.unwrap_or_else(|| transport_checksum(context, protocol::TCP, &bytes));
         bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
@@ -107,23 +103,14 @@ pub struct Udp {
 impl Udp {
     /// A header with checksum.
     pub fn new(source: u16, destination: u16) -> Self {
-        Self {
-            source,
-            destination,
-            length: None,
-            checksum: None,
-        }
+        Self { source, destination, length: None, checksum: None }
     }
 }
 
 impl Layer for Udp {
     fn header(&self, context: &Context<'_>) -> Vec<u8> {
-        let length = self
-            .length
-            .unwrap_or_else(|| length_16(8 + context.payload.len()));
-        let mut bytes = [self.source, self.destination, length, 0]
-            .map(u16::to_be_bytes)
-            .concat();
+        let length = self.length.unwrap_or_else(|| length_16(8 + context.payload.len()));
+        let mut bytes = [self.source, self.destination, length, 0].map(u16::to_be_bytes).concat();
         let checksum = self.checksum.unwrap_or_else(|| {
             match transport_checksum(context, protocol::UDP, &bytes) {
                 0 => 0xffff,
@@ -211,10 +198,7 @@ pub fn dhcp_discover() -> Frame {
     message[28..34].copy_from_slice(&Ethernet::default().source);
     message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255]);
     Frame::new()
-        .with(Ethernet {
-            destination: [0xff; 6],
-            ..Ethernet::default()
-        })
+        .with(Ethernet { destination: [0xff; 6], ..Ethernet::default() })
         .with(Ipv4::new(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST))
         .with(Udp::new(68, 67))
         .with(Payload(message))

@@ -97,11 +97,7 @@ impl Response {
 /// The bytes of a request; `Host: test` and `Content-Length` are added where missing (the latter
 /// only beside a body).
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let has = |name: &str| {
-        headers
-            .iter()
-            .any(|(found, _)| found.eq_ignore_ascii_case(name))
-    };
+    let has = |name: &str| headers.iter().any(|(found, _)| found.eq_ignore_ascii_case(name));
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
     if !has("host") {
         head.push_str("Host: test\r\n");
@@ -148,11 +144,5 @@ pub(super) fn parse_head(head: Vec<u8>) -> Result<Response, Failure> {
             Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect::<Result<_, Failure>>()?;
-    Ok(Response {
-        status,
-        reason: reason.to_owned(),
-        headers,
-        head,
-        body: Vec::new(),
-    })
+    Ok(Response { status, reason: reason.to_owned(), headers, head, body: Vec::new() })
 }

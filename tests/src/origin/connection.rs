@@ -31,11 +31,7 @@ pub(super) fn serve(shared: &Shared, number: u64, peer: SocketAddr, stream: TcpS
     stream.set_read_timeout(Some(IDLE)).ok();
     stream.set_write_timeout(Some(IDLE)).ok();
     stream.set_nodelay(true).ok();
-    let mut connection = Connection {
-        shared,
-        stream,
-        buffer: Vec::new(),
-    };
+    let mut connection = Connection { shared, stream, buffer: Vec::new() };
     let mut nth = 0;
     while !shared.is_stopping() {
         let Ok(Some(head)) = connection.head() else {
@@ -127,15 +123,13 @@ impl Connection<'_> {
         match behaviour {
             Behaviour::Answer(status, headers, body) => {
                 if request.method() == "HEAD" {
-                    self.stream
-                        .write_all(&answer_head(status, &headers, body.len()))?;
+                    self.stream.write_all(&answer_head(status, &headers, body.len()))?;
                 } else {
                     self.write_answer(status, &headers, &body)?;
                 }
             }
             Behaviour::Chunked(chunks, pause) => {
-                self.stream
-                    .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                self.stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
                 for chunk in chunks {
                     self.shared.pause(pause);
                     self.write_chunk(&chunk)?;
@@ -158,10 +152,7 @@ impl Connection<'_> {
                 return Ok(false);
             }
             Behaviour::Reset => {
-                let linger = libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
+                let linger = libc::linger { l_onoff: 1, l_linger: 0 };
                 setsockopt(&self.stream, sockopt::Linger, &linger)?;
                 // The list of live connections holds a duplicate, which would keep it open.
                 self.shared.forget(request.connection);
@@ -304,14 +295,9 @@ fn answer_head(status: u16, headers: &[(String, String)], length: usize) -> Vec<
 
 fn content_type(request: &Recorded) -> String {
     let values = request.header_values("content-type");
-    values
-        .first()
-        .cloned()
-        .unwrap_or_else(|| "application/octet-stream".to_owned())
+    values.first().cloned().unwrap_or_else(|| "application/octet-stream".to_owned())
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }

@@ -33,13 +33,7 @@ impl Finished {
     #[track_caller]
     #[must_use]
     pub fn ended_with(self, code: i32) -> Self {
-        assert_eq!(
-            self.code,
-            Some(code),
-            "stdout:\n{}\nstderr:\n{}",
-            self.stdout,
-            self.stderr
-        );
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
@@ -76,19 +70,12 @@ pub fn finish(command: &mut Command, scratch: &Scratch, timeout: Duration) -> Fi
     let status = status.unwrap_or_else(|| {
         panic!("{command:?} runs after {timeout:?}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     });
-    Finished {
-        code: status.code(),
-        stdout,
-        stderr,
-    }
+    Finished { code: status.code(), stdout, stderr }
 }
 
 /// Runs a command for its effect, whatever comes of it.
 pub(super) fn end_quietly(command: &mut Command, timeout: Duration) {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if let Ok(mut child) = command.spawn() {
         wait(&mut child, timeout);
     }

@@ -86,9 +86,7 @@ impl Limiter {
 
     /// Whether the agent started last runs.
     pub fn is_running(&mut self) -> bool {
-        self.agent
-            .as_mut()
-            .is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
+        self.agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
     }
 
     /// Sends a signal to the agent.
@@ -113,9 +111,7 @@ impl Limiter {
         let proxy = reported.expect("a proxy was seen");
         assert!(self.runs_here(proxy), "proxy {proxy} runs");
         signal(proxy, Signal::SIGKILL);
-        eventually(Duration::from_secs(5), "the killed proxy ends", || {
-            !self.runs_here(proxy)
-        });
+        eventually(Duration::from_secs(5), "the killed proxy ends", || !self.runs_here(proxy));
     }
 
     /// SIGTERM to the agent, and its exit status.

@@ -43,31 +43,16 @@ fn write_kernel(kernel: &KernelPolicy, out: &mut dyn Write) -> io::Result<()> {
         FailsafePort::Tcp(port) => format!("tcp/{port}"),
     });
     writeln!(out, "kernel{}", mode_words(kernel.mode))?;
-    writeln!(
-        out,
-        "  interfaces       {} (attach {})",
-        join(interfaces),
-        word(&kernel.attach)
-    )?;
+    writeln!(out, "  interfaces       {} (attach {})", join(interfaces), word(&kernel.attach))?;
     writeln!(out, "  default          {}", word(&kernel.default))?;
-    for (name, list) in [
-        ("trusted", &kernel.trusted),
-        ("allow", &kernel.allow),
-        ("deny", &kernel.deny),
-    ] {
+    for (name, list) in
+        [("trusted", &kernel.trusted), ("allow", &kernel.allow), ("deny", &kernel.deny)]
+    {
         writeln!(out, "  {name:<16} {}", join(list))?;
     }
     writeln!(out, "  failsafe ports   {}", join(ports))?;
-    writeln!(
-        out,
-        "  packets          {}",
-        limit_words(kernel.limits.packets.as_ref())
-    )?;
-    writeln!(
-        out,
-        "  new connections  {}",
-        limit_words(kernel.limits.new_connections.as_ref())
-    )?;
+    writeln!(out, "  packets          {}", limit_words(kernel.limits.packets.as_ref()))?;
+    writeln!(out, "  new connections  {}", limit_words(kernel.limits.new_connections.as_ref()))?;
     writeln!(
         out,
         "  malformed {}, fragments {}, table full {}",
@@ -95,11 +80,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
         } else {
             upstream.host.clone()
         };
-        writeln!(
-            out,
-            "  upstream    {} = http://{host}:{}",
-            upstream.name, upstream.port
-        )?;
+        writeln!(out, "  upstream    {} = http://{host}:{}", upstream.name, upstream.port)?;
     }
     for route in &http.routes {
         write_route(route, http, out)?;
@@ -107,22 +88,14 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     for auth in &http.auth {
         let AuthKind::ApiKey { header, keys } = &auth.kind;
         let (count, mode) = (keys.len(), mode_words(auth.mode));
-        writeln!(
-            out,
-            "  auth        {}: api_key in {header}, {count} known{mode}",
-            auth.name
-        )?;
+        writeln!(out, "  auth        {}: api_key in {header}, {count} known{mode}", auth.name)?;
     }
     for cors in &http.cors {
         let origins = match &cors.origins {
             CorsOrigins::Any => "every origin".to_owned(),
             CorsOrigins::List(list) => join(list.iter().map(origin_words)),
         };
-        let credentials = if cors.credentials {
-            ", with credentials"
-        } else {
-            ""
-        };
+        let credentials = if cors.credentials { ", with credentials" } else { "" };
         writeln!(
             out,
             "  cors        {}: {origins}{credentials}{}",
@@ -130,11 +103,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
             mode_words(cors.mode)
         )?;
     }
-    writeln!(
-        out,
-        "  guard       {} failed attempts per client",
-        rate_words(http.guard.failures)
-    )
+    writeln!(out, "  guard       {} failed attempts per client", rate_words(http.guard.failures))
 }
 
 fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
@@ -162,11 +131,7 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
         writeln!(
             out,
             "    allow     {}",
-            if allow.is_empty() {
-                "nobody".to_owned()
-            } else {
-                join(allow)
-            }
+            if allow.is_empty() { "nobody".to_owned() } else { join(allow) }
         )?;
     }
     if let Some(at) = route.cors {
@@ -182,10 +147,8 @@ fn write_escalation(escalation: &EscalationPolicy, out: &mut dyn Write) -> io::R
     if !escalation.enabled {
         return writeln!(out, "\nescalation: off (nobody is banned by evidence)");
     }
-    let scores = escalation
-        .scores
-        .iter()
-        .map(|(refusal, points)| format!("{} {points}", refusal.label()));
+    let scores =
+        escalation.scores.iter().map(|(refusal, points)| format!("{} {points}", refusal.label()));
     writeln!(out, "\nescalation{}", mode_words(escalation.mode))?;
     writeln!(
         out,
@@ -208,15 +171,8 @@ fn write_escalation(escalation: &EscalationPolicy, out: &mut dyn Write) -> io::R
 fn sink_words(sink: &SinkPolicy) -> String {
     let to = match &sink.kind {
         SinkKind::Stderr => "stderr".to_owned(),
-        SinkKind::File {
-            path,
-            rotate_bytes,
-            keep,
-        } => {
-            format!(
-                "{} (rotated at {rotate_bytes} bytes, {keep} kept)",
-                path.display()
-            )
+        SinkKind::File { path, rotate_bytes, keep } => {
+            format!("{} (rotated at {rotate_bytes} bytes, {keep} kept)", path.display())
         }
     };
     let only = if sink.kinds.is_empty() {
@@ -247,23 +203,14 @@ fn http_limit_words(limit: &LimitPolicy) -> String {
 
 fn origin_words(origin: &OriginPattern) -> String {
     let wildcard = if origin.subdomains { "*." } else { "" };
-    let port = origin
-        .port
-        .map(|port| format!(":{port}"))
-        .unwrap_or_default();
+    let port = origin.port.map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{wildcard}{}{port}", origin.scheme, origin.host)
 }
 
 fn limit_words(limit: Option<&RateLimit>) -> String {
     limit.map_or_else(
         || "unlimited".to_owned(),
-        |limit| {
-            format!(
-                "{} burst {} per source",
-                rate_words(limit.rate),
-                limit.burst
-            )
-        },
+        |limit| format!("{} burst {} per source", rate_words(limit.rate), limit.burst),
     )
 }
 
@@ -275,12 +222,7 @@ fn rate_words(rate: Rate) -> String {
 
 fn duration_words(duration: Duration) -> String {
     let ms = duration.as_millis();
-    for (unit, length) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-    ] {
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         if ms >= length && ms.is_multiple_of(length) {
             return format!("{}{unit}", ms / length);
         }
@@ -302,9 +244,5 @@ fn word(value: &impl Debug) -> String {
 
 fn join(items: impl IntoIterator<Item = impl Display>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    if items.is_empty() {
-        "none".to_owned()
-    } else {
-        items.join(", ")
-    }
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }

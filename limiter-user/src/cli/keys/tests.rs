@@ -17,21 +17,11 @@ fn serve(
         Ok(AgentNotice::NotRunning)
     };
     let (mut out, mut notes) = (Vec::new(), Vec::new());
-    let mut desk = Desk {
-        path,
-        now_seconds,
-        notify: &notify,
-        out: &mut out,
-        notes: &mut notes,
-    };
+    let mut desk = Desk { path, now_seconds, notify: &notify, out: &mut out, notes: &mut notes };
     let done = desk.serve(command);
     let changes = !matches!(command, KeysCommand::List);
     assert_eq!(told.get(), u32::from(changes && done.is_ok()));
-    (
-        done,
-        String::from_utf8(out).unwrap(),
-        String::from_utf8(notes).unwrap(),
-    )
+    (done, String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap())
 }
 
 #[test]
@@ -51,18 +41,9 @@ fn a_key_from_making_to_revocation() {
     let records = || KeysFile::read(&path).unwrap().unwrap().records();
     assert_eq!(records()[0].digest, digest(key.as_bytes()));
     assert_eq!(records()[0].expires_unix_seconds, Some(1_000 + 172_800));
-    assert!(
-        serve(&path, 1_000, &new)
-            .0
-            .unwrap_err()
-            .to_string()
-            .contains("rotate")
-    );
+    assert!(serve(&path, 1_000, &new).0.unwrap_err().to_string().contains("rotate"));
 
-    let rotate = KeysCommand::Rotate {
-        name: "alice".to_owned(),
-        grace: Duration::from_hours(24),
-    };
+    let rotate = KeysCommand::Rotate { name: "alice".to_owned(), grace: Duration::from_hours(24) };
     let (done, next, _) = serve(&path, 2_000, &rotate);
     done.unwrap();
     let overlap = records();
@@ -72,14 +53,9 @@ fn a_key_from_making_to_revocation() {
 
     let (done, listed, _) = serve(&path, 2_000, &KeysCommand::List);
     done.unwrap();
-    assert!(
-        listed.contains("alice") && listed.contains("the key it replaced ends"),
-        "{listed}"
-    );
+    assert!(listed.contains("alice") && listed.contains("the key it replaced ends"), "{listed}");
 
-    let revoke = KeysCommand::Revoke {
-        name: "alice".to_owned(),
-    };
+    let revoke = KeysCommand::Revoke { name: "alice".to_owned() };
     serve(&path, 3_000, &revoke).0.unwrap();
     assert!(records().is_empty());
     assert!(serve(&path, 3_000, &revoke).0.is_err());

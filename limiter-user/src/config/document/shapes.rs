@@ -74,10 +74,7 @@ impl<'de> Deserialize<'de> for TrustedDocument {
             }
 
             fn visit_str<E: de::Error>(self, cidr: &str) -> Result<Self::Value, E> {
-                Ok(TrustedDocument {
-                    bare: Some(cidr.to_owned()),
-                    table: TrustedTable::default(),
-                })
+                Ok(TrustedDocument { bare: Some(cidr.to_owned()), table: TrustedTable::default() })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {

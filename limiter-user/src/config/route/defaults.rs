@@ -35,10 +35,7 @@ pub(super) fn of(
 ) -> Defaults {
     let token = scope.sources.variable("LIMITER_AUTH_TOKEN");
     if token.is_some() && !document.auth.is_empty() {
-        report.risk(
-            "LIMITER_AUTH_TOKEN",
-            "used only where an [auth.NAME] names it",
-        );
+        report.risk("LIMITER_AUTH_TOKEN", "used only where an [auth.NAME] names it");
     }
     let preset = scope.preset;
     let required = preset.is_some_and(Preset::requires_credential);
@@ -71,10 +68,7 @@ pub(super) fn of(
         })
     };
     let wants = |says: fn(&RouteDocument) -> bool| {
-        let routes = document
-            .http
-            .as_ref()
-            .map_or(&[][..], |http| http.route.as_slice());
+        let routes = document.http.as_ref().map_or(&[][..], |http| http.route.as_slice());
         no_routes || routes.iter().any(|route| !says(route.get_ref()))
     };
     let limits = preset
@@ -90,20 +84,12 @@ pub(super) fn of(
         }),
         _ => None,
     };
-    let headers = preset
-        .filter(|_| wants(|route| route.headers.is_some()))
-        .map(|_| {
-            if resources.headers.len() != 1 {
-                resources.headers.push(headers::json_api());
-            }
-            resources.headers.len() - 1
-        });
+    let headers = preset.filter(|_| wants(|route| route.headers.is_some())).map(|_| {
+        if resources.headers.len() != 1 {
+            resources.headers.push(headers::json_api());
+        }
+        resources.headers.len() - 1
+    });
     let allow = preset.and_then(Preset::allow);
-    Defaults {
-        auth,
-        limits: limits.into_iter().collect(),
-        cors,
-        headers,
-        allow,
-    }
+    Defaults { auth, limits: limits.into_iter().collect(), cors, headers, allow }
 }

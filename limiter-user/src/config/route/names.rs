@@ -10,10 +10,9 @@ use super::super::{
 pub(super) fn names_of(written: &Spanned<NamesDocument>) -> Vec<(Place, &str)> {
     match written.get_ref() {
         NamesDocument::One(name) => vec![(written.span().into(), name.as_str())],
-        NamesDocument::Many(names) => names
-            .iter()
-            .map(|name| (name.span().into(), name.get_ref().as_str()))
-            .collect(),
+        NamesDocument::Many(names) => {
+            names.iter().map(|name| (name.span().into(), name.get_ref().as_str())).collect()
+        }
     }
 }
 

@@ -9,11 +9,7 @@ use crate::policy::http::PathPattern;
 
 pub(super) fn host(host: &Text, report: &mut Report) -> Option<String> {
     if host.get_ref().starts_with("*.") {
-        report.unsupported(
-            host.span(),
-            "a wildcard host",
-            "a whole host name, or none for any",
-        );
+        report.unsupported(host.span(), "a wildcard host", "a whole host name, or none for any");
         return None;
     }
     report.value(host, |text| match values::host_and_port(text) {
@@ -43,11 +39,7 @@ pub(super) fn check_path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') || !printable || text.contains(['?', '#', '%', '\\', ';']) {
         return Err("expected a path such as \"/api\", without query or escapes".to_owned());
     }
-    if text.contains("//")
-        || text
-            .split('/')
-            .any(|segment| segment == "." || segment == "..")
-    {
+    if text.contains("//") || text.split('/').any(|segment| segment == "." || segment == "..") {
         return Err("a path has no empty, `.` or `..` segments".to_owned());
     }
     if text.contains('*') {

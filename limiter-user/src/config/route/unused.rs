@@ -25,9 +25,9 @@ pub(super) fn warn(
             name,
             routes.iter().any(|route| match &route.auth {
                 RouteAuth::Public => false,
-                RouteAuth::AnyOf(any) => any
-                    .iter()
-                    .any(|at| resources.auth[*at].name == *name.get_ref()),
+                RouteAuth::AnyOf(any) => {
+                    any.iter().any(|at| resources.auth[*at].name == *name.get_ref())
+                }
             }),
         );
     }
@@ -35,10 +35,7 @@ pub(super) fn warn(
         warn(
             name,
             routes.iter().any(|route| {
-                route
-                    .limits
-                    .iter()
-                    .any(|at| resources.limits[*at].name == *name.get_ref())
+                route.limits.iter().any(|at| resources.limits[*at].name == *name.get_ref())
             }),
         );
     }
@@ -46,9 +43,7 @@ pub(super) fn warn(
         warn(
             name,
             routes.iter().any(|route| {
-                route
-                    .cors
-                    .is_some_and(|at| resources.cors[at].name == *name.get_ref())
+                route.cors.is_some_and(|at| resources.cors[at].name == *name.get_ref())
             }),
         );
     }
@@ -56,9 +51,7 @@ pub(super) fn warn(
         warn(
             name,
             routes.iter().any(|route| {
-                route
-                    .headers
-                    .is_some_and(|at| resources.headers[at].name == *name.get_ref())
+                route.headers.is_some_and(|at| resources.headers[at].name == *name.get_ref())
             }),
         );
     }

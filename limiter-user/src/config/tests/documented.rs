@@ -41,15 +41,9 @@ fn every_key_is_in_the_reference() {
     let mut keys = 0;
     for section in SECTIONS {
         let error = refused(&format!("{section}\nzzzzzzzzzzzzzzzzzz = 1\n"));
-        let allowed = error
-            .split("allowed here: ")
-            .nth(1)
-            .unwrap_or_else(|| panic!("{error}"));
+        let allowed = error.split("allowed here: ").nth(1).unwrap_or_else(|| panic!("{error}"));
         for key in allowed.lines().next().unwrap().split(", ") {
-            assert!(
-                known(key),
-                "{section} {key} is not in docs/CONFIGURATION.md"
-            );
+            assert!(known(key), "{section} {key} is not in docs/CONFIGURATION.md");
             keys += 1;
         }
     }

@@ -22,11 +22,7 @@ fn the_whole_sample() {
     assert_eq!(kernel.trusted.len(), 2);
     assert_eq!(
         kernel.failsafe_ports,
-        [
-            FailsafePort::Auto,
-            FailsafePort::Tcp(22),
-            FailsafePort::Tcp(2222)
-        ]
+        [FailsafePort::Auto, FailsafePort::Tcp(22), FailsafePort::Tcp(2222)]
     );
     let packets = kernel.limits.packets.unwrap();
     assert_eq!((packets.rate.count, packets.burst), (20_000, 40_000));
@@ -34,24 +30,15 @@ fn the_whole_sample() {
     let http = policy.http.unwrap();
     assert_eq!(http.trusted, kernel.trusted);
     assert_eq!(http.client_address, ClientAddressSource::XForwardedFor);
-    assert_eq!(
-        (http.upstreams[0].host.as_str(), http.upstreams[0].port),
-        ("127.0.0.1", 3000)
-    );
+    assert_eq!((http.upstreams[0].host.as_str(), http.upstreams[0].port), ("127.0.0.1", 3000));
     let route = &http.routes[0];
     assert_eq!(route.host.as_deref(), Some("api.example.com"));
     assert_eq!(route.path, PathPattern::Prefix("/api".to_owned()));
     assert_eq!(route.methods, ["GET", "POST"]);
     assert_eq!(route.auth, RouteAuth::AnyOf(vec![0]));
     let limits: Vec<_> = route.limits.iter().map(|at| &http.limits[*at]).collect();
-    assert_eq!(
-        (limits[0].algorithm, limits[0].rate.count),
-        (Algorithm::SlidingWindow, 1_000)
-    );
-    assert_eq!(
-        (limits[1].key, limits[1].mode),
-        (LimitKey::Principal, Mode::Monitor)
-    );
+    assert_eq!((limits[0].algorithm, limits[0].rate.count), (Algorithm::SlidingWindow, 1_000));
+    assert_eq!((limits[1].key, limits[1].mode), (LimitKey::Principal, Mode::Monitor));
     let AuthKind::ApiKey { header, keys } = &http.auth[0].kind;
     assert_eq!((header.as_str(), keys.len()), ("x-api-key", 1));
     let cors = &http.cors[route.cors.unwrap()];

@@ -58,11 +58,7 @@ fn what_is_written_is_read() {
     assert!(records.iter().all(|record| record.name == "alice"));
     assert_eq!(records[0].expires_unix_seconds, Some(1_800_000_000));
     assert_eq!(records[1].expires_unix_seconds, Some(1_768_559_025));
-    assert_eq!(
-        fs::read_dir(&scratch.0).unwrap().count(),
-        2,
-        "the file and its lock"
-    );
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "the file and its lock");
 }
 
 #[test]
@@ -75,20 +71,14 @@ fn a_failed_change_writes_nothing() {
 #[test]
 fn corruption_is_refused_with_its_line_and_without_digests() {
     let key = stored("alice");
-    let good = toml::to_string(&KeysFile {
-        keys: vec![key.clone()],
-    })
-    .unwrap();
+    let good = toml::to_string(&KeysFile { keys: vec![key.clone()] }).unwrap();
     assert!(KeysFile::parse(&good).is_ok());
     let hex = hex::encode(&key.digest);
     for (bad, word) in [
         (good.replace(&hex, &hex[1..]), "line 3: expected 64"),
         (good.replace("tier", "teir"), "unknown field `teir`"),
         (format!("{good}\n{good}"), "named \"alice\""),
-        (
-            format!("{good}\n{}", good.replace("alice", "bob")),
-            "same digest",
-        ),
+        (format!("{good}\n{}", good.replace("alice", "bob")), "same digest"),
         (good.replace("alice", "shared-token"), "shared token"),
         (good.replace("alice", "\\u001b[2J"), "printable"),
         (good[..good.len() / 2].to_owned(), "line"),
@@ -111,30 +101,17 @@ fn open_permissions_are_refused() {
     let scratch = Scratch::new("mode");
     let path = scratch.file();
     fs::write(&path, "").unwrap();
-    for (mode, ok) in [
-        (0o600, true),
-        (0o640, true),
-        (0o644, false),
-        (0o660, false),
-        (0o602, false),
-    ] {
+    for (mode, ok) in [(0o600, true), (0o640, true), (0o644, false), (0o660, false), (0o602, false)]
+    {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let read = KeysFile::read(&path);
         assert_eq!(read.is_ok(), ok, "{mode:o}");
         if let Err(error) = read {
             let text = format!("{error:#}");
-            assert!(
-                text.contains(&format!("{mode:04o}")) && text.contains("chmod 600"),
-                "{text}"
-            );
+            assert!(text.contains(&format!("{mode:04o}")) && text.contains("chmod 600"), "{text}");
         }
     }
-    assert!(
-        read_private(&scratch.0, 10)
-            .unwrap_err()
-            .to_string()
-            .contains("regular")
-    );
+    assert!(read_private(&scratch.0, 10).unwrap_err().to_string().contains("regular"));
 }
 
 #[test]
