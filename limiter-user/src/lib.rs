@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod clock;
 pub mod events;
+pub mod limits;
 pub mod link;
 pub mod policy;
 pub mod refusal;
