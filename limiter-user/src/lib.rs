@@ -14,4 +14,5 @@ pub mod events;
 pub mod limits;
 pub mod link;
 pub mod policy;
+pub mod proxy;
 pub mod refusal;

@@ -152,7 +152,11 @@ fn token_bucket(word: u64, now_ns: u64, cost: u64, burst: u64) -> (Decision, u64
             (after - depth).div_ceil(TICKS_PER_NS)
         },
     };
-    let next = if allowed { now.saturating_add(after) } else { word };
+    let next = if allowed {
+        now.saturating_add(after)
+    } else {
+        word
+    };
     (decision, next)
 }
 
@@ -174,7 +178,11 @@ fn sliding(word: u64, now_ns: u64, count: u64, period_ns: u64) -> (Decision, u64
             0
         } else if windows.current < count {
             // The previous window must fade until there is room for one.
-            left_ns.saturating_sub(faded(windows.previous, count - 1 - windows.current, period_ns))
+            left_ns.saturating_sub(faded(
+                windows.previous,
+                count - 1 - windows.current,
+                period_ns,
+            ))
         } else {
             // This window becomes the previous one, then must fade.
             left_ns + (period_ns - faded(windows.current, count - 1, period_ns))
@@ -291,7 +299,10 @@ mod tests {
             } else {
                 assert_eq!(next, word, "a refused request changes nothing");
                 let soon = now_ns + decision.retry_after_ns;
-                assert!(meter.charge(word, soon).0.allowed, "retry-after holds, step {step}");
+                assert!(
+                    meter.charge(word, soon).0.allowed,
+                    "retry-after holds, step {step}"
+                );
                 assert!(!meter.charge(word, soon - 1).0.allowed || decision.retry_after_ns <= 1);
             }
             word = next;
@@ -314,7 +325,11 @@ mod tests {
                 }
                 allowed
             };
-            compare(Meter::token_bucket(rate(count, 1), burst), reference, 2 * SECOND / count);
+            compare(
+                Meter::token_bucket(rate(count, 1), burst),
+                reference,
+                2 * SECOND / count,
+            );
         }
     }
 
@@ -327,7 +342,10 @@ mod tests {
             allowed += u64::from(decision.allowed);
             word = next;
         }
-        assert!((200_000..=200_011).contains(&allowed), "{allowed} in ten seconds");
+        assert!(
+            (200_000..=200_011).contains(&allowed),
+            "{allowed} in ten seconds"
+        );
     }
 
     #[test]
@@ -340,7 +358,11 @@ mod tests {
             used += 1;
             used <= 10
         };
-        compare(Meter::fixed_window(10, Duration::from_secs(2)), reference, SECOND / 4);
+        compare(
+            Meter::fixed_window(10, Duration::from_secs(2)),
+            reference,
+            SECOND / 4,
+        );
     }
 
     #[test]
@@ -348,7 +370,10 @@ mod tests {
         let mut admitted: Vec<u64> = Vec::new();
         let reference = |now: u64| {
             let window = now / SECOND;
-            let previous = admitted.iter().filter(|at| *at / SECOND == window - 1).count() as u64;
+            let previous = admitted
+                .iter()
+                .filter(|at| *at / SECOND == window - 1)
+                .count() as u64;
             let current = admitted.iter().filter(|at| *at / SECOND == window).count() as u64;
             let used = (u128::from(previous) * u128::from(SECOND - now % SECOND))
                 .div_ceil(u128::from(SECOND))
@@ -377,7 +402,10 @@ mod tests {
         let meters = [
             Meter::token_bucket(rate(5, 1), 5),
             Meter::fixed_window(5, Duration::from_secs(1)),
-            Meter::SlidingWindow { count: 5, period_ns: SECOND },
+            Meter::SlidingWindow {
+                count: 5,
+                period_ns: SECOND,
+            },
         ];
         for meter in meters {
             let mut random = Random(7);
@@ -396,10 +424,19 @@ mod tests {
     fn extremes_do_not_overflow() {
         let long = Duration::from_secs(u64::MAX);
         for meter in [
-            Meter::token_bucket(Rate { count: 1, period: long }, u64::MAX),
+            Meter::token_bucket(
+                Rate {
+                    count: 1,
+                    period: long,
+                },
+                u64::MAX,
+            ),
             Meter::token_bucket(rate(u64::MAX, 1), u64::MAX),
             Meter::fixed_window(u64::MAX, long),
-            Meter::SlidingWindow { count: MAX_WINDOW_COUNT, period_ns: 1 << 57 },
+            Meter::SlidingWindow {
+                count: MAX_WINDOW_COUNT,
+                period_ns: 1 << 57,
+            },
         ] {
             for word in [0, 1, u64::MAX, u64::MAX >> 1] {
                 for now_ns in [0, 1, SECOND, 1 << 58] {

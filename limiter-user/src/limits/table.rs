@@ -44,7 +44,10 @@ struct Entry {
 impl Table {
     /// A table for about `capacity` clients (rounded up to a power of two, 128 bytes per 8).
     pub fn new(capacity: usize) -> Self {
-        let sets = capacity.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two();
+        let sets = capacity
+            .div_ceil(WAYS)
+            .clamp(1, 1 << 24)
+            .next_power_of_two();
         Self {
             sets: (0..sets)
                 .map(|_| Set {
@@ -76,9 +79,10 @@ impl Table {
     /// What [`Self::charge`] would say, without counting anything or taking an entry.
     pub fn peek(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> Decision {
         let fingerprint = fingerprint.max(1);
-        let word = self.set(fingerprint).find(fingerprint).map_or(0, |entry| {
-            entry.word.load(Ordering::Relaxed)
-        });
+        let word = self
+            .set(fingerprint)
+            .find(fingerprint)
+            .map_or(0, |entry| entry.word.load(Ordering::Relaxed));
         meter.charge(word, now_ns).0
     }
 
@@ -92,7 +96,10 @@ impl Table {
 
     fn set(&self, fingerprint: u64) -> &Set {
         // The length is a power of two; the low bits choose the set.
-        #[expect(clippy::cast_possible_truncation, reason = "masked by the number of sets")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "masked by the number of sets"
+        )]
         let index = fingerprint as usize & (self.sets.len() - 1);
         &self.sets[index]
     }
@@ -123,7 +130,9 @@ impl Table {
             }
             // Another thread may have inserted the same client in an earlier way meanwhile: the
             // first one counts for everybody, this one stays unused until it is taken again.
-            return set.find(fingerprint).map_or(&entry.word, |first| &first.word);
+            return set
+                .find(fingerprint)
+                .map_or(&entry.word, |first| &first.word);
         }
     }
 }
@@ -187,13 +196,22 @@ mod tests {
         }
         assert!(table.charge(100, &meter, NOW).allowed);
         assert!(table.charge(101, &meter, NOW).allowed);
-        assert!(!table.charge(102, &meter, NOW).allowed, "newcomers share a budget");
+        assert!(
+            !table.charge(102, &meter, NOW).allowed,
+            "newcomers share a budget"
+        );
         for client in 1..=8 {
-            assert!(!table.charge(client, &meter, NOW).allowed, "{client} is still in debt");
+            assert!(
+                !table.charge(client, &meter, NOW).allowed,
+                "{client} is still in debt"
+            );
         }
         assert_eq!(table.usage(), (8, 3));
         let later = NOW + 3 * 3_600_000_000_000;
-        assert!(table.charge(103, &meter, later).allowed, "an idle entry is reused");
+        assert!(
+            table.charge(103, &meter, later).allowed,
+            "an idle entry is reused"
+        );
         assert_eq!(table.usage(), (8, 3));
     }
 
@@ -203,7 +221,10 @@ mod tests {
         for meter in [
             bucket(1, 1000),
             Meter::fixed_window(1000, Duration::from_secs(3600)),
-            Meter::SlidingWindow { count: 1000, period_ns: 3_600_000_000_000 },
+            Meter::SlidingWindow {
+                count: 1000,
+                period_ns: 3_600_000_000_000,
+            },
         ] {
             let table = Table::new(1024);
             let barrier = Barrier::new(usize::try_from(THREADS).unwrap());
@@ -218,9 +239,15 @@ mod tests {
                         })
                     })
                     .collect();
-                workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+                workers
+                    .into_iter()
+                    .map(|worker| worker.join().unwrap())
+                    .sum()
             });
-            assert!((1000..1000 + THREADS).contains(&admitted), "{admitted} of 1000");
+            assert!(
+                (1000..1000 + THREADS).contains(&admitted),
+                "{admitted} of 1000"
+            );
         }
     }
 }
