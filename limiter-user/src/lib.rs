@@ -9,12 +9,16 @@
 //! ```
 
 pub mod admin;
+mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod events;
 pub mod kernel;
 pub mod keys;
+pub mod limits;
 pub mod link;
 pub mod policy;
+pub mod proxy;
 pub mod refusal;
+mod sys;

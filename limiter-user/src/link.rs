@@ -5,6 +5,9 @@
 //! Listening sockets travel beside the frame that announces them (`SCM_RIGHTS`). Neither side
 //! trusts the other's lengths or counts.
 
+pub mod codec;
+pub mod descriptors;
+
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;

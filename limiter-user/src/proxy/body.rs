@@ -1,0 +1,220 @@
+//! Bodies on their way: streamed, bounded and never collected.
+//!
+//! [`RequestBody`] counts what the client sends and says what is wrong with it; [`ResponseBody`]
+//! carries the exchange to the end of the answer.
+
+use std::{
+    error::Error as StdError,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{exchange::Exchange, registry::Connection, upstream::Lease};
+use crate::refusal::Refusal;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request's body as the upstream gets it. Trailers are not passed on.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    incoming: Option<Incoming>,
+    left_bytes: u64,
+    body_timeout: Duration,
+    upstream_timeout: Duration,
+    connection: Rc<Connection>,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, exchange: &Exchange) -> Self {
+        let policy = &exchange.in_force.policy;
+        Self {
+            incoming: Some(incoming),
+            left_bytes: policy.bounds.max_body_bytes,
+            body_timeout: policy.timeouts.body,
+            upstream_timeout: policy.timeouts.upstream,
+            connection: Rc::clone(&exchange.connection),
+        }
+    }
+
+    /// The same without a body, for a request that had none.
+    pub(super) fn empty(&self) -> Self {
+        Self {
+            incoming: None,
+            connection: Rc::clone(&self.connection),
+            ..*self
+        }
+    }
+
+    fn fail(
+        &self,
+        refusal: Refusal,
+        what: &'static str,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.connection.body_fault.set(Some(refusal));
+        Poll::Ready(Some(Err(what.into())))
+    }
+
+    /// The client's turn to send is over or not: a deadline of its own while it is.
+    fn waits(&self, waits: bool) {
+        if self.connection.awaits_body.replace(waits) != waits {
+            let limit = if waits {
+                self.body_timeout
+            } else {
+                self.upstream_timeout
+            };
+            self.connection.set_deadline(limit);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(incoming) = self.incoming.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(incoming).poll_frame(context) {
+            Poll::Pending => {
+                self.waits(true);
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame,
+        };
+        self.waits(false);
+        match frame {
+            None => Poll::Ready(None),
+            Some(Err(error)) => self.fail(blame(&error), "the request body ended early"),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    let Some(left) = self.left_bytes.checked_sub(length) else {
+                        return self.fail(Refusal::BodyTooLarge, "the request body is too large");
+                    };
+                    self.left_bytes = left;
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Err(_trailers) => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A chunk that cannot be read is the client's doing; a body cut off may be the network's.
+fn blame(error: &hyper::Error) -> Refusal {
+    let mut source = StdError::source(error);
+    while let Some(cause) = source {
+        let malformed = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+            )
+        });
+        if malformed {
+            return Refusal::MalformedRequest;
+        }
+        source = cause.source();
+    }
+    Refusal::Timeout
+}
+
+/// Where a response's body comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// From here.
+    Fixed(Option<Bytes>),
+    /// From an upstream, whose connection goes back to its pool at the end.
+    Upstream(Incoming, Lease),
+}
+
+/// A response's body, with its exchange.
+#[derive(Debug)]
+pub(super) struct ResponseBody {
+    source: Source,
+    exchange: Box<Exchange>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
+        Self { source, exchange }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        match &mut this.source {
+            Source::Fixed(bytes) => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Source::Upstream(incoming, _) => {
+                let connection = &this.exchange.connection;
+                // While the upstream is slow the client is not to blame.
+                connection.clear_deadline();
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                connection.set_deadline(this.exchange.in_force.policy.timeouts.idle);
+                match frame {
+                    Some(Ok(frame)) => {
+                        Poll::Ready(frame.into_data().ok().map(|d| Ok(Frame::data(d))))
+                    }
+                    other => Poll::Ready(other),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Source::Upstream(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Fixed(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Source::Upstream(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Source::Upstream(incoming, lease) = &mut self.source
+            && incoming.is_end_stream()
+        {
+            lease.give_back();
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The proxy's main thread: between the agent and the cores.
+//!
+//! In: the agent's messages; out: messages to every core, and what they report to the agent. When
+//! the agent dies the cores go on with what they have; a later agent finds the rendezvous socket.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener as StdUnixListener,
+    },
+    process::ExitCode,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{
+    net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{
+    clients::ClientConnections,
+    compiled::Compiled,
+    core::{self, CoreSetup, ToCore},
+    outbox::Outbox,
+    report::{Batch, CoreCounters},
+};
+use crate::{
+    limits::Counters,
+    link::{
+        FromProxy, Hello, ProxyCounters, ToProxy,
+        codec::{Link, LinkReceiver},
+    },
+    policy::HttpPolicy,
+};
+
+/// How often totals are sent, if they changed.
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a new agent may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages that may wait for a core.
+const CORE_QUEUE: usize = 256;
+
+/// Batches that may wait for the link.
+const BATCH_QUEUE: usize = 256;
+
+/// Everything the main thread holds.
+#[derive(Debug)]
+pub(super) struct Conductor {
+    cores: Vec<CoreHandle>,
+    limits: Counters,
+    addresses: Vec<SocketAddr>,
+    sockets: Arc<Vec<TcpListener>>,
+    rendezvous: Option<UnixListener>,
+    /// The receiving half while an agent is there; the sending half is the outbox's.
+    agent: Option<LinkReceiver>,
+    outbox: Option<Outbox>,
+    /// Observations that no agent was there for, or that found no room on the way.
+    lost: u64,
+    last_counters: ProxyCounters,
+}
+
+#[derive(Debug)]
+struct CoreHandle {
+    messages: mpsc::Sender<ToCore>,
+    counters: Arc<CoreCounters>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Next {
+    GoOn,
+    Drain,
+}
+
+/// Runs the proxy on `link` until it is told to drain.
+pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
+    let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let mut conductor = Conductor {
+        cores: start_cores(cores, &batches)?,
+        limits: Counters::default(),
+        addresses: Vec::new(),
+        sockets: Arc::default(),
+        rendezvous: None,
+        agent: None,
+        outbox: None,
+        lost: 0,
+        last_counters: ProxyCounters::default(),
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    ignore(SignalKind::interrupt())?;
+    ignore(SignalKind::hangup())?;
+    match conductor.attach(link).await {
+        Ok(hello) if hello.is_compatible() => {}
+        Ok(hello) => {
+            log::error!("the agent speaks version {} of the link", hello.protocol);
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => {
+            log::error!("no hello from the agent: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    conductor.run(&mut incoming, &mut terminate).await;
+    conductor.drain(&mut incoming).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
+    let clients = Arc::<ClientConnections>::default();
+    (0..count.max(1))
+        .map(|number| {
+            let (messages, received) = mpsc::channel(CORE_QUEUE);
+            let counters = Arc::<CoreCounters>::default();
+            let mut seed = [0; 8];
+            aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
+            let setup = CoreSetup {
+                messages: received,
+                batches: batches.clone(),
+                counters: Arc::clone(&counters),
+                clients: Arc::clone(&clients),
+                seed: u64::from_le_bytes(seed),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("core-{number}"))
+                .spawn(move || {
+                    if let Err(error) = core::run(setup) {
+                        log::error!("core {number}: {error}");
+                    }
+                })?;
+            Ok(CoreHandle {
+                messages,
+                counters,
+                thread,
+            })
+        })
+        .collect()
+}
+
+/// The terminal's signals reach the whole group; the agent decides what they mean.
+fn ignore(kind: SignalKind) -> io::Result<()> {
+    // Once tokio handles a signal its default action is gone, also when nobody listens.
+    signal(kind).map(drop)
+}
+
+impl Conductor {
+    /// Exchanges hellos on a new link and goes on with it.
+    async fn attach(&mut self, mut link: Link) -> io::Result<Hello> {
+        let build = env!("CARGO_PKG_VERSION");
+        let ours = FromProxy::Hello(Hello::of_this_process(build));
+        let greeting = async {
+            link.send(&ours, &[]).await?;
+            link.recv::<ToProxy>().await
+        };
+        let greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting).await??;
+        let Some((ToProxy::Hello(hello), _)) = greeted else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no hello"));
+        };
+        let (sender, receiver) = link.split();
+        self.agent = Some(receiver);
+        self.outbox = Some(Outbox::start(sender));
+        Ok(hello)
+    }
+
+    async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
+        let mut tick = tokio::time::interval(COUNTERS_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let attached = self.agent.is_some();
+            tokio::select! {
+                received = receive(self.agent.as_mut()) => match received {
+                    Ok(Some((message, descriptors))) => {
+                        if self.act(message, descriptors).await == Next::Drain {
+                            return;
+                        }
+                    }
+                    Ok(None) => self.detach("the agent is gone"),
+                    Err(error) => self.detach(&format!("the link broke: {error}")),
+                },
+                link = meet(self.rendezvous.as_ref()), if !attached => {
+                    if let Err(error) = self.attach(link).await {
+                        self.detach(&format!("a new agent did not say hello: {error}"));
+                    }
+                }
+                Some(batch) = batches.recv() => self.report(batch),
+                _ = tick.tick() => self.count(),
+                _ = terminate.recv() => return,
+            }
+        }
+    }
+
+    fn detach(&mut self, why: &str) {
+        log::warn!("{why}; the proxy goes on with its last policy");
+        self.agent = None;
+        self.outbox = None;
+        self.last_counters = ProxyCounters::default();
+    }
+
+    async fn act(&mut self, message: ToProxy, descriptors: Vec<OwnedFd>) -> Next {
+        match message {
+            ToProxy::Hello(_) => {}
+            ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
+                self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
+                self.addresses = addresses;
+                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets)))
+                    .await;
+            }
+            ToProxy::Listeners(addresses) => log::error!(
+                "{} listening sockets for {} addresses",
+                descriptors.len(),
+                addresses.len()
+            ),
+            ToProxy::Rendezvous => match descriptors.into_iter().next().map(rendezvous) {
+                Some(Ok(listener)) => self.rendezvous = Some(listener),
+                Some(Err(error)) => log::error!("rendezvous socket: {error}"),
+                None => log::error!("no rendezvous socket beside its frame"),
+            },
+            ToProxy::Policy { generation, policy } => self.apply(generation, &policy).await,
+            ToProxy::HttpBans(bans) => self.tell(&ToCore::Bans(Arc::new(bans))).await,
+            ToProxy::AddHttpBan(ban) => self.tell(&ToCore::AddBan(ban)).await,
+            ToProxy::CloseConnections(prefix) => self.tell(&ToCore::Close(prefix)).await,
+            ToProxy::HandOver => self.hand_over(),
+            ToProxy::Drain => return Next::Drain,
+        }
+        Next::GoOn
+    }
+
+    /// Puts a policy in force on every core, then says so. One that does not compile changes
+    /// nothing and is not acknowledged.
+    async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
+        let compiled = match Compiled::new(policy, &mut self.limits) {
+            Ok(compiled) => Arc::new(compiled),
+            Err(error) => {
+                log::error!("policy {generation} is not applied: {error}");
+                return;
+            }
+        };
+        let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
+        self.tell(&ToCore::Policy(compiled, acknowledge)).await;
+        // The message above was the last holder besides the cores.
+        let mut cores = 0;
+        while acknowledged.recv().await.is_some() {
+            cores += 1;
+        }
+        if cores == self.cores.len() {
+            self.send(FromProxy::PolicyApplied { generation }, Vec::new());
+        }
+    }
+
+    async fn tell(&self, message: &ToCore) {
+        for core in &self.cores {
+            if core.messages.send(message.clone()).await.is_err() {
+                log::error!("a core has ended");
+            }
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let copies: io::Result<Vec<OwnedFd>> = self
+            .sockets
+            .iter()
+            .map(|socket| BorrowedFd::try_clone_to_owned(&socket.as_fd()))
+            .collect();
+        match copies {
+            Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
+            Err(error) => log::error!("cannot hand the listening sockets over: {error}"),
+        }
+    }
+
+    fn send(&mut self, message: FromProxy, descriptors: Vec<OwnedFd>) {
+        if let Some(outbox) = &self.outbox
+            && !outbox.send(message, descriptors)
+        {
+            log::error!("the agent does not read; a message to it is lost");
+        }
+    }
+
+    fn report(&mut self, batch: Batch) {
+        let count = |batch: &Batch| {
+            let told: u64 = batch.observations.iter().map(|o| u64::from(o.count)).sum();
+            told + batch.lost
+        };
+        let all = count(&batch);
+        let message = FromProxy::Observations {
+            observations: batch.observations,
+            lost: batch.lost + self.lost,
+        };
+        let sent = self
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| outbox.send(message, Vec::new()));
+        self.lost = if sent { 0 } else { self.lost + all };
+    }
+
+    fn count(&mut self) {
+        let mut totals = ProxyCounters::default();
+        for core in &self.cores {
+            core.counters.add_to(&mut totals);
+        }
+        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        if totals != self.last_counters && self.outbox.is_some() {
+            self.last_counters = totals.clone();
+            self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Lets every core finish, tells the last of it and ends.
+    async fn drain(&mut self, batches: &mut mpsc::Receiver<Batch>) {
+        self.tell(&ToCore::Drain).await;
+        // What waits in the queues of sockets that nobody else holds is refused at once.
+        self.sockets = Arc::default();
+        let mut running = std::mem::take(&mut self.cores);
+        let counters: Vec<_> = running
+            .iter()
+            .map(|core| Arc::clone(&core.counters))
+            .collect();
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
+        while running.iter().any(|core| !core.thread.is_finished()) {
+            tokio::select! {
+                Some(batch) = batches.recv() => self.report(batch),
+                _ = poll.tick() => {}
+            }
+        }
+        for core in running.drain(..) {
+            if core.thread.join().is_err() {
+                log::error!("a core failed");
+            }
+        }
+        while let Ok(batch) = batches.try_recv() {
+            self.report(batch);
+        }
+        let mut totals = ProxyCounters::default();
+        for core in &counters {
+            core.add_to(&mut totals);
+        }
+        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        if let Some(outbox) = self.outbox.take() {
+            outbox.finish().await;
+        }
+    }
+}
+
+/// The agent's next message; never, without an agent.
+async fn receive(agent: Option<&mut LinkReceiver>) -> io::Result<Option<(ToProxy, Vec<OwnedFd>)>> {
+    match agent {
+        Some(agent) => agent.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn rendezvous(socket: OwnedFd) -> io::Result<UnixListener> {
+    let listener = StdUnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// A later agent's link; only root is let in.
+async fn meet(listener: Option<&UnixListener>) -> Link {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) if socket.peer_cred().is_ok_and(|peer| peer.uid() == 0) => {
+                return Link::from_tokio(socket);
+            }
+            Ok(_) => log::warn!("a process that is not root tried to take the proxy over"),
+            Err(error) => {
+                log::warn!("rendezvous socket: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

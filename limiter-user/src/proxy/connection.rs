@@ -1,0 +1,129 @@
+//! One client connection: hyper's HTTP/1.1 on the socket, ended by deadline, ban or drain.
+//!
+//! In: an accepted socket; out: requests to the pipeline, and an observation for what hyper
+//! refused before there was a request.
+
+use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    clients::Permit,
+    core::{Core, InForce},
+    pipeline,
+    registry::{Connection, Ended},
+    reply,
+    stream::ClientStream,
+};
+use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Refusal};
+
+/// hyper keeps header fields on the stack up to this many.
+const PARSER_HEADERS: usize = 100;
+
+/// hyper's smallest read buffer bound.
+const MIN_BUFFER_BYTES: usize = 8192;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    core: Rc<Core>,
+    in_force: Rc<InForce>,
+    socket: TcpStream,
+    peer: std::net::IpAddr,
+    permit: Permit,
+) {
+    let timeouts = in_force.policy.timeouts;
+    let connection = Rc::new(Connection::new(peer, timeouts.header));
+    let place = core.connections.insert(Rc::clone(&connection));
+    core.opened.notify_one();
+    core.counters.connections.bump();
+
+    drive(&core, &connection, in_force.policy.bounds, socket).await;
+
+    core.counters.connections_closed.bump();
+    core.connections.remove(place);
+    drop(permit);
+}
+
+async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, socket: TcpStream) {
+    let io = TokioIo::new(ClientStream {
+        socket,
+        connection: Rc::clone(state),
+    });
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (core, state) = (Rc::clone(core), Rc::clone(state));
+        async move {
+            // Sockets are accepted only under a policy, and there is always one from then on.
+            match core.policy() {
+                Some(in_force) => {
+                    Ok::<_, Infallible>(pipeline::handle(core, state, in_force, request).await)
+                }
+                None => std::future::pending().await,
+            }
+        }
+    });
+    let mut http = builder(bounds).serve_connection(io, service);
+    let mut told_to_drain = false;
+    let outcome = poll_fn(|context| {
+        if state.is_draining() && !told_to_drain {
+            told_to_drain = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        // First hyper, so that a request may answer to its own deadline.
+        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
+            return Poll::Ready(Ok(result));
+        }
+        match state.poll_ended(context) {
+            Some(ended) => Poll::Ready(Err(ended)),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    match outcome {
+        Ok(Ok(())) | Err(Ended::Idle) => {}
+        Ok(Err(error)) if error.is_parse_too_large() => tell(core, state, Refusal::HeadTooLarge),
+        Ok(Err(error)) if error.is_parse() => tell(core, state, Refusal::MalformedRequest),
+        Ok(Err(_)) => {}
+        Err(Ended::Aborted) => {
+            // The peer was banned or takes nothing: nothing waits to be sent to it.
+            let stream = http.into_parts().io.into_inner();
+            drop(stream.socket.set_zero_linger());
+        }
+        Err(Ended::HeadTimeout) => {
+            tell(core, state, Refusal::Timeout);
+            let stream = http.into_parts().io.into_inner();
+            // As much as the socket takes without waiting.
+            drop(
+                stream
+                    .socket
+                    .try_write(reply::raw(Refusal::Timeout).as_bytes()),
+            );
+        }
+    }
+}
+
+fn builder(bounds: HttpBounds) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(false)
+        .pipeline_flush(true)
+        .max_header_size(bounds.max_header_bytes)
+        .max_buf_size(bounds.max_header_bytes.max(MIN_BUFFER_BYTES));
+    if bounds.max_headers != PARSER_HEADERS {
+        builder.max_headers(bounds.max_headers);
+    }
+    builder
+}
+
+/// Counts and tells a request of which no head was read.
+fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
+    core.counters.refused[refusal as usize].bump();
+    let who = (connection.peer, connection.peer);
+    core.report.note(
+        clock::unix_ns(),
+        who,
+        ObservedOutcome::Refused(refusal),
+        || None,
+    );
+}

@@ -1,0 +1,229 @@
+//! What one core has to itself: policy snapshot, bans, connections, upstream pools, report.
+//!
+//! Changed only by messages from the conductor ([`ToCore`]) and by the requests of this core, so
+//! nothing here is locked. Shared between cores are only limits and connection counts.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use tokio::{
+    runtime::LocalOptions,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+use super::{
+    clients::ClientConnections,
+    compiled::Compiled,
+    listener,
+    recent::Recent,
+    registry::Registry,
+    report::{Batch, CoreCounters, Report},
+    stage::bans::Bans,
+    upstream::{Pool, Pools},
+};
+use crate::{clock, link::HttpBan};
+
+/// How often deadlines are looked at while connections are open: their precision.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// From the conductor to a core.
+#[derive(Clone, Debug)]
+pub(super) enum ToCore {
+    /// Accept from these, in place of those before.
+    Listeners(Arc<Vec<TcpListener>>),
+    /// Act on this policy; acknowledged when it is in force.
+    Policy(Arc<Compiled>, mpsc::Sender<()>),
+    /// Replace all bans.
+    Bans(Arc<Vec<HttpBan>>),
+    /// Add or replace one ban.
+    AddBan(HttpBan),
+    /// End connections of these peers.
+    Close(IpNet),
+    /// Stop accepting, finish, return.
+    Drain,
+}
+
+/// What a core is made with.
+#[derive(Debug)]
+pub(super) struct CoreSetup {
+    pub(super) messages: mpsc::Receiver<ToCore>,
+    pub(super) batches: mpsc::Sender<Batch>,
+    pub(super) counters: Arc<CoreCounters>,
+    pub(super) clients: Arc<ClientConnections>,
+    pub(super) seed: u64,
+}
+
+/// A policy and this core's connections to its upstreams.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) policy: Arc<Compiled>,
+    /// In the order of the policy's upstreams.
+    pub(super) pools: Vec<Rc<Pool>>,
+}
+
+/// One core.
+#[derive(Debug)]
+pub(super) struct Core {
+    in_force: RefCell<Option<Rc<InForce>>>,
+    pools: Pools,
+    pub(super) bans: RefCell<Bans>,
+    pub(super) connections: Registry,
+    pub(super) clients: Arc<ClientConnections>,
+    pub(super) counters: Arc<CoreCounters>,
+    pub(super) report: Report,
+    pub(super) authenticated: Recent,
+    /// Wakes the sweeper when there is a connection again.
+    pub(super) opened: Notify,
+    random: Cell<u64>,
+}
+
+/// Runs a core on this thread until it has drained.
+pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let core = Rc::new(Core {
+            in_force: RefCell::new(None),
+            pools: Pools::default(),
+            bans: RefCell::default(),
+            connections: Registry::default(),
+            clients: setup.clients,
+            counters: setup.counters,
+            report: Report::new(setup.batches),
+            authenticated: Recent::default(),
+            opened: Notify::new(),
+            random: Cell::new(setup.seed | 1),
+        });
+        let flusher = Rc::clone(&core);
+        tokio::task::spawn_local(async move { flusher.report.flush().await });
+        tokio::task::spawn_local(sweep(Rc::clone(&core)));
+        serve(&core, setup.messages).await;
+        core.report.flush_now();
+    });
+    Ok(())
+}
+
+/// Follows the conductor's messages until it says to drain, or is gone.
+async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
+    let mut sockets: Option<Arc<Vec<TcpListener>>> = None;
+    let mut accepting: Vec<JoinHandle<()>> = Vec::new();
+    while let Some(message) = messages.recv().await {
+        match message {
+            ToCore::Listeners(listeners) => {
+                stop(&mut accepting);
+                sockets = Some(listeners);
+            }
+            ToCore::Policy(policy, acknowledge) => {
+                let pools = core.pools.select(&policy.upstreams);
+                core.in_force
+                    .replace(Some(Rc::new(InForce { policy, pools })));
+                if accepting.is_empty() {
+                    accepting = start(core, sockets.as_deref());
+                }
+                // The conductor waits for as many as there are cores.
+                drop(acknowledge.send(()).await);
+                continue;
+            }
+            ToCore::Bans(bans) => core.bans.borrow_mut().replace(&bans, clock::monotonic_ns()),
+            ToCore::AddBan(ban) => core.bans.borrow_mut().add(ban, clock::monotonic_ns()),
+            ToCore::Close(prefix) => core.connections.close(prefix),
+            ToCore::Drain => break,
+        }
+        if accepting.is_empty() && core.in_force.borrow().is_some() {
+            accepting = start(core, sockets.as_deref());
+        }
+    }
+    stop(&mut accepting);
+    // Listening sockets are gone here: what waits in their queues is another process's.
+    drop(sockets);
+    let limit = core
+        .policy()
+        .map_or(Duration::ZERO, |in_force| in_force.policy.timeouts.drain);
+    core.connections.drain();
+    let drained = tokio::time::timeout(limit, core.connections.emptied()).await;
+    if drained.is_err() {
+        core.connections.close_all();
+        tokio::task::yield_now().await;
+    }
+}
+
+fn start(core: &Rc<Core>, sockets: Option<&Vec<TcpListener>>) -> Vec<JoinHandle<()>> {
+    sockets
+        .into_iter()
+        .flatten()
+        .filter_map(|socket| {
+            let copy = socket.try_clone().and_then(|copy| {
+                copy.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(copy)
+            });
+            match copy {
+                Ok(socket) => {
+                    let core = Rc::clone(core);
+                    Some(tokio::task::spawn_local(listener::accept(core, socket)))
+                }
+                Err(error) => {
+                    log::error!("cannot accept from a listening socket: {error}");
+                    None
+                }
+            }
+        })
+        .collect()
+}
+
+fn stop(accepting: &mut Vec<JoinHandle<()>>) {
+    for task in accepting.drain(..) {
+        task.abort();
+    }
+}
+
+/// Looks at deadlines while connections are open, so that no request needs a timer of its own.
+async fn sweep(core: Rc<Core>) {
+    loop {
+        while core.connections.is_empty() {
+            core.opened.notified().await;
+        }
+        tokio::time::sleep(SWEEP).await;
+        let now_ns = clock::monotonic_ns();
+        core.connections.expire(now_ns);
+        core.pools.prune(now_ns);
+    }
+}
+
+impl Core {
+    /// The policy in force; `None` before the first.
+    pub(super) fn policy(&self) -> Option<Rc<InForce>> {
+        self.in_force.borrow().clone()
+    }
+
+    /// Random bytes for request ids: unpredictable seed, not a secret.
+    pub(super) fn random_bytes(&self) -> [u8; 10] {
+        let (high, low) = (self.random_word(), self.random_word());
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&high.to_le_bytes());
+        bytes[8..].copy_from_slice(&low.to_le_bytes()[..2]);
+        bytes
+    }
+
+    /// `SplitMix64`.
+    fn random_word(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Whether a success of this client is worth telling: the first in a minute.
+    pub(super) fn is_news(&self, client: IpAddr, now_ns: u64) -> bool {
+        self.authenticated.is_news(client, now_ns)
+    }
+}

@@ -1,0 +1,215 @@
+//! One request from its head to the end of its answer, and what is told of it.
+//!
+//! Gathers what the stages prove and find; on drop, however the exchange ended (answered, refused
+//! or left by the client), exactly one outcome is counted and told.
+
+use std::{net::IpAddr, rc::Rc};
+
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, header::USER_AGENT, request::Parts};
+
+use super::{
+    body::{ResponseBody, Source},
+    compiled::{Compiled, Route},
+    core::{Core, InForce},
+    proof::{Client, Grant, Principal, Quota},
+    registry::Connection,
+    reply::Reply,
+    stage::{cors, request_id, response_headers, transform::ForwardedFor},
+};
+use crate::{
+    clock,
+    link::{ObservedOutcome, RequestFacts},
+    policy::Mode,
+    refusal::Refusal,
+};
+
+/// One request and its answer.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) core: Rc<Core>,
+    pub(super) connection: Rc<Connection>,
+    pub(super) in_force: Rc<InForce>,
+    pub(super) now_ns: u64,
+    unix_ns: u64,
+    id: HeaderValue,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    pub(super) client: Option<Client>,
+    pub(super) route: Option<usize>,
+    pub(super) grant: Grant,
+    pub(super) principal: Option<Principal>,
+    pub(super) quota: Quota,
+    findings: Vec<Refusal>,
+    refusal: Option<Refusal>,
+    pub(super) forwarded: bool,
+    status: u16,
+}
+
+impl Exchange {
+    /// Begins with a head just read.
+    pub(super) fn begin(
+        core: &Rc<Core>,
+        connection: &Rc<Connection>,
+        in_force: Rc<InForce>,
+        parts: &mut Parts,
+    ) -> Box<Self> {
+        let unix_ns = clock::unix_ns();
+        let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
+        parts.headers.insert(request_id::X_REQUEST_ID, id.clone());
+        core.counters.requests.bump();
+        Box::new(Self {
+            core: Rc::clone(core),
+            connection: Rc::clone(connection),
+            in_force,
+            now_ns: clock::monotonic_ns(),
+            unix_ns,
+            id,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
+            client: None,
+            route: None,
+            grant: Grant::None,
+            principal: None,
+            quota: Quota::default(),
+            findings: Vec::new(),
+            refusal: None,
+            forwarded: false,
+            status: 0,
+        })
+    }
+
+    /// Socket peer.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.connection.peer
+    }
+
+    /// Wall clock at the beginning, Unix seconds.
+    pub(super) fn unix_seconds(&self) -> u64 {
+        self.unix_ns / 1_000_000_000
+    }
+
+    /// Refuses, or in monitor mode only notes what would have been refused.
+    pub(super) fn enforce(&mut self, mode: Mode, reply: impl Into<Reply>) -> Result<(), Reply> {
+        let reply = reply.into();
+        match mode {
+            Mode::Enforce => Err(reply),
+            Mode::Monitor => {
+                self.findings.extend(reply.refusal());
+                Ok(())
+            }
+        }
+    }
+
+    /// The address headers for the upstream, made once per connection and client.
+    pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
+        let mut kept = self.connection.forwarded_for.borrow_mut();
+        match kept.as_ref() {
+            Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
+            _ => {
+                let made = Rc::new(ForwardedFor::new(client.address, self.peer()));
+                *kept = Some(Rc::clone(&made));
+                made
+            }
+        }
+    }
+
+    /// The answer to a request that ends here.
+    pub(super) fn reply(&mut self, reply: Reply) -> Response<Source> {
+        self.refusal = reply.refusal();
+        let (response, body) = reply.into_parts(&self.id);
+        response.map(|()| Source::Fixed(Some(body)))
+    }
+
+    /// Adds what every response carries, and stays with the body until it ends.
+    pub(super) fn follow(
+        mut self: Box<Self>,
+        response: Response<Source>,
+    ) -> Response<ResponseBody> {
+        let (mut parts, source) = response.into_parts();
+        self.complete(&mut parts.headers);
+        self.status = parts.status.as_u16();
+        self.connection
+            .begin_response(self.in_force.policy.timeouts.idle);
+        Response::from_parts(parts, ResponseBody::new(source, self))
+    }
+
+    fn complete(&self, headers: &mut HeaderMap) {
+        let policy = &*self.in_force.policy;
+        let route = self.route.map(|index| &policy.routes[index]);
+        let own = route
+            .and_then(|route| route.headers)
+            .map(|index| &policy.headers[index]);
+        response_headers::apply(own, &self.id, headers);
+        if let Some(index) = route.and_then(|route| route.cors) {
+            cors::apply(&policy.cors[index], &self.grant, headers);
+        }
+        self.quota.apply(policy, self.unix_seconds(), headers);
+    }
+
+    fn route<'a>(&self, policy: &'a Compiled) -> Option<&'a Route> {
+        self.route.map(|index| &policy.routes[index])
+    }
+
+    fn facts(&self) -> Box<RequestFacts> {
+        let policy = &*self.in_force.policy;
+        let bounded = |bytes: &[u8], most: usize| {
+            let bytes = &bytes[..bytes.len().min(most)];
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        Box::new(RequestFacts {
+            id: bounded(self.id.as_bytes(), 128),
+            method: bounded(self.method.as_str().as_bytes(), 32),
+            path: bounded(self.uri.path().as_bytes(), 256),
+            user_agent: self
+                .user_agent
+                .as_ref()
+                .map(|value| bounded(value.as_bytes(), 128))
+                .unwrap_or_default(),
+            status: self.status,
+            route: self
+                .route(policy)
+                .map(|route| route.name.to_string())
+                .unwrap_or_default(),
+            principal: self
+                .principal
+                .map(|who| who.record(policy).principal.to_string()),
+        })
+    }
+
+    fn tell(&self, client: IpAddr, outcome: ObservedOutcome) {
+        let who = (self.peer(), client);
+        self.core
+            .report
+            .note(self.unix_ns, who, outcome, || Some(self.facts()));
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let counters = &self.core.counters;
+        let client = self.client.map_or(self.peer(), |client| client.address);
+        for finding in &self.findings {
+            counters.monitored[*finding as usize].bump();
+            self.tell(client, ObservedOutcome::Monitored(*finding));
+        }
+        if let Some(refusal) = self.refusal {
+            counters.refused[refusal as usize].bump();
+            self.tell(client, ObservedOutcome::Refused(refusal));
+        }
+        if self.forwarded {
+            counters.forwarded.bump();
+        }
+        if let Some(class) = (self.status / 100).checked_sub(1)
+            && let Some(count) = counters.responses.get(usize::from(class))
+        {
+            count.bump();
+        }
+        if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
+            self.tell(client, ObservedOutcome::Authenticated);
+        }
+        self.connection
+            .end_request(self.in_force.policy.timeouts.idle);
+    }
+}

@@ -1,0 +1,288 @@
+//! The open connections of one core: what ends them from outside, and their deadlines.
+//!
+//! A connection's state is a handful of cells that its task, its request and the sweeper share;
+//! whoever changes it wakes the task.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::IpAddr,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use tokio::sync::Notify;
+
+use super::stage::transform::ForwardedFor;
+use crate::clock;
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// Bytes of a request head that are kept as received.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// What a connection is waiting for; says what its deadline means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request head.
+    Head,
+    /// A request is being worked on; the request itself watches the deadline.
+    Request,
+    /// The client is to take the response.
+    Response,
+}
+
+/// One connection as others see it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) peer: IpAddr,
+    pub(super) phase: Cell<Phase>,
+    deadline_ns: Cell<u64>,
+    expired: Cell<bool>,
+    aborted: Cell<bool>,
+    draining: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    head: RefCell<Vec<u8>>,
+    header_timeout: Duration,
+    /// Set while the client is to send more of a request body.
+    pub(super) awaits_body: Cell<bool>,
+    /// What was wrong with a request body, told beside its error.
+    pub(super) body_fault: Cell<Option<crate::refusal::Refusal>>,
+    pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+}
+
+/// Why a connection's task should stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    /// From outside, or the client takes no response.
+    Aborted,
+    /// No request came.
+    Idle,
+    /// A request head did not come to its end.
+    HeadTimeout,
+}
+
+impl Connection {
+    pub(super) fn new(peer: IpAddr, header_timeout: Duration) -> Self {
+        Self {
+            peer,
+            phase: Cell::new(Phase::Idle),
+            deadline_ns: Cell::new(after(header_timeout)),
+            expired: Cell::new(false),
+            aborted: Cell::new(false),
+            draining: Cell::new(false),
+            waker: RefCell::new(None),
+            head: RefCell::default(),
+            header_timeout,
+            awaits_body: Cell::new(false),
+            body_fault: Cell::new(None),
+            forwarded_for: RefCell::new(None),
+        }
+    }
+
+    /// Bytes came from the client.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        match self.phase.get() {
+            Phase::Idle => {
+                self.phase.set(Phase::Head);
+                self.deadline_ns.set(after(self.header_timeout));
+                self.head.borrow_mut().clear();
+            }
+            Phase::Head => {}
+            Phase::Request | Phase::Response => return,
+        }
+        let mut head = self.head.borrow_mut();
+        let room = MAX_HEAD_BYTES.saturating_sub(head.len()).min(bytes.len());
+        head.extend_from_slice(&bytes[..room]);
+    }
+
+    /// A request head is complete; the bytes it came in, for the strict checks.
+    pub(super) fn begin_request(&self) -> Vec<u8> {
+        self.phase.set(Phase::Request);
+        self.clear_deadline();
+        self.body_fault.set(None);
+        self.awaits_body.set(false);
+        self.head.take()
+    }
+
+    /// Gives the buffer of [`Self::begin_request`] back for the next head.
+    pub(super) fn return_buffer(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.shrink_to(4096);
+        self.head.replace(buffer);
+    }
+
+    /// The response has begun.
+    pub(super) fn begin_response(&self, idle: Duration) {
+        self.phase.set(Phase::Response);
+        self.set_deadline(idle);
+    }
+
+    /// The response has ended; the next request may come.
+    pub(super) fn end_request(&self, idle: Duration) {
+        self.phase.set(Phase::Idle);
+        self.set_deadline(idle);
+    }
+
+    pub(super) fn set_deadline(&self, limit: Duration) {
+        self.expired.set(false);
+        self.deadline_ns.set(after(limit));
+    }
+
+    pub(super) fn clear_deadline(&self) {
+        self.expired.set(false);
+        self.deadline_ns.set(NEVER);
+    }
+
+    /// `future`'s output, or `None` when the deadline (first `limit`; the future may move it)
+    /// passes.
+    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        self.set_deadline(limit);
+        let mut future = pin!(future);
+        let output = poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.expired.get() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+        self.clear_deadline();
+        output
+    }
+
+    /// Whether the task should stop, and why; remembers whom to wake.
+    pub(super) fn poll_ended(&self, context: &Context<'_>) -> Option<Ended> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+        if self.aborted.get() {
+            return Some(Ended::Aborted);
+        }
+        match self.phase.get() {
+            _ if !self.expired.get() => None,
+            Phase::Idle => Some(Ended::Idle),
+            Phase::Head => Some(Ended::HeadTimeout),
+            Phase::Request => None,
+            Phase::Response => Some(Ended::Aborted),
+        }
+    }
+
+    /// Whether the connection should end after the request in flight.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+fn after(limit: Duration) -> u64 {
+    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
+    clock::monotonic_ns().saturating_add(limit_ns)
+}
+
+/// The connections of one core.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    places: RefCell<Places>,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    connections: Vec<Option<Rc<Connection>>>,
+    free: Vec<usize>,
+    open: usize,
+    draining: bool,
+}
+
+impl Registry {
+    /// Adds a connection; the place is for [`Self::remove`].
+    pub(super) fn insert(&self, connection: Rc<Connection>) -> usize {
+        let mut places = self.places.borrow_mut();
+        connection.draining.set(places.draining);
+        places.open += 1;
+        if let Some(place) = places.free.pop() {
+            places.connections[place] = Some(connection);
+            place
+        } else {
+            places.connections.push(Some(connection));
+            places.connections.len() - 1
+        }
+    }
+
+    pub(super) fn remove(&self, place: usize) {
+        let mut places = self.places.borrow_mut();
+        places.connections[place] = None;
+        places.free.push(place);
+        places.open -= 1;
+        if places.open == 0 {
+            self.emptied.notify_one();
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.borrow().open == 0
+    }
+
+    /// Ends the connections of these peers at once.
+    pub(super) fn close(&self, prefix: IpNet) {
+        self.each(|connection| {
+            if prefix.contains(&connection.peer) {
+                connection.aborted.set(true);
+                connection.wake();
+            }
+        });
+    }
+
+    /// Ends all connections at once.
+    pub(super) fn close_all(&self) {
+        self.each(|connection| {
+            connection.aborted.set(true);
+            connection.wake();
+        });
+    }
+
+    /// Lets connections end after the request in flight, later ones too.
+    pub(super) fn drain(&self) {
+        self.places.borrow_mut().draining = true;
+        self.each(|connection| {
+            connection.draining.set(true);
+            connection.wake();
+        });
+    }
+
+    /// Waits until no connection is open.
+    pub(super) async fn emptied(&self) {
+        while !self.is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// Tells the connections whose deadline has passed.
+    pub(super) fn expire(&self, now_ns: u64) {
+        self.each(|connection| {
+            if now_ns >= connection.deadline_ns.get() && !connection.expired.replace(true) {
+                connection.wake();
+            }
+        });
+    }
+
+    fn each(&self, mut act: impl FnMut(&Connection)) {
+        for connection in self.places.borrow().connections.iter().flatten() {
+            act(connection);
+        }
+    }
+}

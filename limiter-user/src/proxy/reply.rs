@@ -1,0 +1,171 @@
+//! Answers decided here without the upstream: the only place that turns a [`Refusal`] into a
+//! response (RFC 9457). Says what happened, never why inside.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
+};
+
+use crate::refusal::Refusal;
+
+/// How a stage ends a request early.
+#[derive(Debug)]
+pub(super) struct Reply {
+    answer: Answer,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    close: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Answer {
+    Refused(Refusal),
+    /// A preflight that the policy admits.
+    Preflight,
+}
+
+impl Reply {
+    /// Refuses.
+    pub(super) fn refuse(refusal: Refusal) -> Self {
+        Self {
+            answer: Answer::Refused(refusal),
+            headers: Vec::new(),
+            close: matches!(
+                refusal,
+                Refusal::MalformedRequest
+                    | Refusal::Banned
+                    | Refusal::HeadTooLarge
+                    | Refusal::BodyTooLarge
+                    | Refusal::Timeout
+            ),
+        }
+    }
+
+    /// Answers a preflight.
+    pub(super) fn preflight() -> Self {
+        Self {
+            answer: Answer::Preflight,
+            headers: Vec::new(),
+            close: false,
+        }
+    }
+
+    /// With one more header.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The refusal, unless this is a preflight's answer.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        match self.answer {
+            Answer::Refused(refusal) => Some(refusal),
+            Answer::Preflight => None,
+        }
+    }
+
+    /// The response and its body; what every response carries is added later.
+    pub(super) fn into_parts(self, request_id: &HeaderValue) -> (Response<()>, Bytes) {
+        let mut response = Response::new(());
+        let body = match self.answer {
+            Answer::Preflight => {
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Bytes::new()
+            }
+            Answer::Refused(refusal) => {
+                *response.status_mut() = status(refusal);
+                problem_headers(response.headers_mut());
+                problem(refusal, request_id)
+            }
+        };
+        let headers = response.headers_mut();
+        if !body.is_empty() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        headers.extend(self.headers);
+        (response, body)
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::refuse(refusal)
+    }
+}
+
+/// The whole answer to a request whose head never came or could not be read; the connection is
+/// closed after it.
+pub(super) fn raw(refusal: Refusal) -> String {
+    let status = status(refusal);
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+}
+
+fn status(refusal: Refusal) -> StatusCode {
+    StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn problem_headers(headers: &mut HeaderMap) {
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Problem type and title: registered ones where there is one, else those of the status code.
+fn describe(refusal: Refusal) -> (&'static str, &'static str) {
+    match refusal {
+        Refusal::RateLimited | Refusal::RateLimitedFar => (
+            "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            "Request cannot be satisfied as assigned quota has been exceeded",
+        ),
+        Refusal::Overloaded => (
+            "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+            "Request cannot be satisfied due to temporary server capacity constraints",
+        ),
+        other => (
+            "about:blank",
+            status(other).canonical_reason().unwrap_or("Refused"),
+        ),
+    }
+}
+
+/// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
+fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
+    let (kind, title) = describe(refusal);
+    let status = refusal.status();
+    let id = request_id.to_str().unwrap_or_default();
+    Bytes::from(format!(
+        "{{\"type\":\"{kind}\",\"title\":\"{title}\",\"status\":{status},\"request_id\":\"{id}\"}}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_a_problem_document() {
+        let id = HeaderValue::from_static("0123456789abcdef");
+        for refusal in Refusal::ALL {
+            let (response, body) = Reply::refuse(*refusal).into_parts(&id);
+            assert_eq!(response.status().as_u16(), refusal.status());
+            let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(document["status"], refusal.status());
+            assert_eq!(document["request_id"], "0123456789abcdef");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert!(raw(*refusal).starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
+        }
+    }
+
+    #[test]
+    fn a_preflight_is_empty_and_keeps_the_connection() {
+        let id = HeaderValue::from_static("0123456789abcdef");
+        let (response, body) = Reply::preflight().into_parts(&id);
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert!(body.is_empty() && response.headers().is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! The request id: the client's if it is well formed, else a new one (`UUIDv7`, RFC 9562).
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Carries the id in requests, upstream requests and responses.
+pub(in crate::proxy) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Ids are `[A-Za-z0-9._-]`, 8 to 128 of them, so that they need no escaping anywhere.
+pub(in crate::proxy) fn take_or_make(
+    headers: &HeaderMap,
+    unix_ns: u64,
+    random: impl FnOnce() -> [u8; 10],
+) -> HeaderValue {
+    let mut sent = headers.get_all(&X_REQUEST_ID).iter();
+    if let (Some(id), None) = (sent.next(), sent.next())
+        && (8..=128).contains(&id.len())
+        && id
+            .as_bytes()
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+    {
+        return id.clone();
+    }
+    let id = uuid::Builder::from_unix_timestamp_millis(unix_ns / 1_000_000, &random()).into_uuid();
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text = id.hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("00000000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        let id = |sent: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in sent {
+                headers.append(X_REQUEST_ID, HeaderValue::from_static(value));
+            }
+            let id = take_or_make(&headers, 1_700_000_000_000_000_000, || [7; 10]);
+            id.to_str().unwrap().to_owned()
+        };
+        assert_eq!(id(&["abcDEF.0_-9"]), "abcDEF.0_-9");
+        let made = id(&[]);
+        assert_eq!((made.len(), made.as_bytes()[14]), (36, b'7'));
+        for bad in ["short", "has space in it", "quote\"quote\"", "slash/slash/"] {
+            assert_eq!(id(&[bad]), made, "{bad}");
+        }
+        assert_eq!(id(&["abcdefgh", "abcdefgh"]), made);
+    }
+}

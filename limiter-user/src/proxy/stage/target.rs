@@ -1,0 +1,414 @@
+//! The request's target and framing, read in the one way that is left after strictness.
+//!
+//! In: the head; out: the path and host that every later stage and the upstream see. What another
+//! parser could read differently is refused; what only looks different is normalised once:
+//!
+//! - percent-encoded unreserved characters are decoded, other escapes get upper-case digits
+//!   (RFC 3986, 6.2.2), and repeated slashes are merged;
+//! - `.` and `..` segments are refused, plain or encoded: browsers and curl resolve them before
+//!   sending; so are backslashes, control characters, also encoded, and invalid escapes;
+//! - `%2F`, `%5C` and `;` stay, but the path as an upstream would see it that decodes or drops
+//!   them must lead to the same route (`alternate`).
+
+use http::{
+    HeaderMap, HeaderValue, Method, Version,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING},
+    request::Parts,
+    uri::PathAndQuery,
+};
+
+use crate::{proxy::reply::Reply, refusal::Refusal};
+
+/// Where a request is for; what the policy sees is what the upstream gets.
+#[derive(Debug)]
+pub(in crate::proxy) struct Target {
+    /// Normalised path, and the query as sent.
+    pub(in crate::proxy) path_and_query: PathAndQuery,
+    /// The path as a lenient upstream might see it, where that differs.
+    alternate: Option<String>,
+    host: HeaderValue,
+    host_bytes: usize,
+    /// The announced method, if this is a CORS preflight.
+    pub(in crate::proxy) preflight: Option<Method>,
+}
+
+impl Target {
+    /// Normalised path.
+    pub(in crate::proxy) fn path(&self) -> &str {
+        self.path_and_query.path()
+    }
+
+    /// The path as a lenient upstream might see it, where that differs.
+    pub(in crate::proxy) fn alternate(&self) -> Option<&str> {
+        self.alternate.as_deref()
+    }
+
+    /// Host as sent, without port and final dot; compare without regard to case.
+    pub(in crate::proxy) fn host(&self) -> &str {
+        let host = self.host.to_str().unwrap_or_default();
+        let host = host.get(..self.host_bytes).unwrap_or_default();
+        host.strip_suffix('.').unwrap_or(host)
+    }
+}
+
+/// Reads the target. `head` is the request head as received, for what the parser does not keep.
+pub(in crate::proxy) fn check(parts: &Parts, head: &[u8]) -> Result<Target, Reply> {
+    read(parts, head).ok_or_else(|| Reply::refuse(Refusal::MalformedRequest))
+}
+
+fn read(parts: &Parts, head: &[u8]) -> Option<Target> {
+    if parts.method == Method::CONNECT || !framing_is_plain(parts, head) {
+        return None;
+    }
+    let host = only(&parts.headers, HOST)?;
+    let host_bytes = host_bytes(host.as_bytes())?;
+    if let Some(authority) = parts.uri.authority()
+        && !(authority
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(host.as_bytes())
+            && parts
+                .uri
+                .scheme_str()
+                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")))
+    {
+        return None;
+    }
+    let sent = parts.uri.path_and_query()?;
+    let graphic = |byte: u8| byte.is_ascii_graphic();
+    if !sent.as_str().bytes().all(graphic) {
+        return None;
+    }
+    let (path_and_query, alternate) = if sent.path() == "*" {
+        (parts.method == Method::OPTIONS).then(|| (sent.clone(), None))?
+    } else {
+        match normalise(sent.path())? {
+            Normal::Same => (sent.clone(), None),
+            Normal::Changed { path, alternate } if path == sent.path() => (sent.clone(), alternate),
+            Normal::Changed {
+                mut path,
+                alternate,
+            } => {
+                if let Some(query) = sent.query() {
+                    path.push('?');
+                    path.push_str(query);
+                }
+                (PathAndQuery::try_from(path).ok()?, alternate)
+            }
+        }
+    };
+    Some(Target {
+        path_and_query,
+        alternate,
+        host: host.clone(),
+        host_bytes,
+        preflight: preflight(parts),
+    })
+}
+
+fn preflight(parts: &Parts) -> Option<Method> {
+    if parts.method != Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
+        return None;
+    }
+    let announced = parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
+    Method::from_bytes(announced.as_bytes()).ok()
+}
+
+/// The value of a header that must be there exactly once.
+fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// `Transfer-Encoding` may only be `chunked`, in HTTP/1.1, without a `Content-Length`. The parser
+/// drops the length of such a request, so it is looked for in the head as received.
+fn framing_is_plain(parts: &Parts, head: &[u8]) -> bool {
+    if !parts.headers.contains_key(TRANSFER_ENCODING) {
+        return true;
+    }
+    parts.version == Version::HTTP_11
+        && only(&parts.headers, TRANSFER_ENCODING)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+        && !has_length(head)
+}
+
+fn has_length(head: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length";
+    head.split(|byte| *byte == b'\n')
+        .take_while(|line| !line.trim_ascii().is_empty())
+        .any(|line| line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
+}
+
+/// Length of the host in `host[:port]`; `None` if it is not one (RFC 3986, 3.2.2, without
+/// percent-encoding and sub-delimiters, which no host name has).
+fn host_bytes(value: &[u8]) -> Option<usize> {
+    let length = if value.first() == Some(&b'[') {
+        let end = value.iter().position(|byte| *byte == b']')?;
+        let address = std::str::from_utf8(&value[1..end]).ok()?;
+        address.parse::<std::net::Ipv6Addr>().ok()?;
+        end + 1
+    } else {
+        let end = value
+            .iter()
+            .position(|byte| *byte == b':')
+            .unwrap_or(value.len());
+        let name = &value[..end];
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+        if name.is_empty() || name == b"." || !name.iter().all(plain) {
+            return None;
+        }
+        end
+    };
+    match &value[length..] {
+        [] => Some(length),
+        [b':', port @ ..] if (1..=5).contains(&port.len()) => {
+            port.iter().all(u8::is_ascii_digit).then_some(length)
+        }
+        _ => None,
+    }
+}
+
+enum Normal {
+    Same,
+    Changed {
+        path: String,
+        alternate: Option<String>,
+    },
+}
+
+fn normalise(path: &str) -> Option<Normal> {
+    let bytes = path.as_bytes();
+    if bytes.first() != Some(&b'/') {
+        return None;
+    }
+    let suspicious = bytes.iter().any(|byte| matches!(byte, b'%' | b';' | b'\\'))
+        || bytes.windows(2).any(|pair| pair == b"//" || pair == b"/.");
+    if !suspicious {
+        return Some(Normal::Same);
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut rest = bytes;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match first {
+            b'\\' => return None,
+            b'/' if out.ends_with('/') => {}
+            b'%' => {
+                let [high, low, after @ ..] = rest else {
+                    return None;
+                };
+                rest = after;
+                let byte = hex(*high)? << 4 | hex(*low)?;
+                if byte < 0x20 || byte == 0x7f {
+                    return None;
+                }
+                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    out.push(char::from(byte));
+                } else {
+                    out.push('%');
+                    out.push(char::from(high.to_ascii_uppercase()));
+                    out.push(char::from(low.to_ascii_uppercase()));
+                }
+            }
+            other => out.push(char::from(*other)),
+        }
+    }
+    let alternate = Some(lenient(&out)).filter(|lenient| *lenient != out);
+    let dotted = |path: &str| {
+        path.split('/')
+            .any(|segment| segment == "." || segment == "..")
+    };
+    if dotted(&out) || alternate.as_deref().is_some_and(dotted) {
+        return None;
+    }
+    Some(Normal::Changed {
+        path: out,
+        alternate,
+    })
+}
+
+/// `path` as an upstream sees it that decodes separators, drops parameters and merges slashes.
+fn lenient(path: &str) -> String {
+    let decoded = path.replace("%2F", "/").replace("%5C", "/");
+    let mut out = String::with_capacity(decoded.len());
+    for segment in decoded.split('/').skip(1) {
+        let segment = segment.split(';').next().unwrap_or_default();
+        if !out.ends_with('/') {
+            out.push('/');
+        }
+        out.push_str(segment);
+    }
+    out
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn path(uri: &str) -> Option<String> {
+        let target = read(&parts("GET", uri, &[("host", "a.test")]), b"")?;
+        Some(target.path_and_query.as_str().to_owned())
+    }
+
+    #[test]
+    fn the_path_is_normalised_once() {
+        for (sent, forwarded) in [
+            ("/", "/"),
+            ("/a/b?x=//..%zz", "/a/b?x=//..%zz"),
+            ("/a//b///c", "/a/b/c"),
+            ("/%61dmin/%7euser", "/admin/~user"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a;v=1/b", "/a;v=1/b"),
+            ("/.well-known/x", "/.well-known/x"),
+            ("/a...b/...", "/a...b/..."),
+            ("/%25%32%65", "/%252e"),
+            ("//evil.test/x", "/evil.test/x"),
+        ] {
+            assert_eq!(path(sent).as_deref(), Some(forwarded), "{sent}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_paths_are_refused() {
+        for sent in [
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/a/.",
+            "/%2e%2e/x",
+            "/a/%2E/b",
+            "/..%2fetc",
+            "/a%5c..%5cb",
+            "/..;x/admin",
+            "/a%2f..",
+            "/a%00",
+            "/a%0d%0a",
+            "/a%7f",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/a\\b",
+        ] {
+            if sent.parse::<http::Uri>().is_ok() {
+                assert_eq!(path(sent), None, "{sent}");
+            }
+        }
+    }
+
+    #[test]
+    fn separators_in_disguise_have_an_alternate() {
+        let read = |uri| read(&parts("GET", uri, &[("host", "a.test")]), b"").unwrap();
+        assert_eq!(read("/api%2Fadmin").alternate(), Some("/api/admin"));
+        assert_eq!(read("/admin;x/y").alternate(), Some("/admin/y"));
+        assert_eq!(read("/admin/y").alternate(), None);
+    }
+
+    #[test]
+    fn hosts() {
+        let accepts = |headers: &[(&str, &str)]| read(&parts("GET", "/", headers), b"").is_some();
+        for host in [
+            "a.test",
+            "A.test:8080",
+            "127.0.0.1:1",
+            "[::1]",
+            "[::1]:80",
+            "a_b.test",
+            "a.",
+        ] {
+            assert!(accepts(&[("host", host)]), "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "a b",
+            "u@a.test",
+            "a.test:",
+            "a.test:x",
+            "a.test:123456",
+            "[::1",
+            "[x]",
+            ":80",
+            "a/b",
+            "a?b",
+            "a,b",
+            "a%00",
+        ] {
+            assert!(!accepts(&[("host", host)]), "{host}");
+        }
+        assert!(!accepts(&[]), "missing");
+        assert!(!accepts(&[("host", "a.test"), ("host", "a.test")]), "twice");
+    }
+
+    #[test]
+    fn absolute_form_must_agree_with_host() {
+        let accepts = |uri: &str| read(&parts("GET", uri, &[("host", "a.test")]), b"").is_some();
+        assert!(accepts("http://a.test/x") && accepts("http://A.TEST/x"));
+        assert!(!accepts("http://b.test/x"));
+        assert!(!accepts("http://u@a.test/x"));
+        assert!(!accepts("https://a.test/x"));
+        assert!(!accepts("http://a.test:80/x"));
+    }
+
+    #[test]
+    fn methods_with_their_own_targets() {
+        let host = [("host", "a.test")];
+        assert!(read(&parts("CONNECT", "a.test:80", &host), b"").is_none());
+        assert!(read(&parts("GET", "*", &host), b"").is_none());
+        assert!(read(&parts("OPTIONS", "*", &host), b"").is_some());
+    }
+
+    #[test]
+    fn framing() {
+        let refused = |headers: &[(&str, &str)], head: &[u8]| {
+            let mut all = vec![("host", "a.test")];
+            all.extend_from_slice(headers);
+            read(&parts("POST", "/", &all), head).is_none()
+        };
+        let chunked = [("transfer-encoding", "chunked")];
+        let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 5";
+        assert!(
+            !refused(&chunked, head),
+            "what follows the head is the body's"
+        );
+        let both = b"POST / HTTP/1.1\r\nContent-LENGTH: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(refused(&chunked, both));
+        assert!(refused(&[("transfer-encoding", "gzip, chunked")], head));
+        assert!(refused(&[chunked[0], chunked[0]], head));
+        assert!(!refused(&[("content-length", "5")], b""));
+    }
+
+    #[test]
+    fn only_true_preflights_are_preflights() {
+        let preflight = |method, headers: &[(&str, &str)]| {
+            let mut all = vec![("host", "a.test")];
+            all.extend_from_slice(headers);
+            read(&parts(method, "/", &all), b"").unwrap().preflight
+        };
+        let origin = ("origin", "https://x.test");
+        let announced = ("access-control-request-method", "PUT");
+        assert_eq!(
+            preflight("OPTIONS", &[origin, announced]),
+            Some(Method::PUT)
+        );
+        assert_eq!(preflight("OPTIONS", &[origin]), None);
+        assert_eq!(preflight("OPTIONS", &[announced]), None);
+        assert_eq!(preflight("GET", &[origin, announced]), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! The request as the upstream gets it: nothing that a client could forge, nothing of this hop.
+//!
+//! In: the head and what admission proved; out: the same head, edited in place.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{
+        AUTHORIZATION, CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
+};
+
+use crate::proxy::{
+    compiled::{Compiled, Route},
+    proof::{Client, Principal, Target, own_bearer},
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_AUTH_SUBJECT: HeaderName = HeaderName::from_static("x-auth-subject");
+const X_AUTH_TIER: HeaderName = HeaderName::from_static("x-auth-tier");
+const X_AUTH_SCHEME: HeaderName = HeaderName::from_static("x-auth-scheme");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Prefix of every header that names an identity; a client's are always removed.
+const IDENTITY_PREFIX: &str = "x-auth-";
+
+/// The address headers as the upstream gets them for one client and peer.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct ForwardedFor {
+    client: std::net::IpAddr,
+    x_forwarded_for: HeaderValue,
+    forwarded: HeaderValue,
+}
+
+impl ForwardedFor {
+    /// For a client behind `peer`, which may be the client itself.
+    pub(in crate::proxy) fn new(client: std::net::IpAddr, peer: std::net::IpAddr) -> Self {
+        let node = match client {
+            std::net::IpAddr::V4(address) => address.to_string(),
+            std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        let chain = if client == peer {
+            client.to_string()
+        } else {
+            format!("{client}, {peer}")
+        };
+        let value = |text: String| {
+            HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        };
+        Self {
+            client,
+            x_forwarded_for: value(chain),
+            forwarded: value(format!("for={node};proto=http")),
+        }
+    }
+
+    /// Whether these are the headers for `client`.
+    pub(in crate::proxy) fn is_for(&self, client: std::net::IpAddr) -> bool {
+        self.client == client
+    }
+}
+
+/// Edits the head for the upstream.
+pub(in crate::proxy) fn request(
+    policy: &Compiled,
+    route: &Route,
+    parts: &mut Parts,
+    target: Target,
+    (client, forwarded): (&Client, &ForwardedFor),
+    principal: Option<Principal>,
+) {
+    debug_assert!(
+        forwarded.is_for(client.address),
+        "address headers of another client"
+    );
+    let headers = &mut parts.headers;
+    hop_by_hop(headers);
+    for name in [EXPECT, PROXY_AUTHORIZATION, X_REAL_IP] {
+        headers.remove(name);
+    }
+    remove_identity(headers);
+    if !route.auth.is_empty() {
+        for scheme in &route.auth {
+            headers.remove(&policy.auth[*scheme].header);
+        }
+        if headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
+            headers.remove(AUTHORIZATION);
+        }
+    }
+    if let Some(principal) = principal {
+        let record = principal.record(policy);
+        headers.insert(X_AUTH_SUBJECT, record.subject.clone());
+        headers.insert(X_AUTH_SCHEME, policy.auth[principal.scheme].label.clone());
+        if let Some(tier) = &record.tier {
+            headers.insert(X_AUTH_TIER, tier.clone());
+        }
+    }
+    headers.insert(X_FORWARDED_FOR, forwarded.x_forwarded_for.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(FORWARDED, forwarded.forwarded.clone());
+    parts.uri = Uri::from(target.path_and_query);
+    parts.version = Version::HTTP_11;
+}
+
+/// Removes every header that could be taken for an identity, however its separators are written
+/// (CGI-like upstreams read `X_Auth-Subject` as `X-Auth-Subject`).
+fn remove_identity(headers: &mut HeaderMap) {
+    let forged = |name: &HeaderName| {
+        let bytes = name.as_str().as_bytes();
+        bytes.len() >= IDENTITY_PREFIX.len()
+            && bytes
+                .iter()
+                .zip(IDENTITY_PREFIX.bytes())
+                .all(|(byte, wanted)| *byte == wanted || (*byte == b'_' && wanted == b'-'))
+    };
+    if headers.keys().any(forged) {
+        let names: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| forged(name))
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes what is only for this hop (RFC 9110, 7.6.1): the fields that `Connection` names, but
+/// none that carries the request's meaning, and the fixed ones. Upgrades are not supported.
+pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii().as_bytes()).ok())
+            .filter(|name| may_be_named(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        HTTP2_SETTINGS,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+fn may_be_named(name: &HeaderName) -> bool {
+    const MEANING: [&str; 10] = [
+        "host",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "authorization",
+        "cookie",
+        "origin",
+        "date",
+        "set-cookie",
+        "cache-control",
+    ];
+    !MEANING.contains(&name.as_str()) && !name.as_str().starts_with("x-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn hop_by_hop_goes_and_meaning_stays() {
+        let mut headers = map(&[
+            (
+                "connection",
+                "close, Foo, host, authorization, x-api-key, x-forwarded-for",
+            ),
+            ("foo", "1"),
+            ("host", "a"),
+            ("authorization", "b"),
+            ("x-api-key", "c"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "timeout=5"),
+        ]);
+        hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "host", "x-api-key"]);
+    }
+
+    #[test]
+    fn forged_identities_go() {
+        let mut headers = map(&[
+            ("x-auth-subject", "root"),
+            ("x_auth_tier", "x"),
+            ("x-auth", "y"),
+        ]);
+        remove_identity(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key("x-auth"));
+    }
+
+    #[test]
+    fn address_headers() {
+        let peer = "10.0.0.1".parse().unwrap();
+        let alone = ForwardedFor::new(peer, peer);
+        assert_eq!(alone.x_forwarded_for, "10.0.0.1");
+        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer);
+        assert_eq!(behind.x_forwarded_for, "2001:db8::1, 10.0.0.1");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
+    }
+}

@@ -1,0 +1,6 @@
+//! The proxy as a whole, driven over a socketpair and real loopback sockets, before a tiny origin.
+
+mod admission;
+mod http1;
+mod lifecycle;
+mod support;
