@@ -12,6 +12,7 @@ mod observe;
 mod safety;
 mod start;
 mod supervisor;
+mod view;
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,9 +33,7 @@ use tokio::{
     time,
 };
 
-use self::{
-    book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup,
-};
+use self::{book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup};
 use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
@@ -226,7 +225,8 @@ fn host_facts(policy: &Policy) -> HostFacts {
 }
 
 fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted = policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+    let mut trusted =
+        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
     Safety {
         trusted,
@@ -332,7 +332,9 @@ impl Agent {
         let missing: Vec<book::Ban> = inner
             .book
             .iter()
-            .filter(|ban| ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none())
+            .filter(|ban| {
+                ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none()
+            })
             .cloned()
             .collect();
         for ban in missing {
@@ -355,10 +357,10 @@ impl Agent {
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
-                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
-                    if let Err(error) = kernel.unban(ban.prefix.addr()) {
-                        problems.push(error.to_string());
-                    }
+                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
+                    && let Err(error) = kernel.unban(ban.prefix.addr())
+                {
+                    problems.push(error.to_string());
                 }
             }
             if let Err(error) = inner.book.save() {
@@ -407,8 +409,7 @@ impl Agent {
             .filter(|ban| ban.scope == BanScope::Http)
             .map(|ban| HttpBan {
                 prefix: ban.prefix,
-                expires_ns: now_ns
-                    .saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
+                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
             })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)
@@ -436,7 +437,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn from_proxy(&self, message: FromProxy) {
+    pub(super) fn received(&self, message: FromProxy) {
         match message {
             FromProxy::Observations { observations, lost } => {
                 for observation in &observations {

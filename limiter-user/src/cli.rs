@@ -99,7 +99,7 @@ impl Command {
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
             Self::Detach(args) => control::detach(args),
-            Self::Proxy => run::proxy(),
+            Self::Proxy => Ok(run::proxy()),
         }
     }
 }

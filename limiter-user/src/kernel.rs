@@ -164,7 +164,7 @@ impl Kernel {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
         let programs = load::Programs::load(policy, &pins, interfaces)?;
-        let mut maps = Maps::open(&pins)?;
+        let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {

@@ -7,8 +7,8 @@
 //! listener -> connection -> pipeline::admit (stage/*) -> Cleared -> upstream -> response
 //! ```
 //!
-//! One thread per core, each with a runtime, pools and bans of its own ([`core`]); the main
-//! thread ([`conductor`]) stands between them and the agent.
+//! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
+//! thread (`conductor`) stands between them and the agent.
 
 mod body;
 mod clients;

@@ -33,6 +33,6 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     crate::agent::run(args)
 }
 
-pub(super) fn proxy() -> Result<ExitCode> {
-    Ok(crate::proxy::run())
+pub(super) fn proxy() -> ExitCode {
+    crate::proxy::run()
 }

@@ -16,9 +16,5 @@ pub(in crate::proxy) fn failed(guard: &Guard, client: &Client, now_ns: u64) -> R
         return Refusal::InvalidCredential;
     }
     let verdict = guard.failures.charge(Key::Address(client.key), now_ns);
-    if verdict.decision.allowed {
-        Refusal::InvalidCredential
-    } else {
-        Refusal::Guarded
-    }
+    if verdict.decision.allowed { Refusal::InvalidCredential } else { Refusal::Guarded }
 }

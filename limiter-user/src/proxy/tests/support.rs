@@ -51,10 +51,7 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn new(socket: UnixStream) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let link = runtime.block_on(async { Link::from_std(socket).unwrap() });
         let mut agent = Self {
             runtime,
@@ -69,9 +66,7 @@ impl Agent {
     }
 
     pub(super) fn send(&mut self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) {
-        self.runtime
-            .block_on(self.link.send(message, descriptors))
-            .unwrap();
+        self.runtime.block_on(self.link.send(message, descriptors)).unwrap();
     }
 
     pub(super) fn recv(&mut self) -> (FromProxy, Vec<OwnedFd>) {
@@ -80,10 +75,7 @@ impl Agent {
 
     fn try_recv(&mut self, patience: Duration) -> Option<(FromProxy, Vec<OwnedFd>)> {
         self.runtime.block_on(async {
-            tokio::time::timeout(patience, self.link.recv())
-                .await
-                .ok()?
-                .unwrap()
+            tokio::time::timeout(patience, self.link.recv()).await.ok()?.unwrap()
         })
     }
 
@@ -120,8 +112,7 @@ impl Agent {
     pub(super) fn observe(&mut self, outcome: ObservedOutcome) -> Observation {
         let find = |agent: &Self| {
             let mut all = agent.observations.iter();
-            all.find(|observation| observation.outcome == outcome)
-                .cloned()
+            all.find(|observation| observation.outcome == outcome).cloned()
         };
         match find(self) {
             Some(found) => found,
@@ -147,11 +138,7 @@ impl Proxy {
         let mut agent = Agent::new(ours);
         agent.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]);
         agent.apply(1, policy);
-        Self {
-            address,
-            agent,
-            thread,
-        }
+        Self { address, agent, thread }
     }
 
     pub(super) fn connect(&self) -> Client {
@@ -240,14 +227,8 @@ impl Client {
                 None => headers.push((line.trim_end().to_owned(), String::new())),
             }
         }
-        let mut reply = Reply {
-            status,
-            headers,
-            body: String::new(),
-        };
-        let length = reply
-            .header("content-length")
-            .and_then(|text| text.parse().ok());
+        let mut reply = Reply { status, headers, body: String::new() };
+        let length = reply.header("content-length").and_then(|text| text.parse().ok());
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = self.read_chunks();
         } else if let Some(length) = length {
@@ -333,13 +314,7 @@ fn answer(socket: TcpStream) -> Option<()> {
             let chunks: String = echo
                 .as_bytes()
                 .chunks(100)
-                .map(|chunk| {
-                    format!(
-                        "{:x}\r\n{}\r\n",
-                        chunk.len(),
-                        String::from_utf8_lossy(chunk)
-                    )
-                })
+                .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)))
                 .collect();
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
         } else {
@@ -369,9 +344,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         allow: None,
     };
     HttpPolicy {
-        listeners: vec![ListenerPolicy {
-            address: "127.0.0.1:0".parse().unwrap(),
-        }],
+        listeners: vec![ListenerPolicy { address: "127.0.0.1:0".parse().unwrap() }],
         client_address: ClientAddressSource::Peer,
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
@@ -391,10 +364,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             drain: 3 * second,
         },
         guard: GuardPolicy {
-            failures: Rate {
-                count: 5,
-                period: 600 * second,
-            },
+            failures: Rate { count: 5, period: 600 * second },
             mode: Mode::Enforce,
         },
         upstreams: vec![UpstreamPolicy {
@@ -428,10 +398,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             name: "tight".into(),
             algorithm: Algorithm::FixedWindow,
             key: LimitKey::Client,
-            rate: Rate {
-                count: 100,
-                period: 3600 * second,
-            },
+            rate: Rate { count: 100, period: 3600 * second },
             burst: 100,
             applies_to: AppliesTo::All,
             mode: Mode::Enforce,
