@@ -165,6 +165,9 @@ impl Conductor {
         let (sender, receiver) = link.split();
         self.agent = Some(receiver);
         self.outbox = Some(Outbox::start(sender));
+        if self.lost > 0 {
+            self.report(Batch::default());
+        }
         Ok(hello)
     }
 

@@ -2,7 +2,10 @@
 
 use std::{io::Write, time::Duration};
 
-use super::support::{Origin, Proxy, policy};
+use super::{
+    origin::{Origin, policy},
+    support::Proxy,
+};
 use crate::refusal::Refusal;
 
 #[test]
@@ -116,8 +119,8 @@ fn what_could_be_read_in_two_ways_is_refused_and_observed() {
     ] {
         let mut client = proxy.connect();
         client.write(head);
-        let reply = client.read();
-        assert_eq!(reply.status, 400, "{head:?}");
+        let status = client.try_read().map(|reply| reply.status);
+        assert_eq!(status, Some(400), "{head:?}");
         assert!(client.is_closed(), "{head:?}");
         refused += 1;
     }
