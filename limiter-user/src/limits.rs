@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod table;
+mod windows;
 
 use std::{
     collections::HashMap,

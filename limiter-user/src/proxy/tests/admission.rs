@@ -177,8 +177,9 @@ fn the_guard_refuses_guesses_and_serves_good_keys() {
     let origin = Origin::start();
     let mut proxy = Proxy::start(&policy(&origin));
     for attempt in 0..8 {
-        let status = proxy.get("GET /api\nX-API-KEY: lk_guess\n").status;
-        assert_eq!(status, if attempt < 5 { 401 } else { 429 });
+        let reply = proxy.get("GET /api\nX-API-KEY: lk_guess\n");
+        assert_eq!(reply.status, if attempt < 5 { 401 } else { 429 });
+        assert_eq!(reply.header("retry-after").is_some(), attempt >= 5);
     }
     proxy.agent.refused(Refusal::Guarded);
     assert_eq!(
@@ -270,6 +271,11 @@ fn cors_for_browsers() {
     ] {
         let reply = proxy.get(&request);
         assert_eq!(reply.status, 403, "{request}");
+        assert_eq!(
+            reply.header("access-control-allow-origin"),
+            None,
+            "{request}"
+        );
     }
     let reply = proxy.get(&format!("OPTIONS /api\n{bad}{announce}"));
     assert_eq!(reply.header("access-control-allow-origin"), None);

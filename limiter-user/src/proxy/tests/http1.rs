@@ -192,6 +192,20 @@ fn upstreams_that_fail() {
 }
 
 #[test]
+fn a_kept_connection_that_died_is_replaced_where_that_is_safe() {
+    let origin = Origin::start();
+    let proxy = Proxy::start(&policy(&origin));
+    let mut client = proxy.connect();
+    assert_eq!(client.send("GET /last").status, 200);
+    assert_eq!(client.send("GET /x").status, 200, "sent once more");
+    assert_eq!(client.send("GET /last").status, 200);
+    client.write("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    assert_eq!(client.read().status, 502, "may have had an effect");
+    let counters = proxy.drain();
+    assert_eq!((counters.requests, counters.forwarded), (4, 4));
+}
+
+#[test]
 fn a_head_may_come_byte_by_byte_and_pipelined() {
     let origin = Origin::start();
     let proxy = Proxy::start(&policy(&origin));

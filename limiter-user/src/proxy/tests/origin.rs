@@ -22,7 +22,8 @@ use crate::policy::{
 pub(super) const KEY: &str = "lk_good";
 
 /// An origin that echoes each request's head and body as its response's body. `/sleep` answers
-/// after a second, `/close` closes without answering, `/chunked` answers in chunks.
+/// after a second, `/close` closes without answering, `/last` closes after answering the next
+/// request's first line, `/chunked` answers in chunks.
 pub(super) struct Origin {
     pub(super) port: u16,
     pub(super) connections: Arc<Mutex<usize>>,
@@ -76,14 +77,7 @@ fn answer(socket: TcpStream) -> Option<()> {
             let mut chunks = String::new();
             for chunk in echo.as_bytes().chunks(100) {
                 let text = String::from_utf8_lossy(chunk);
-                write!(
-                    chunks,
-                    "{:x}
-{text}
-",
-                    chunk.len()
-                )
-                .unwrap();
+                write!(chunks, "{:x}\r\n{text}\r\n", chunk.len()).unwrap();
             }
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
         } else {
@@ -94,6 +88,10 @@ fn answer(socket: TcpStream) -> Option<()> {
             )
         };
         client.0.get_mut().write_all(response.as_bytes()).ok()?;
+        if path == "/last" {
+            client.0.read_line(&mut String::new()).ok()?;
+            return None;
+        }
     }
 }
 
