@@ -19,6 +19,7 @@ mod connection;
 mod core;
 mod exchange;
 mod listener;
+mod meeting;
 mod outbox;
 mod pipeline;
 pub mod privileges;

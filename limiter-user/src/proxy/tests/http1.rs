@@ -206,6 +206,46 @@ fn a_kept_connection_that_died_is_replaced_where_that_is_safe() {
 }
 
 #[test]
+fn mutated_requests_do_no_harm() {
+    const SEED: &[u8] = b"POST /api/%41?q=1 HTTP/1.1\r\nHost: a.test\r\nX-API-KEY: lk_good\r\n\
+        Origin: https://app.test\r\nForwarded: for=\"[::1]:80\"\r\nTransfer-Encoding: chunked\r\n\
+        Connection: x, close\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
+    let origin = Origin::start();
+    let proxy = Proxy::start(&policy(&origin));
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % u64::try_from(bound).unwrap()).unwrap()
+    };
+    for _ in 0..2000 {
+        let mut bytes = SEED.to_vec();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes[at] = u8::try_from(random(256)).unwrap(),
+                1 => bytes.truncate(at.max(1)),
+                2 => bytes.insert(at, b"\r\n\0:;,%/.\"\xff"[random(11)]),
+                _ => drop(bytes.remove(at)),
+            }
+            if bytes.is_empty() {
+                bytes.push(b'x');
+            }
+        }
+        let mut client = proxy.connect();
+        let socket = client.0.get_mut();
+        // The proxy may refuse and close before everything is written.
+        drop(socket.write_all(&bytes));
+        drop(socket.shutdown(std::net::Shutdown::Write));
+        while !client.is_closed() {}
+    }
+    assert_eq!(proxy.get("GET /").status, 200);
+    let counters = proxy.drain();
+    assert_eq!(counters.connections_open, 0);
+}
+
+#[test]
 fn a_head_may_come_byte_by_byte_and_pipelined() {
     let origin = Origin::start();
     let proxy = Proxy::start(&policy(&origin));
