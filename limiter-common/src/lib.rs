@@ -6,4 +6,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod address;
+pub mod bucket;
+pub mod decide;
+pub mod headers;
+pub mod machine;
+pub mod maps;
+pub mod packet;
+pub mod ports;
+pub mod report;
+pub mod settings;
+pub mod source;
 pub mod verdict;

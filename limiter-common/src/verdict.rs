@@ -105,18 +105,12 @@ impl Verdict {
 
     /// Lets the packet through.
     pub const fn pass(reason: Reason) -> Self {
-        Self {
-            action: Action::Pass,
-            reason,
-        }
+        Self { action: Action::Pass, reason }
     }
 
     /// Ends the packet.
     pub const fn drop(reason: Reason) -> Self {
-        Self {
-            action: Action::Drop,
-            reason,
-        }
+        Self { action: Action::Drop, reason }
     }
 
     /// Index of this verdict's counter, below [`Self::COUNTERS`].
@@ -138,15 +132,9 @@ mod tests {
         assert_eq!(labels.len(), Reason::COUNT);
         for (value, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, value);
-            assert_eq!(
-                Reason::from_value(u8::try_from(value).unwrap()),
-                Some(*reason)
-            );
+            assert_eq!(Reason::from_value(u8::try_from(value).unwrap()), Some(*reason));
         }
-        assert_eq!(
-            Reason::from_value(u8::try_from(Reason::COUNT).unwrap()),
-            None
-        );
+        assert_eq!(Reason::from_value(u8::try_from(Reason::COUNT).unwrap()), None);
     }
 
     #[test]
@@ -154,11 +142,7 @@ mod tests {
         let mut seen = HashSet::new();
         for action in Action::ALL {
             for reason in Reason::ALL {
-                let counter = Verdict {
-                    action,
-                    reason: *reason,
-                }
-                .counter();
+                let counter = Verdict { action, reason: *reason }.counter();
                 assert!(counter < Verdict::COUNTERS);
                 assert!(seen.insert(counter));
             }

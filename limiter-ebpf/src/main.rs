@@ -1,2 +1,66 @@
+//! The XDP program: reads bytes, looks keys up, reports, returns the action. Decides nothing: that
+//! is `limiter_common::decide`, which is tested on the host.
+
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "core has no read-modify-write for the BPF target")]
+#![expect(unsafe_code, reason = "packet memory and map values are raw pointers in the kernel")]
+
+mod clock;
+mod machine;
+mod maps;
+mod packet;
+mod report;
+mod sockets;
+mod tables;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use limiter_common::{
+    decide::{Decision, decide},
+    verdict::Action,
+};
+
+use crate::{clock::KernelClock, packet::XdpPacket, tables::KernelTables};
+
+/// Decides about every packet that arrives on the interface.
+#[xdp]
+pub fn limiter(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket::new(&ctx);
+    let Some(tables) = KernelTables::new(&ctx) else {
+        // Array look-ups within bounds do not fail.
+        return xdp_action::XDP_PASS;
+    };
+    let clock = KernelClock::new(tables.settings());
+    let decision = decide(&packet, &tables, &clock);
+    report::record(&ctx, &packet, &clock, &decision);
+    action(&decision)
+}
+
+/// The only place where a verdict becomes what the kernel does.
+#[inline]
+fn action(decision: &Decision) -> u32 {
+    match decision.verdict.action {
+        Action::Pass | Action::Monitor => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+/// Writes jiffies and `CLOCK_MONOTONIC` (ns) into the packet of a test run, so that user space can
+/// tell how one follows from the other. Never attached.
+#[xdp]
+pub fn clock_probe(ctx: XdpContext) -> u32 {
+    clock::probe(&ctx);
+    xdp_action::XDP_PASS
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Helpers that look up sockets are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

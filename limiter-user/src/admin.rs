@@ -3,17 +3,22 @@
 //! `server` speaks HTTP and knows no agent; the agent implements [`Backend`]; `view` is what both
 //! the server and the command line's client read and write as JSON.
 
+pub mod client;
+mod follow;
+mod io;
+mod query;
+mod routes;
+pub mod server;
 pub mod view;
 
 use std::{future::Future, net::IpAddr};
 
 use ipnet::IpNet;
-use tokio::sync::broadcast;
 
 use self::view::{
     BanRequest, BanView, Failure, ReloadView, SourceSort, SourceView, StatusView, WhyView,
 };
-use crate::events::Event;
+use crate::events::stream::EventStream;
 
 /// What the control socket can ask of the agent. All but `reload` answer at once.
 pub trait Backend: 'static {
@@ -33,6 +38,9 @@ pub trait Backend: 'static {
     fn reload(&self) -> impl Future<Output = Result<ReloadView, Failure>>;
     /// Takes XDP off every interface and removes the pins; the agent goes on without it.
     fn detach(&self) -> Result<Vec<String>, Failure>;
-    /// Follows events from now on.
-    fn follow(&self) -> broadcast::Receiver<std::sync::Arc<Event>>;
+    /// The stream to follow events on.
+    fn events(&self) -> &EventStream;
 }
+
+/// Name of the control socket in the agent's runtime directory.
+pub const SOCKET_NAME: &str = "control.sock";

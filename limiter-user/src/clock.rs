@@ -20,20 +20,12 @@ pub fn unix_ns() -> u64 {
 
 /// Length of one kernel tick: the resolution of `CLOCK_MONOTONIC_COARSE` (1e9 / `CONFIG_HZ`).
 pub fn tick_ns() -> u64 {
-    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(4_000_000, |tick| {
-        Duration::from(tick)
-            .as_nanos()
-            .try_into()
-            .unwrap_or(u64::MAX)
-    })
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(4_000_000, |tick| Duration::from(tick).as_nanos().try_into().unwrap_or(u64::MAX))
 }
 
 /// A clock that the vDSO answers cannot fail; zero would only shorten an expiry.
 fn read_ns(clock: ClockId) -> u64 {
-    clock_gettime(clock).map_or(0, |time| {
-        Duration::from(time)
-            .as_nanos()
-            .try_into()
-            .unwrap_or(u64::MAX)
-    })
+    clock_gettime(clock)
+        .map_or(0, |time| Duration::from(time).as_nanos().try_into().unwrap_or(u64::MAX))
 }

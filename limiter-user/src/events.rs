@@ -1,15 +1,33 @@
 //! One schema for everything that happens, in packets and in requests.
 //!
-//! The agent makes [`Event`]s from kernel records and from the proxy's observations and hands them
-//! to the `stream`, which numbers and distributes them to sinks and followers. Untrusted text is
-//! escaped where it is written; nothing here blocks traffic.
+//! The agent makes [`Event`]s from kernel records and from the proxy's observations, lets
+//! `aggregate` bound them and hands them to the `stream`, which numbers and distributes them to
+//! sinks and followers. Untrusted text is escaped where it is written; nothing here blocks traffic.
 
-use std::net::IpAddr;
+pub mod aggregate;
+mod civil;
+pub mod escape;
+mod file;
+pub mod filter;
+pub mod json;
+mod queue;
+#[cfg(test)]
+mod reference;
+pub mod sink;
+pub mod stream;
+pub mod text;
 
+use std::{fmt, net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
 use limiter_common::verdict::Reason;
 use serde::Serialize;
 
-use crate::{link::RequestFacts, policy::Mode, refusal::Refusal};
+use crate::{
+    link::RequestFacts,
+    policy::Mode,
+    refusal::{Blame, Refusal},
+};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,15 +52,109 @@ pub struct Event {
     pub detail: String,
 }
 
+impl Event {
+    /// Something that is neither a refused request nor dropped packets.
+    pub fn lifecycle(unix_ns: u64, what: Lifecycle, detail: impl Into<String>) -> Self {
+        Self {
+            unix_ns,
+            kind: EventKind::Lifecycle(what),
+            source: None,
+            client: None,
+            count: 1,
+            bytes: 0,
+            mode: Mode::Enforce,
+            request: None,
+            detail: detail.into(),
+        }
+    }
+
+    /// A ban: `Banned PREFIX for LENGTH: WHY`.
+    pub fn banned(unix_ns: u64, prefix: IpNet, length: Duration, why: &str, mode: Mode) -> Self {
+        let detail = format!("for {}: {why}", text::duration(length));
+        Self {
+            source: Some(Source::Prefix(prefix)),
+            mode,
+            ..Self::lifecycle(unix_ns, Lifecycle::Banned, detail)
+        }
+    }
+
+    /// A ban lifted by hand.
+    pub fn unbanned(unix_ns: u64, prefix: IpNet) -> Self {
+        Self {
+            source: Some(Source::Prefix(prefix)),
+            ..Self::lifecycle(unix_ns, Lifecycle::Unbanned, "")
+        }
+    }
+
+    /// Packets of one source that ended (or would have ended) within a second.
+    pub fn packets(
+        unix_ns: u64,
+        source: Source,
+        reason: Reason,
+        packets: u64,
+        bytes: u64,
+        mode: Mode,
+    ) -> Self {
+        Self {
+            unix_ns,
+            kind: EventKind::PacketsDropped(reason),
+            source: Some(source),
+            client: None,
+            count: packets,
+            bytes,
+            mode,
+            request: None,
+            detail: String::new(),
+        }
+    }
+
+    /// Whom it is about: the client address where one is known, else the source.
+    pub fn offender(&self) -> Option<Source> {
+        self.client.map(Source::Address).or(self.source)
+    }
+}
+
 /// Who caused it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Source {
     /// One address, or a prefix by its first address.
     Address(IpAddr),
     /// A prefix (bans of prefixes).
-    Prefix(ipnet::IpNet),
+    Prefix(IpNet),
     /// Aggregation overflowed; the totals still add up.
     Other,
+}
+
+impl Source {
+    /// Whether it is exactly one address.
+    pub fn is_address(self) -> bool {
+        match self {
+            Self::Address(_) => true,
+            Self::Prefix(prefix) => prefix.prefix_len() == prefix.max_prefix_len(),
+            Self::Other => false,
+        }
+    }
+
+    /// Whether all of it lies inside `prefix`; an IPv4-mapped address counts as IPv4.
+    pub fn is_inside(self, prefix: &IpNet) -> bool {
+        match self {
+            Self::Address(address) => prefix.contains(&address.to_canonical()),
+            Self::Prefix(own) => prefix.contains(&own),
+            Self::Other => false,
+        }
+    }
+}
+
+/// An address, a prefix (a single address without its length), or `other`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.to_canonical().fmt(f),
+            Self::Prefix(prefix) if self.is_address() => prefix.addr().fmt(f),
+            Self::Prefix(prefix) => prefix.fmt(f),
+            Self::Other => f.write_str("other"),
+        }
+    }
 }
 
 /// What happened. Labels come from the one list each kind has.
@@ -56,26 +168,109 @@ pub enum EventKind {
     Lifecycle(Lifecycle),
 }
 
-/// Events that are neither a refused request nor dropped packets.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Lifecycle {
-    /// A client authenticated (aggregated; off by default).
-    Authenticated,
+impl EventKind {
+    /// Label of dropped packets of every reason.
+    pub const PACKETS_DROPPED: &str = "packets_dropped";
+
+    /// Stable label: what filters match and `event.action` says.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.label(),
+            Self::PacketsDropped(_) => Self::PACKETS_DROPPED,
+            Self::Lifecycle(lifecycle) => lifecycle.label(),
+        }
+    }
+
+    /// How grave it is.
+    pub const fn level(self) -> Level {
+        match self {
+            Self::Refused(refusal) => match refusal.blame() {
+                Blame::Client => Level::Warn,
+                Blame::Upstream | Blame::Host => Level::Error,
+            },
+            Self::PacketsDropped(_) => Level::Warn,
+            Self::Lifecycle(lifecycle) => lifecycle.level(),
+        }
+    }
+}
+
+/// How grave an event is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Level {
+    /// Goes as intended.
+    Info,
+    /// Somebody was refused, or something was lost.
+    Warn,
+    /// The limiter, the host or the upstream fails.
+    Error,
+}
+
+impl Level {
+    /// As the text form writes it.
+    pub const fn upper(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        }
+    }
+
+    /// As the JSON form writes it (`log.level`).
+    pub const fn lower(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+macro_rules! lifecycles {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $level:ident;)+) => {
+        /// Events that are neither a refused request nor dropped packets.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Lifecycle { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Lifecycle {
+            /// Every one, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Stable label of events and documentation.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// How grave it is.
+            pub const fn level(self) -> Level {
+                match self { $(Self::$variant => Level::$level,)+ }
+            }
+
+            /// One sentence for the documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+lifecycles! {
+    /// A client authenticated (aggregated; only for sinks and followers that name it).
+    Authenticated = "authenticated", Info;
     /// A ban was made.
-    Banned,
+    Banned = "banned", Warn;
     /// A ban was lifted by hand.
-    Unbanned,
+    Unbanned = "unbanned", Info;
     /// A new policy is in force.
-    ConfigReloaded,
+    ConfigReloaded = "config_reloaded", Info;
     /// A new policy was invalid; the old one stays.
-    ConfigRejected,
+    ConfigRejected = "config_rejected", Error;
     /// XDP is on an interface.
-    Attached,
+    Attached = "attached", Info;
     /// XDP was taken off an interface.
-    Detached,
+    Detached = "detached", Info;
     /// Part of the protection is not working.
-    Degraded,
+    Degraded = "degraded", Error;
     /// Events were lost between their origin and a sink.
-    EventsLost,
+    EventsLost = "events_lost", Warn;
 }

@@ -9,8 +9,12 @@
 //! ```
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod events;
+pub mod kernel;
+pub mod keys;
 pub mod limits;
 pub mod link;
 pub mod policy;

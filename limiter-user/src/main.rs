@@ -1,3 +1,10 @@
-//! The `limiter` command.
+//! The `limiter` command: hands everything to `cli`; sets the allocator of both processes.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    limiter_user::cli::main()
+}

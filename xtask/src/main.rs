@@ -1,1 +1,89 @@
-fn main() {}
+//! `cargo xtask`: everything that a person or CI does with this repository. Each subcommand sets
+//! up what it needs, does one thing and ends with exit code 0 only if all of it succeeded. It
+//! depends on no product crate, so that it builds when they do not.
+#![expect(clippy::print_stdout, reason = "a command line tool speaks to whoever started it")]
+
+mod bench;
+mod ci;
+mod clock;
+mod command;
+mod ebpf;
+mod linker;
+mod lint;
+mod setup;
+mod stack;
+mod test;
+mod tidy;
+mod toolchain;
+mod verify;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the eBPF object, load it, and check what the verifier says against the budget
+    BuildEbpf,
+    /// Build the eBPF object and the `limiter` binary that embeds it
+    Build {
+        /// Optimised, as shipped: target/release/limiter
+        #[arg(long)]
+        release: bool,
+    },
+    /// Format, clippy for host and BPF, tidy, licences and bans, documentation
+    Lint,
+    /// Every test, those that need root and the kernel included
+    Test {
+        /// Given to every test binary, such as a part of a test's name
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// Measure against the yardsticks
+    Bench {
+        /// Given to the bench binary
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Everything that continuous integration checks
+    Ci,
+    /// Load these objects into the kernel and report on them (started as root by the others)
+    #[command(hide = true)]
+    VerifyEbpf {
+        #[arg(required = true)]
+        objects: Vec<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::BuildEbpf => ebpf::build(&workspace).map(drop),
+        Task::Build { release } => ebpf::build_limiter(&workspace, release).map(drop),
+        Task::Lint => lint::all(&workspace),
+        Task::Test { filter } => test::all(&workspace, &filter),
+        Task::Bench { arguments } => bench::run_with(&workspace, &arguments),
+        Task::Ci => ci::all(&workspace),
+        Task::VerifyEbpf { objects } => verify::report(&objects),
+    }
+}

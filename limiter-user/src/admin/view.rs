@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::policy::BanScope;
 
 /// Why a request to the agent failed: `400` for the caller's mistake, `409` for a refusal on
-/// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest.
+/// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest. The server
+/// itself adds `403` (not root nor the agent's user), `404`, `405`, `408`, `413` and `503`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Failure {
     /// HTTP status.
@@ -20,34 +21,22 @@ pub struct Failure {
 impl Failure {
     /// The caller's mistake.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            status: 400,
-            message: message.into(),
-        }
+        Self { status: 400, message: message.into() }
     }
 
     /// Refused on grounds of safety.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self {
-            status: 409,
-            message: message.into(),
-        }
+        Self { status: 409, message: message.into() }
     }
 
     /// A table is full.
     pub fn full(message: impl Into<String>) -> Self {
-        Self {
-            status: 507,
-            message: message.into(),
-        }
+        Self { status: 507, message: message.into() }
     }
 
     /// Anything else.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self {
-            status: 500,
-            message: message.into(),
-        }
+        Self { status: 500, message: message.into() }
     }
 }
 
@@ -171,11 +160,27 @@ pub enum SourceSort {
     Dropped,
 }
 
+impl SourceSort {
+    /// Every key.
+    pub const ALL: [Self; 4] = [Self::Packets, Self::Bytes, Self::Connections, Self::Dropped];
+
+    /// As the command line and the query write it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Packets => "packets",
+            Self::Bytes => "bytes",
+            Self::Connections => "connections",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// `POST /v1/bans`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BanRequest {
     /// Address or prefix.
+    #[serde(deserialize_with = "address_or_prefix")]
     pub prefix: IpNet,
     /// How long, seconds.
     #[serde(default = "default_ban_seconds")]
@@ -189,6 +194,20 @@ pub struct BanRequest {
     /// Overrides refusals on grounds of safety.
     #[serde(default)]
     pub force: bool,
+}
+
+/// An address, as the prefix of its whole length, or a prefix (bits behind its length cleared).
+pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let parsed = match text.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address.to_canonical())),
+        Err(_) => text.parse::<IpNet>().map(|prefix| prefix.trunc()),
+    };
+    parsed.map_err(|_| "expected an address or a prefix, e.g. 203.0.113.7 or 2001:db8::/64".into())
+}
+
+fn address_or_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_prefix(&text).map_err(serde::de::Error::custom)
 }
 
 const fn default_ban_seconds() -> u64 {
@@ -210,6 +229,20 @@ pub struct BanView {
     pub origin: String,
     /// Packets dropped by it (scope `kernel`).
     pub packets: u64,
+}
+
+/// `DELETE /v1/bans?prefix=`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UnbanView {
+    /// How many bans were lifted.
+    pub lifted: usize,
+}
+
+/// `POST /v1/detach`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DetachView {
+    /// Interfaces that XDP was taken off.
+    pub interfaces: Vec<String>,
 }
 
 /// `GET /v1/why?source=`.

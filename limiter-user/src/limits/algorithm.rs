@@ -137,25 +137,15 @@ fn token_bucket(word: u64, now_ns: u64, cost: u64, burst: u64) -> (Decision, u64
         limit: burst,
         remaining: (depth - debt_after) / cost,
         reset_after_ns: debt_after.div_ceil(TICKS_PER_NS),
-        retry_after_ns: if allowed {
-            0
-        } else {
-            (after - depth).div_ceil(TICKS_PER_NS)
-        },
+        retry_after_ns: if allowed { 0 } else { (after - depth).div_ceil(TICKS_PER_NS) },
     };
-    let next = if allowed {
-        now.saturating_add(after)
-    } else {
-        word
-    };
+    let next = if allowed { now.saturating_add(after) } else { word };
     (decision, next)
 }
 
 /// A period as checked arithmetic needs it: between a microsecond and four years.
 fn period_ns(rate: Rate) -> u64 {
-    u64::try_from(rate.period.as_nanos())
-        .unwrap_or(u64::MAX)
-        .clamp(1_000, 1 << 57)
+    u64::try_from(rate.period.as_nanos()).unwrap_or(u64::MAX).clamp(1_000, 1 << 57)
 }
 
 #[cfg(test)]
@@ -177,10 +167,7 @@ mod tests {
     }
 
     fn rate(count: u64, seconds: u64) -> Rate {
-        Rate {
-            count,
-            period: Duration::from_secs(seconds),
-        }
+        Rate { count, period: Duration::from_secs(seconds) }
     }
 
     /// Runs `steps` requests at random times; checks each decision against `reference`.
@@ -196,10 +183,7 @@ mod tests {
             } else {
                 assert_eq!(next, word, "a refused request changes nothing");
                 let soon = now_ns + decision.retry_after_ns;
-                assert!(
-                    meter.charge(word, soon).0.allowed,
-                    "retry-after holds, step {step}"
-                );
+                assert!(meter.charge(word, soon).0.allowed, "retry-after holds, step {step}");
                 assert!(!meter.charge(word, soon - 1).0.allowed || decision.retry_after_ns <= 1);
             }
             word = next;
@@ -222,11 +206,7 @@ mod tests {
                 }
                 allowed
             };
-            compare(
-                Meter::token_bucket(rate(count, 1), burst),
-                reference,
-                2 * SECOND / count,
-            );
+            compare(Meter::token_bucket(rate(count, 1), burst), reference, 2 * SECOND / count);
         }
     }
 
@@ -239,10 +219,7 @@ mod tests {
             allowed += u64::from(decision.allowed);
             word = next;
         }
-        assert!(
-            (200_000..=200_011).contains(&allowed),
-            "{allowed} in ten seconds"
-        );
+        assert!((200_000..=200_011).contains(&allowed), "{allowed} in ten seconds");
     }
 
     #[test]
@@ -255,11 +232,7 @@ mod tests {
             used += 1;
             used <= 10
         };
-        compare(
-            Meter::fixed_window(10, Duration::from_secs(2)),
-            reference,
-            SECOND / 4,
-        );
+        compare(Meter::fixed_window(10, Duration::from_secs(2)), reference, SECOND / 4);
     }
 
     #[test]
@@ -267,10 +240,7 @@ mod tests {
         let mut admitted: Vec<u64> = Vec::new();
         let reference = |now: u64| {
             let window = now / SECOND;
-            let previous = admitted
-                .iter()
-                .filter(|at| *at / SECOND == window - 1)
-                .count() as u64;
+            let previous = admitted.iter().filter(|at| *at / SECOND == window - 1).count() as u64;
             let current = admitted.iter().filter(|at| *at / SECOND == window).count() as u64;
             let used = (u128::from(previous) * u128::from(SECOND - now % SECOND))
                 .div_ceil(u128::from(SECOND))
@@ -299,10 +269,7 @@ mod tests {
         let meters = [
             Meter::token_bucket(rate(5, 1), 5),
             Meter::fixed_window(5, Duration::from_secs(1)),
-            Meter::SlidingWindow {
-                count: 5,
-                period_ns: SECOND,
-            },
+            Meter::SlidingWindow { count: 5, period_ns: SECOND },
         ];
         for meter in meters {
             let mut random = Random(7);
@@ -321,19 +288,10 @@ mod tests {
     fn extremes_do_not_overflow() {
         let long = Duration::from_secs(u64::MAX);
         for meter in [
-            Meter::token_bucket(
-                Rate {
-                    count: 1,
-                    period: long,
-                },
-                u64::MAX,
-            ),
+            Meter::token_bucket(Rate { count: 1, period: long }, u64::MAX),
             Meter::token_bucket(rate(u64::MAX, 1), u64::MAX),
             Meter::fixed_window(u64::MAX, long),
-            Meter::SlidingWindow {
-                count: MAX_WINDOW_COUNT,
-                period_ns: 1 << 57,
-            },
+            Meter::SlidingWindow { count: MAX_WINDOW_COUNT, period_ns: 1 << 57 },
         ] {
             for word in [0, 1, u64::MAX, u64::MAX >> 1] {
                 for now_ns in [0, 1, SECOND, 1 << 58] {

@@ -32,11 +32,7 @@ pub(super) fn sliding(word: u64, now_ns: u64, count: u64, period_ns: u64) -> (De
             0
         } else if windows.current < count {
             // The previous window must fade until there is room for one.
-            left_ns.saturating_sub(faded(
-                windows.previous,
-                count - 1 - windows.current,
-                period_ns,
-            ))
+            left_ns.saturating_sub(faded(windows.previous, count - 1 - windows.current, period_ns))
         } else {
             // This window becomes the previous one, then must fade.
             left_ns + (period_ns - faded(windows.current, count - 1, period_ns))
@@ -95,11 +91,7 @@ impl Windows {
         } else {
             (0, 0)
         };
-        Self {
-            index,
-            previous,
-            current,
-        }
+        Self { index, previous, current }
     }
 
     pub(super) fn word(self) -> u64 {

@@ -109,9 +109,7 @@ fn host_matches(pattern: &OriginPattern, host: &str) -> bool {
     };
     labels > 0
         && host.as_bytes()[labels] == b'.'
-        && host
-            .get(labels + 1..)
-            .is_some_and(|rest| rest.eq_ignore_ascii_case(&pattern.host))
+        && host.get(labels + 1..).is_some_and(|rest| rest.eq_ignore_ascii_case(&pattern.host))
 }
 
 /// Scheme, host and port of a serialised origin; `None` for `null` and anything else.

@@ -126,18 +126,13 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
             };
-            let thread = std::thread::Builder::new()
-                .name(format!("core-{number}"))
-                .spawn(move || {
+            let thread =
+                std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
                     if let Err(error) = core::run(setup) {
                         log::error!("core {number}: {error}");
                     }
                 })?;
-            Ok(CoreHandle {
-                messages,
-                counters,
-                thread,
-            })
+            Ok(CoreHandle { messages, counters, thread })
         })
         .collect()
 }
@@ -203,8 +198,7 @@ impl Conductor {
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
                 self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
                 self.addresses = addresses;
-                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets)))
-                    .await;
+                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
                 "{} listening sockets for {} addresses",
@@ -286,10 +280,7 @@ impl Conductor {
             observations: batch.observations,
             lost: batch.lost + self.lost,
         };
-        let sent = self
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| outbox.send(message, Vec::new()));
+        let sent = self.outbox.as_ref().is_some_and(|outbox| outbox.send(message, Vec::new()));
         self.lost = if sent { 0 } else { self.lost + all };
     }
 
@@ -311,10 +302,7 @@ impl Conductor {
         // What waits in the queues of sockets that nobody else holds is refused at once.
         self.sockets = Arc::default();
         let mut running = std::mem::take(&mut self.cores);
-        let counters: Vec<_> = running
-            .iter()
-            .map(|core| Arc::clone(&core.counters))
-            .collect();
+        let counters: Vec<_> = running.iter().map(|core| Arc::clone(&core.counters)).collect();
         let mut poll = tokio::time::interval(Duration::from_millis(10));
         while running.iter().any(|core| !core.thread.is_finished()) {
             tokio::select! {

@@ -54,10 +54,7 @@ pub(super) async fn serve(
 }
 
 async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, socket: TcpStream) {
-    let io = TokioIo::new(ClientStream {
-        socket,
-        connection: Rc::clone(state),
-    });
+    let io = TokioIo::new(ClientStream { socket, connection: Rc::clone(state) });
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (core, state) = (Rc::clone(core), Rc::clone(state));
         async move {
@@ -148,10 +145,5 @@ fn builder(bounds: HttpBounds) -> http1::Builder {
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refused[refusal as usize].bump();
     let who = (connection.peer, connection.peer);
-    core.report.note(
-        clock::unix_ns(),
-        who,
-        ObservedOutcome::Refused(refusal),
-        || None,
-    );
+    core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

@@ -24,7 +24,9 @@ pub(super) fn rendezvous(socket: OwnedFd) -> io::Result<UnixListener> {
 
 /// Exchanges hellos on a new link.
 pub(super) async fn greet(mut link: Link) -> io::Result<(Link, Hello)> {
-    let ours = FromProxy::Hello(Hello::of_this_process(env!("CARGO_PKG_VERSION")));
+    let ours = FromProxy::Hello(Hello::of_this_process(
+        option_env!("LIMITER_BUILD_ID").unwrap_or("unknown"),
+    ));
     let greeting = async {
         link.send(&ours, &[]).await?;
         link.recv::<ToProxy>().await

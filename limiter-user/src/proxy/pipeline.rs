@@ -124,15 +124,8 @@ fn authenticate(
         }
         Err(refusal) => refusal,
     };
-    let enforced = route
-        .auth
-        .iter()
-        .any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
-    let mode = if enforced {
-        Mode::Enforce
-    } else {
-        Mode::Monitor
-    };
+    let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
+    let mode = if enforced { Mode::Enforce } else { Mode::Monitor };
     exchange.enforce(mode, challenge(refusal))?;
     Ok(None)
 }
@@ -149,9 +142,8 @@ fn challenge(refusal: Refusal) -> Reply {
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.
 fn declared_length(policy: &Compiled, headers: &HeaderMap) -> Result<(), Reply> {
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
         Some(length) if length > policy.bounds.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
         _ => Ok(()),

@@ -158,10 +158,7 @@ impl Connection {
     /// Whether the task should stop, and why; remembers whom to wake.
     pub(super) fn poll_ended(&self, context: &Context<'_>) -> Option<Ended> {
         let mut waker = self.waker.borrow_mut();
-        if !waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(context.waker()))
-        {
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
         if self.aborted.get() {

@@ -15,13 +15,6 @@ pub(in crate::proxy) fn failed(guard: &Guard, client: &Client, now_ns: u64) -> R
     if client.trusted {
         return Ok(());
     }
-    let decision = guard
-        .failures
-        .charge(Key::Address(client.key), now_ns)
-        .decision;
-    if decision.allowed {
-        Ok(())
-    } else {
-        Err(decision.retry_after_ns)
-    }
+    let decision = guard.failures.charge(Key::Address(client.key), now_ns).decision;
+    if decision.allowed { Ok(()) } else { Err(decision.retry_after_ns) }
 }

@@ -59,14 +59,8 @@ fn read(parts: &Parts, head: &[u8]) -> Option<Target> {
     let host = only(&parts.headers, HOST)?;
     let host_bytes = host_bytes(host.as_bytes())?;
     if let Some(authority) = parts.uri.authority()
-        && !(authority
-            .as_str()
-            .as_bytes()
-            .eq_ignore_ascii_case(host.as_bytes())
-            && parts
-                .uri
-                .scheme_str()
-                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")))
+        && !(authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
+            && parts.uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")))
     {
         return None;
     }
@@ -81,10 +75,7 @@ fn read(parts: &Parts, head: &[u8]) -> Option<Target> {
         match normalise(sent.path())? {
             Normal::Same => (sent.clone(), None),
             Normal::Changed { path, alternate } if path == sent.path() => (sent.clone(), alternate),
-            Normal::Changed {
-                mut path,
-                alternate,
-            } => {
+            Normal::Changed { mut path, alternate } => {
                 if let Some(query) = sent.query() {
                     path.push('?');
                     path.push_str(query);
@@ -145,10 +136,7 @@ fn host_bytes(value: &[u8]) -> Option<usize> {
         address.parse::<std::net::Ipv6Addr>().ok()?;
         end + 1
     } else {
-        let end = value
-            .iter()
-            .position(|byte| *byte == b':')
-            .unwrap_or(value.len());
+        let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
         let name = &value[..end];
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
         if name.is_empty() || name == b"." || !name.iter().all(plain) {
@@ -190,15 +178,8 @@ mod tests {
     #[test]
     fn hosts() {
         let accepts = |headers: &[(&str, &str)]| read(&parts("GET", "/", headers), b"").is_some();
-        for host in [
-            "a.test",
-            "A.test:8080",
-            "127.0.0.1:1",
-            "[::1]",
-            "[::1]:80",
-            "a_b.test",
-            "a.",
-        ] {
+        for host in ["a.test", "A.test:8080", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b.test", "a."]
+        {
             assert!(accepts(&[("host", host)]), "{host}");
         }
         for host in [
@@ -250,10 +231,7 @@ mod tests {
         };
         let chunked = [("transfer-encoding", "chunked")];
         let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 5";
-        assert!(
-            !refused(&chunked, head),
-            "what follows the head is the body's"
-        );
+        assert!(!refused(&chunked, head), "what follows the head is the body's");
         let both = b"POST / HTTP/1.1\r\nContent-LENGTH: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(refused(&chunked, both));
         assert!(refused(&[("transfer-encoding", "gzip, chunked")], head));
@@ -270,10 +248,7 @@ mod tests {
         };
         let origin = ("origin", "https://x.test");
         let announced = ("access-control-request-method", "PUT");
-        assert_eq!(
-            preflight("OPTIONS", &[origin, announced]),
-            Some(Method::PUT)
-        );
+        assert_eq!(preflight("OPTIONS", &[origin, announced]), Some(Method::PUT));
         assert_eq!(preflight("OPTIONS", &[origin]), None);
         assert_eq!(preflight("OPTIONS", &[announced]), None);
         assert_eq!(preflight("GET", &[origin, announced]), None);

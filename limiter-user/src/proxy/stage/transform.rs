@@ -45,19 +45,11 @@ impl ForwardedFor {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
         };
-        let chain = if client == peer {
-            client.to_string()
-        } else {
-            format!("{client}, {peer}")
-        };
+        let chain = if client == peer { client.to_string() } else { format!("{client}, {peer}") };
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        Self {
-            client,
-            chain: value(chain),
-            forwarded: value(format!("for={node};proto=http")),
-        }
+        Self { client, chain: value(chain), forwarded: value(format!("for={node};proto=http")) }
     }
 
     /// Whether these are the headers for `client`.
@@ -75,10 +67,7 @@ pub(in crate::proxy) fn request(
     (client, forwarded): (&Client, &ForwardedFor),
     principal: Option<Principal>,
 ) {
-    debug_assert!(
-        forwarded.is_for(client.address),
-        "address headers of another client"
-    );
+    debug_assert!(forwarded.is_for(client.address), "address headers of another client");
     let headers = &mut parts.headers;
     hop_by_hop(headers);
     for name in [EXPECT, PROXY_AUTHORIZATION, X_REAL_IP] {
@@ -123,11 +112,7 @@ fn remove_identity(headers: &mut HeaderMap) {
                 .all(|(byte, wanted)| *byte == wanted || (*byte == b'_' && wanted == b'-'))
     };
     if headers.keys().any(forged) {
-        let names: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| forged(name))
-            .cloned()
-            .collect();
+        let names: Vec<HeaderName> = headers.keys().filter(|name| forged(name)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
@@ -151,15 +136,9 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    for name in
+        [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
+    {
         headers.remove(name);
     }
 }
@@ -187,22 +166,14 @@ mod tests {
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
     }
 
     #[test]
     fn hop_by_hop_goes_and_meaning_stays() {
         let mut headers = map(&[
-            (
-                "connection",
-                "close, Foo, host, authorization, x-api-key, x-forwarded-for",
-            ),
+            ("connection", "close, Foo, host, authorization, x-api-key, x-forwarded-for"),
             ("foo", "1"),
             ("host", "a"),
             ("authorization", "b"),
@@ -219,11 +190,7 @@ mod tests {
 
     #[test]
     fn forged_identities_go() {
-        let mut headers = map(&[
-            ("x-auth-subject", "root"),
-            ("x_auth_tier", "x"),
-            ("x-auth", "y"),
-        ]);
+        let mut headers = map(&[("x-auth-subject", "root"), ("x_auth_tier", "x"), ("x-auth", "y")]);
         remove_identity(&mut headers);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-auth"));

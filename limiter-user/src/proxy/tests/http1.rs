@@ -37,11 +37,7 @@ fn keep_alive_on_both_sides_and_headers_for_the_upstream() {
             assert!(!head.contains(absent), "{absent} in {head}");
         }
     }
-    assert_eq!(
-        *origin.connections.lock().unwrap(),
-        1,
-        "one upstream connection is kept"
-    );
+    assert_eq!(*origin.connections.lock().unwrap(), 1, "one upstream connection is kept");
     drop(client);
     let counters = proxy.drain();
     assert_eq!((counters.requests, counters.forwarded), (3, 3));
@@ -125,10 +121,7 @@ fn what_could_be_read_in_two_ways_is_refused_and_observed() {
         refused += 1;
     }
     let counters = proxy.drain();
-    let index = Refusal::ALL
-        .iter()
-        .position(|r| *r == Refusal::MalformedRequest)
-        .unwrap();
+    let index = Refusal::ALL.iter().position(|r| *r == Refusal::MalformedRequest).unwrap();
     assert_eq!(counters.refused[index], refused);
     // Only the one whose body broke off reached the upstream.
     assert!(counters.forwarded <= 1);
@@ -142,10 +135,7 @@ fn heads_are_bounded_in_size_and_time() {
     policy.timeouts.idle = Duration::from_millis(600);
     let mut proxy = Proxy::start(&policy);
     let mut client = proxy.connect();
-    client.write(&format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-        "x".repeat(20_000)
-    ));
+    client.write(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000)));
     assert_eq!(client.read().status, 431);
     proxy.agent.refused(Refusal::HeadTooLarge);
     let mut client = proxy.connect();
@@ -174,17 +164,9 @@ fn upstreams_that_fail() {
     assert_eq!(client.send("GET /").status, 200);
     assert_eq!(client.send("GET /close").status, 502);
     proxy.agent.refused(Refusal::UpstreamFailed);
-    assert_eq!(
-        client.send("GET /").status,
-        200,
-        "the client's connection is kept"
-    );
+    assert_eq!(client.send("GET /").status, 200, "the client's connection is kept");
     client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
-    assert_eq!(
-        client.read().status,
-        408,
-        "a body that does not come is the client's"
-    );
+    assert_eq!(client.read().status, 408, "a body that does not come is the client's");
     policy.upstreams[0].port = 1;
     proxy.agent.apply(2, &policy);
     assert_eq!(proxy.get("GET /").status, 502);

@@ -32,10 +32,7 @@ fn a_policy_is_swapped_under_a_live_connection() {
     // One that cannot be in force changes nothing and is not acknowledged.
     let mut broken = policy.clone();
     broken.routes[0].upstream = 9;
-    let message = ToProxy::Policy {
-        generation: 3,
-        policy: Box::new(broken),
-    };
+    let message = ToProxy::Policy { generation: 3, policy: Box::new(broken) };
     proxy.agent.send(&message, &[]);
     proxy.agent.apply(4, &policy);
     assert_eq!(client.send("GET /x").status, 404);
@@ -50,35 +47,20 @@ fn bans_refuse_and_end_connections() {
     let mut live = proxy.connect();
     let mut other = proxy.connect();
     assert_eq!(live.send("GET /").status, 200);
-    let ban = |expires_ns| HttpBan {
-        prefix: "127.0.0.1/32".parse().unwrap(),
-        expires_ns,
-    };
-    proxy
-        .agent
-        .send(&ToProxy::HttpBans(vec![ban(u64::MAX)]), &[]);
+    let ban = |expires_ns| HttpBan { prefix: "127.0.0.1/32".parse().unwrap(), expires_ns };
+    proxy.agent.send(&ToProxy::HttpBans(vec![ban(u64::MAX)]), &[]);
     std::thread::sleep(Duration::from_millis(20));
     let reply = proxy.get("GET /");
-    assert_eq!(
-        (reply.status, reply.header("connection")),
-        (403, Some("close"))
-    );
+    assert_eq!((reply.status, reply.header("connection")), (403, Some("close")));
     proxy.agent.refused(Refusal::Banned);
     proxy.agent.send(&ToProxy::AddHttpBan(ban(0)), &[]);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(other.send("GET /").status, 200, "lifted");
     let begun = clock::monotonic_ns();
-    proxy.agent.send(
-        &ToProxy::CloseConnections("127.0.0.0/8".parse().unwrap()),
-        &[],
-    );
+    proxy.agent.send(&ToProxy::CloseConnections("127.0.0.0/8".parse().unwrap()), &[]);
     assert!(live.is_closed() && other.is_closed());
     assert!(clock::monotonic_ns() - begun < 100_000_000);
-    assert_eq!(
-        proxy.get("GET /").status,
-        200,
-        "only live connections ended"
-    );
+    assert_eq!(proxy.get("GET /").status, 200, "only live connections ended");
     proxy.drain();
 }
 

@@ -119,9 +119,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         allow: None,
     };
     HttpPolicy {
-        listeners: vec![ListenerPolicy {
-            address: "127.0.0.1:0".parse().unwrap(),
-        }],
+        listeners: vec![ListenerPolicy { address: "127.0.0.1:0".parse().unwrap() }],
         client_address: ClientAddressSource::Peer,
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
@@ -135,10 +133,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             drain: 3 * second,
         },
         guard: GuardPolicy {
-            failures: Rate {
-                count: 5,
-                period: 600 * second,
-            },
+            failures: Rate { count: 5, period: 600 * second },
             mode: Mode::Enforce,
         },
         upstreams: vec![UpstreamPolicy {
@@ -172,10 +167,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             name: "tight".into(),
             algorithm: Algorithm::FixedWindow,
             key: LimitKey::Client,
-            rate: Rate {
-                count: 100,
-                period: 3600 * second,
-            },
+            rate: Rate { count: 100, period: 3600 * second },
             burst: 100,
             applies_to: AppliesTo::All,
             mode: Mode::Enforce,

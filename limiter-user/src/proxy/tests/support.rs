@@ -39,10 +39,7 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn new(socket: UnixStream) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let link = runtime.block_on(async { Link::from_std(socket).unwrap() });
         let mut agent = Self {
             runtime,
@@ -57,9 +54,7 @@ impl Agent {
     }
 
     pub(super) fn send(&mut self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) {
-        self.runtime
-            .block_on(self.link.send(message, descriptors))
-            .unwrap();
+        self.runtime.block_on(self.link.send(message, descriptors)).unwrap();
     }
 
     pub(super) fn recv(&mut self) -> (FromProxy, Vec<OwnedFd>) {
@@ -68,10 +63,7 @@ impl Agent {
 
     fn try_recv(&mut self, patience: Duration) -> Option<(FromProxy, Vec<OwnedFd>)> {
         self.runtime.block_on(async {
-            tokio::time::timeout(patience, self.link.recv())
-                .await
-                .ok()?
-                .unwrap()
+            tokio::time::timeout(patience, self.link.recv()).await.ok()?.unwrap()
         })
     }
 
@@ -108,8 +100,7 @@ impl Agent {
     pub(super) fn observe(&mut self, outcome: ObservedOutcome) -> Observation {
         let find = |agent: &Self| {
             let mut all = agent.observations.iter();
-            all.find(|observation| observation.outcome == outcome)
-                .cloned()
+            all.find(|observation| observation.outcome == outcome).cloned()
         };
         match find(self) {
             Some(found) => found,
@@ -135,11 +126,7 @@ impl Proxy {
         let mut agent = Agent::new(ours);
         agent.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]);
         agent.apply(1, policy);
-        Self {
-            address,
-            agent,
-            thread,
-        }
+        Self { address, agent, thread }
     }
 
     pub(super) fn connect(&self) -> Client {
@@ -228,14 +215,8 @@ impl Client {
                 None => headers.push((line.trim_end().to_owned(), String::new())),
             }
         }
-        let mut reply = Reply {
-            status,
-            headers,
-            body: String::new(),
-        };
-        let length = reply
-            .header("content-length")
-            .and_then(|text| text.parse().ok());
+        let mut reply = Reply { status, headers, body: String::new() };
+        let length = reply.header("content-length").and_then(|text| text.parse().ok());
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = self.read_chunks();
         } else if let Some(length) = length {

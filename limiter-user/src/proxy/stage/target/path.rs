@@ -13,10 +13,7 @@ pub(super) enum Normal {
     /// Nothing to do.
     Same,
     /// Normalised (perhaps to the same), and as a lenient upstream might see it.
-    Changed {
-        path: String,
-        alternate: Option<String>,
-    },
+    Changed { path: String, alternate: Option<String> },
 }
 
 /// Normalises a path; `None` refuses it.
@@ -58,17 +55,11 @@ pub(super) fn normalise(path: &str) -> Option<Normal> {
         }
     }
     let alternate = Some(lenient(&out)).filter(|lenient| *lenient != out);
-    let dotted = |path: &str| {
-        path.split('/')
-            .any(|segment| segment == "." || segment == "..")
-    };
+    let dotted = |path: &str| path.split('/').any(|segment| segment == "." || segment == "..");
     if dotted(&out) || alternate.as_deref().is_some_and(dotted) {
         return None;
     }
-    Some(Normal::Changed {
-        path: out,
-        alternate,
-    })
+    Some(Normal::Changed { path: out, alternate })
 }
 
 /// `path` as an upstream sees it that decodes separators, drops parameters and merges slashes.
@@ -86,9 +77,7 @@ fn lenient(path: &str) -> String {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

@@ -1,0 +1,244 @@
+//! A rate limit in one word, without a lock: the generic cell rate algorithm (ITU-T I.371, A).
+//!
+//! The word holds the theoretical arrival time (TAT), in ticks of 1/16 ns of `CLOCK_MONOTONIC`:
+//! the time at which the bucket is full again. Refilling is the passing of time, so that nothing
+//! is lost by rounding, however rarely or often a packet comes.
+//!
+//! Bounds. 2^64 ticks are 36 years of uptime. A cost is at least 1 600 ticks (10 million a
+//! second), so that cutting it to whole ticks admits at most 0.07 % more than configured and never
+//! less. A cost is at most 365 days and a burst at most [`MAX_BURST_TICKS`] (9 years), so that
+//! `tat + cost` stays below 2^64 while `now` is below 18 years.
+//!
+//! Races. Two CPUs may both see room for the last packet: over-admission is at most one packet per
+//! CPU, once, because what both admit is charged by an atomic addition.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::machine::Machine;
+
+/// Resolution of the arithmetic.
+pub const TICKS_PER_NS: u64 = 16;
+
+/// Highest rate, per second.
+pub const MAX_PER_SECOND: u64 = 10_000_000;
+
+/// Longest time that one packet can cost: 365 days.
+pub const MAX_COST_TICKS: u64 = 365 * 86_400 * 1_000_000_000 * TICKS_PER_NS;
+
+/// Longest time that a whole burst can cost.
+pub const MAX_BURST_TICKS: u64 = 1 << 62;
+
+/// A rate and its burst, as the packet path uses them. A cost of 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct BucketRate {
+    /// Ticks that one packet costs.
+    pub cost_ticks: u64,
+    /// Ticks that a full bucket holds.
+    pub burst_ticks: u64,
+}
+
+impl BucketRate {
+    /// No limit.
+    pub const UNLIMITED: Self = Self { cost_ticks: 0, burst_ticks: 0 };
+
+    /// `count` in each `period_ns`, of which `burst` may come at once. `None` where the numbers
+    /// leave the bounds of this module.
+    pub fn new(count: u64, period_ns: u64, burst: u64) -> Option<Self> {
+        let cost_ticks = period_ns.checked_mul(TICKS_PER_NS)?.checked_div(count)?;
+        let lowest = 1_000_000_000 * TICKS_PER_NS / MAX_PER_SECOND;
+        if burst == 0 || !(lowest..=MAX_COST_TICKS).contains(&cost_ticks) {
+            return None;
+        }
+        let burst_ticks = cost_ticks.checked_mul(burst)?;
+        (burst_ticks <= MAX_BURST_TICKS).then_some(Self { cost_ticks, burst_ticks })
+    }
+
+    /// Whether a clock that lags by up to `lag_ns` costs a steady sender at exactly this rate
+    /// nothing: the burst must outlast the lag twice.
+    pub const fn tolerates_lag(self, lag_ns: u64) -> bool {
+        self.cost_ticks == 0 || self.burst_ticks / 2 >= lag_ns.saturating_mul(TICKS_PER_NS)
+    }
+}
+
+/// Takes one packet out of the bucket in `word` if it holds one; whether it did.
+#[inline]
+pub fn take<M: Machine>(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+    if rate.cost_ticks == 0 {
+        return true;
+    }
+    let now = now_ns.wrapping_mul(TICKS_PER_NS);
+    let arrival = M::read(word);
+    if arrival > now {
+        // In debt: whoever has room adds its cost, in any order.
+        if arrival.wrapping_sub(now).wrapping_add(rate.cost_ticks) > rate.burst_ticks {
+            return false;
+        }
+        M::add(word, rate.cost_ticks);
+        return true;
+    }
+    // Full: the debt starts at `now`. Another CPU that got here first has started it, and this
+    // packet only adds its cost.
+    let started = now.wrapping_add(rate.cost_ticks);
+    if !M::replace(word, arrival, started) {
+        M::add(word, rate.cost_ticks);
+    }
+    true
+}
+
+/// 1 if the bucket in `word` is full, that is, the word says nothing that matters; else 0. Without
+/// a branch: both times are below 2^63.
+#[inline]
+pub fn is_full<M: Machine>(word: &AtomicU64, now_ns: u64) -> u64 {
+    (now_ns.wrapping_mul(TICKS_PER_NS).wrapping_sub(M::read(word)) >> 63) ^ 1
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::{sync::Arc, thread, vec::Vec};
+
+    use super::*;
+    use crate::machine::Native;
+
+    fn take(word: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+        super::take::<Native>(word, rate, now_ns)
+    }
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// Exact reference: tokens as a fraction of `period_ns`, in 128 bits.
+    struct Exact {
+        level: u128,
+        last_ns: u64,
+        count: u64,
+        period_ns: u64,
+        burst: u64,
+    }
+
+    impl Exact {
+        fn take(&mut self, now_ns: u64) -> bool {
+            let full = u128::from(self.burst) * u128::from(self.period_ns);
+            let refill = u128::from(now_ns - self.last_ns) * u128::from(self.count);
+            self.level = (self.level + refill).min(full);
+            self.last_ns = now_ns;
+            if self.level >= u128::from(self.period_ns) {
+                self.level -= u128::from(self.period_ns);
+                return true;
+            }
+            false
+        }
+    }
+
+    fn random(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    #[test]
+    fn a_burst_admits_what_it_says_and_refills_steadily() {
+        let rate = BucketRate::new(10, SECOND_NS, 5).unwrap();
+        let word = AtomicU64::new(0);
+        let now = 1_000 * SECOND_NS;
+        assert_eq!((0..20).filter(|_| take(&word, rate, now)).count(), 5);
+        assert!(!take(&word, rate, now + SECOND_NS / 10 - 1));
+        assert!(take(&word, rate, now + SECOND_NS / 10));
+        assert!(!take(&word, rate, now + SECOND_NS / 10));
+        assert_eq!(is_full::<Native>(&word, now + SECOND_NS / 2), 0);
+        assert_eq!(is_full::<Native>(&word, now + SECOND_NS), 1);
+    }
+
+    #[test]
+    fn a_steady_sender_at_exactly_its_rate_loses_nothing() {
+        for (count, period_ns) in [
+            (1, 3_600 * SECOND_NS),
+            (3, SECOND_NS),
+            (7_000_000, SECOND_NS),
+            (10_000_000, SECOND_NS),
+        ] {
+            let rate = BucketRate::new(count, period_ns, 2).unwrap();
+            let word = AtomicU64::new(0);
+            for packet in 0..10_000_u64 {
+                let at = u128::from(packet) * u128::from(period_ns) / u128::from(count);
+                let now = SECOND_NS + u64::try_from(at).unwrap() + u64::from(packet > 0);
+                assert!(take(&word, rate, now), "{count} per {period_ns} ns, packet {packet}");
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_exact_arithmetic_at_rates_that_are_whole_ticks() {
+        let mut state = 0x9e37_79b9_7f4a_7c15;
+        for (count, period_ns, burst) in
+            [(20_000, SECOND_NS, 40_000), (1, SECOND_NS, 3), (1_000, 900 * SECOND_NS, 1_000)]
+        {
+            let rate = BucketRate::new(count, period_ns, burst).unwrap();
+            let word = AtomicU64::new(0);
+            let full = u128::from(burst) * u128::from(period_ns);
+            let mut exact = Exact { level: full, last_ns: 0, count, period_ns, burst };
+            let mut now = SECOND_NS;
+            for step in 0..200_000 {
+                now += random(&mut state) % (2 * period_ns / count);
+                let expected = exact.take(now);
+                assert_eq!(take(&word, rate, now), expected, "step {step} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn never_admits_more_than_burst_and_rate_allow_by_more_than_the_stated_error() {
+        let mut state = 7;
+        for _ in 0..200 {
+            let count = 1 + random(&mut state) % MAX_PER_SECOND;
+            let burst = 1 + random(&mut state) % 1_000;
+            let rate = BucketRate::new(count, SECOND_NS, burst).unwrap();
+            let word = AtomicU64::new(0);
+            let (start, mut now, mut admitted) = (SECOND_NS, SECOND_NS, 0_u64);
+            for _ in 0..20_000 {
+                now += random(&mut state) % 2_000;
+                admitted += u64::from(take(&word, rate, now));
+            }
+            let allowed = burst as f64 + (now - start) as f64 * count as f64 / 1e9 * 1.0007 + 1.0;
+            assert!(admitted as f64 <= allowed, "{admitted} of {allowed} at {count}, {burst}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_represent() {
+        assert_eq!(BucketRate::new(0, SECOND_NS, 1), None);
+        assert_eq!(BucketRate::new(1, SECOND_NS, 0), None);
+        assert_eq!(BucketRate::new(MAX_PER_SECOND + 10_000, SECOND_NS, 1), None);
+        assert_eq!(BucketRate::new(1, 366 * 86_400 * SECOND_NS, 1), None);
+        assert_eq!(BucketRate::new(1, 365 * 86_400 * SECOND_NS, u64::MAX), None);
+        assert!(BucketRate::new(1, 365 * 86_400 * SECOND_NS, 9).is_some());
+        assert!(take(&AtomicU64::new(u64::MAX), BucketRate::UNLIMITED, 0));
+    }
+
+    #[test]
+    fn a_lagging_clock_is_tolerated_by_long_bursts_only() {
+        let tick_ns = 4_000_000;
+        assert!(BucketRate::new(20_000, SECOND_NS, 40_000).unwrap().tolerates_lag(tick_ns));
+        assert!(!BucketRate::new(20_000, SECOND_NS, 10).unwrap().tolerates_lag(tick_ns));
+    }
+
+    #[test]
+    fn concurrent_takers_exceed_the_burst_by_at_most_one_each() {
+        const THREADS: u64 = 8;
+        for round in 0..50 {
+            let rate = BucketRate::new(1, 3_600 * SECOND_NS, 1_000).unwrap();
+            let word = Arc::new(AtomicU64::new(0));
+            let now = SECOND_NS * (1 + round);
+            let takers: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    let word = Arc::clone(&word);
+                    thread::spawn(move || (0..1_000).filter(|_| take(&word, rate, now)).count())
+                })
+                .collect();
+            let admitted: usize = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
+            assert!((1_000..=1_000 + usize::try_from(THREADS).unwrap()).contains(&admitted));
+        }
+    }
+}

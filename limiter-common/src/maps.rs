@@ -1,0 +1,118 @@
+//! Names and shapes of the maps, as both sides spell them, and the version of the layout.
+
+use crate::{
+    report::{Counter, DropSlot},
+    settings::Settings,
+    source::SourceSet,
+    verdict::Verdict,
+};
+
+/// Version of everything that lies in pinned maps. Part of the pin path: an agent of another
+/// layout never reads what this one wrote. Raise it whenever a record, its meaning, or the
+/// arithmetic on it changes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Array of two words, see [`control`].
+pub const CONTROL: &str = "CONTROL";
+/// Array of two [`Settings`], of which [`control::ACTIVE`] names one.
+pub const SETTINGS: &str = "SETTINGS";
+/// Array of [`SourceSet`], its size a power of two.
+pub const SOURCES: &str = "SOURCES";
+/// Hash from ban key to [`Ban`].
+pub const BANS: &str = "BANS";
+/// The first of two prefix tries from address to list verdict.
+pub const LISTS_FIRST: &str = "LISTS_FIRST";
+/// The second of two prefix tries from address to list verdict.
+pub const LISTS_SECOND: &str = "LISTS_SECOND";
+/// Per-CPU array of [`Counter`], see [`counter_index`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Per-CPU array of [`DropSlot`].
+pub const DROPS: &str = "DROPS";
+/// Ring buffer of drop records ([`DropSlot`]).
+pub const EVENTS: &str = "EVENTS";
+
+/// Indices into [`CONTROL`].
+pub mod control {
+    /// Which [`super::Settings`] hold: 0 or 1.
+    pub const ACTIVE: u32 = 0;
+    /// Rises with every ban that is made; 0: there never was one.
+    pub const BAN_EPOCH: u32 = 1;
+    /// How many words.
+    pub const COUNT: u32 = 2;
+}
+
+/// How many interfaces can be counted apart.
+pub const MAX_INTERFACES: u32 = 16;
+
+/// Counters of one interface: one per verdict, then as many for packets of lost drop records.
+pub const COUNTERS_PER_INTERFACE: u32 = small(2 * Verdict::COUNTERS);
+
+/// Entries of [`COUNTERS`].
+pub const COUNTER_COUNT: u32 = MAX_INTERFACES * COUNTERS_PER_INTERFACE;
+
+/// Bytes of the ring buffer: a power of two and a multiple of the page size. Room for 4 096
+/// records, which the agent empties ten times a second.
+pub const EVENTS_BYTES: u32 = 256 * 1024;
+
+/// Sizes and counts of this crate as the kernel has them.
+#[expect(clippy::cast_possible_truncation, reason = "all are far below 2^32")]
+const fn small(size: usize) -> u32 {
+    size as u32
+}
+
+/// Index of a verdict's counter.
+#[inline]
+pub const fn counter_index(interface: u32, verdict: Verdict) -> u32 {
+    interface * COUNTERS_PER_INTERFACE + small(verdict.counter())
+}
+
+/// Index of the counter of packets with this verdict whose drop record found no room in the ring
+/// buffer.
+#[inline]
+pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
+    interface * COUNTERS_PER_INTERFACE + small(Verdict::COUNTERS) + verdict_counter
+}
+
+/// One ban.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Ban {
+    /// When it ends, `CLOCK_MONOTONIC` ns.
+    pub expires_ns: u64,
+    /// Packets that met it, those let through for a failsafe port or as replies included.
+    pub packets: u64,
+}
+
+/// Key and value sizes, for checking pinned maps before they are believed.
+pub const VALUE_SIZES: [(&str, u32, u32); 8] = [
+    (CONTROL, 4, 8),
+    (SETTINGS, 4, small(size_of::<Settings>())),
+    (SOURCES, 4, small(size_of::<SourceSet>())),
+    (BANS, 8, small(size_of::<Ban>())),
+    (LISTS_FIRST, 20, 8),
+    (LISTS_SECOND, 20, 8),
+    (COUNTERS, 4, small(size_of::<Counter>())),
+    (DROPS, 4, small(size_of::<DropSlot>())),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{Action, Reason};
+
+    #[test]
+    fn names_fit_the_kernel() {
+        for (name, ..) in VALUE_SIZES {
+            assert!(name.len() <= 15, "{name}: the kernel keeps 15 characters");
+        }
+    }
+
+    #[test]
+    fn counters_do_not_overlap() {
+        let last = Verdict { action: Action::Monitor, reason: Reason::TableFull };
+        let highest = small(last.counter());
+        assert_eq!(counter_index(0, last) + 1, lost_index(0, 0));
+        assert_eq!(lost_index(0, highest) + 1, counter_index(1, Verdict::pass(Reason::Allowed)));
+        assert_eq!(lost_index(MAX_INTERFACES - 1, highest) + 1, COUNTER_COUNT);
+    }
+}

@@ -1,0 +1,404 @@
+//! Per-source state: a set-associative table of atomic words, in the kernel an array map.
+//!
+//! A source's key falls into two sets of [`WAYS`] slots each; while either has room, the source is
+//! exact ([`set_count`] leaves room). A slot whose buckets are full says nothing that a new slot would not say, so it is
+//! reused by whoever comes next, in the kernel itself; a slot in debt never is. An attacker with
+//! many addresses therefore evicts nobody who matters.
+//!
+//! Races, all bounded by one packet per CPU: two CPUs may claim slots for the same new source (the
+//! first one found wins, the other goes idle and is reused), or one CPU may still hold a slot that
+//! another reuses (it was idle, so what is charged to it wrongly is one packet). The statistics
+//! (`packets`, `bytes`, `connections`, `dropped`) are added without a lock and may lose a few when
+//! CPUs see the same source at once; the limits do not depend on them.
+
+use core::sync::atomic::AtomicU64;
+
+#[cfg(target_has_atomic = "64")]
+use crate::{address::Address, machine::Native};
+use crate::{bucket, machine::Machine, settings::ListVerdict};
+
+/// Slots in a set: their keys fill one cache line.
+pub const WAYS: usize = 8;
+
+/// Words of a set, as user space reads it.
+pub const SET_WORDS: usize = WAYS + WAYS * SLOT_WORDS;
+
+/// Words of a slot, one cache line.
+pub const SLOT_WORDS: usize = 8;
+
+/// A slot that is being claimed: no source has this key (`ffff::/16` is multicast).
+const CLAIMED: u64 = u64::MAX;
+
+/// One set of the table: the value of the array map.
+#[derive(Debug)]
+#[repr(C)]
+pub struct SourceSet {
+    keys: [AtomicU64; WAYS],
+    slots: [SourceSlot; WAYS],
+}
+
+/// What is known about one source.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SourceSlot {
+    /// Bucket of packets.
+    pub packet_bucket: AtomicU64,
+    /// Bucket of new connections.
+    pub connection_bucket: AtomicU64,
+    /// When the last packet came, `CLOCK_MONOTONIC` ns (coarse).
+    pub seen_ns: AtomicU64,
+    /// What lists and bans said, see [`CachedAccess`].
+    pub access: AtomicU64,
+    /// Packets seen, admitted or not.
+    pub packets: AtomicU64,
+    /// Bytes seen.
+    pub bytes: AtomicU64,
+    /// New connections seen (TCP SYN).
+    pub connections: AtomicU64,
+    /// Packets dropped.
+    pub dropped: AtomicU64,
+}
+
+impl SourceSet {
+    /// A set without a source.
+    pub fn empty() -> Self {
+        Self { keys: Default::default(), slots: Default::default() }
+    }
+
+    /// The slot of this source, if it has one here.
+    ///
+    /// Without branches, so that the verifier follows one path instead of one per way; of two
+    /// slots with the same key (see the module) always the first.
+    #[inline]
+    pub fn find<M: Machine>(&self, key: u64) -> Option<&SourceSlot> {
+        let mut found = 0_u64;
+        let mut way = 0_u64;
+        for (number, candidate) in self.keys.iter().enumerate() {
+            let hit = M::opaque(is_equal(M::read(candidate), key) & (found ^ 1));
+            found |= hit;
+            way |= hit.wrapping_neg() & number as u64;
+        }
+        if found == 0 {
+            return None;
+        }
+        self.slots.get(index(way))
+    }
+
+    /// Takes over an empty or idle slot for a new source. `None` where every slot is in debt, or
+    /// another CPU was faster.
+    #[inline]
+    pub fn claim<M: Machine>(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
+        // The empty or idle slot seen longest ago, again without branches. Times and ticks are
+        // below 2^63, so that the sign of a difference is a comparison.
+        let mut best = u64::MAX >> 1;
+        let mut way = WAYS as u64;
+        for number in 0..WAYS {
+            let slot = &self.slots[number];
+            let empty = is_equal(M::read(&self.keys[number]), 0);
+            let rank = M::read(&slot.seen_ns) & empty.wrapping_sub(1);
+            let better = M::opaque((empty | slot.is_idle::<M>(now_ns)) & less(rank, best));
+            best ^= (best ^ rank) & better.wrapping_neg();
+            way ^= (way ^ number as u64) & better.wrapping_neg();
+        }
+        let way = usize::from(way.to_le_bytes()[0]);
+        let (word, slot) = (self.keys.get(way)?, self.slots.get(way)?);
+        let previous = M::read(word);
+        if previous == CLAIMED || !M::replace(word, previous, CLAIMED) {
+            return None;
+        }
+        slot.reset::<M>();
+        M::write(word, key);
+        Some(slot)
+    }
+
+    /// How many slots hold a source, idle or not.
+    #[inline]
+    pub fn occupied<M: Machine>(&self) -> u64 {
+        let mut count = 0;
+        for key in &self.keys {
+            count += 1 - is_equal(M::read(key), 0);
+        }
+        count
+    }
+
+    /// From the words that user space read from the map.
+    #[cfg(target_has_atomic = "64")]
+    pub fn from_words(words: &[u64; SET_WORDS]) -> Self {
+        let set = Self::empty();
+        let (keys, slots) = words.split_at(WAYS);
+        for (word, value) in set.keys.iter().zip(keys) {
+            Native::write(word, *value);
+        }
+        for (slot, values) in set.slots.iter().zip(slots.chunks_exact(SLOT_WORDS)) {
+            for (word, value) in slot.words().into_iter().zip(values) {
+                Native::write(word, *value);
+            }
+        }
+        set
+    }
+
+    /// The words as user space writes them to the map.
+    #[cfg(target_has_atomic = "64")]
+    pub fn to_words(&self) -> [u64; SET_WORDS] {
+        let mut words = [0; SET_WORDS];
+        let (keys, slots) = words.split_at_mut(WAYS);
+        for (value, word) in keys.iter_mut().zip(&self.keys) {
+            *value = Native::read(word);
+        }
+        for (values, slot) in slots.chunks_exact_mut(SLOT_WORDS).zip(&self.slots) {
+            for (value, word) in values.iter_mut().zip(slot.words()) {
+                *value = Native::read(word);
+            }
+        }
+        words
+    }
+
+    /// The sources in this set: address (the first of its prefix) and slot.
+    #[cfg(target_has_atomic = "64")]
+    pub fn sources(&self) -> impl Iterator<Item = (Address, &SourceSlot)> {
+        self.keys.iter().zip(&self.slots).filter_map(|(key, slot)| match Native::read(key) {
+            0 | CLAIMED => None,
+            key => Some((Address::from_key(key), slot)),
+        })
+    }
+}
+
+impl SourceSlot {
+    fn words(&self) -> [&AtomicU64; SLOT_WORDS] {
+        [
+            &self.packet_bucket,
+            &self.connection_bucket,
+            &self.seen_ns,
+            &self.access,
+            &self.packets,
+            &self.bytes,
+            &self.connections,
+            &self.dropped,
+        ]
+    }
+
+    /// The words, in the order of the fields.
+    #[cfg(target_has_atomic = "64")]
+    pub fn snapshot(&self) -> [u64; SLOT_WORDS] {
+        self.words().map(Native::read)
+    }
+
+    #[inline]
+    fn reset<M: Machine>(&self) {
+        for word in self.words() {
+            M::write(word, 0);
+        }
+    }
+
+    #[inline]
+    fn is_idle<M: Machine>(&self, now_ns: u64) -> u64 {
+        bucket::is_full::<M>(&self.packet_bucket, now_ns)
+            & bucket::is_full::<M>(&self.connection_bucket, now_ns)
+    }
+
+    /// Adds to a statistic without a lock (see the module on what that can lose).
+    #[inline]
+    pub fn add<M: Machine>(statistic: &AtomicU64, amount: u64) {
+        M::write(statistic, M::read(statistic).wrapping_add(amount));
+    }
+}
+
+/// 1 where equal, else 0. The difference is folded to 33 bits so that adding 2^32 - 1 carries
+/// exactly when it is not zero; a plain comparison would be compiled to a branch.
+#[inline]
+fn is_equal(left: u64, right: u64) -> u64 {
+    let difference = left ^ right;
+    let folded = (difference >> 32) | (difference & 0xffff_ffff);
+    ((folded + 0xffff_ffff) >> 32) ^ 1
+}
+
+/// 1 where `left < right`, both below 2^63, else 0.
+#[inline]
+const fn less(left: u64, right: u64) -> u64 {
+    left.wrapping_sub(right) >> 63
+}
+
+/// The way in the low bits: the mask tells the verifier that it is in bounds.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "three bits")]
+const fn index(way: u64) -> usize {
+    way as usize & (WAYS - 1)
+}
+
+/// The low 32 bits.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the cut is the purpose")]
+const fn low_half(word: u64) -> u32 {
+    word as u32
+}
+
+/// Claims a slot in the emptier of a source's two sets, else in the other.
+#[inline]
+pub fn claim_in<'a, M: Machine>(
+    first: &'a SourceSet,
+    second: &'a SourceSet,
+    key: u64,
+    now_ns: u64,
+) -> Option<&'a SourceSlot> {
+    let (emptier, fuller) = if second.occupied::<M>() < first.occupied::<M>() {
+        (second, first)
+    } else {
+        (first, second)
+    };
+    emptier.claim::<M>(key, now_ns).or_else(|| fuller.claim::<M>(key, now_ns))
+}
+
+/// How many sets (a power of two) hold `max_sources` sources: with at most 5 of 8 slots in use and
+/// two sets to choose from, both being full is a matter of less than one source in a million.
+pub const fn set_count(max_sources: u32) -> u32 {
+    let sets = max_sources.div_ceil(5);
+    if sets < 4 { 4 } else { sets.next_power_of_two() }
+}
+
+/// The two sets of a key: indices into the array map.
+///
+/// The seed is random, so that an attacker cannot aim at a set. The finaliser is that of
+/// splitmix64 (Steele, Lea and Flood, 2014).
+#[inline]
+pub fn set_indices(key: u64, seed: u64, set_mask: u64) -> [u32; 2] {
+    let mut hash = key ^ seed;
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    [low_half(hash & set_mask), low_half((hash >> 32) & set_mask)]
+}
+
+/// What lists and bans said about a source, packed into a word of its slot: 4 bits of verdict,
+/// 12 bits of the key (a slot that changed hands is not believed), 24 bits each of the policy
+/// generation and the ban epoch (a change of either makes it stale).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CachedAccess(u64);
+
+impl CachedAccess {
+    /// Not banned, and this list verdict.
+    #[inline]
+    pub const fn new(verdict: ListVerdict, key: u64, generation: u64, ban_epoch: u64) -> Self {
+        Self(Self::stamp(key, generation, ban_epoch) | verdict as u64 | 8)
+    }
+
+    /// The verdict in a slot's word, if it still holds.
+    #[inline]
+    pub const fn read(word: u64, key: u64, generation: u64, ban_epoch: u64) -> Option<ListVerdict> {
+        if word & !7 == Self::stamp(key, generation, ban_epoch) | 8 {
+            Some(ListVerdict::from_value(word & 7))
+        } else {
+            None
+        }
+    }
+
+    /// The verdict in a slot's word, whether it still holds or not: for people.
+    pub const fn last(word: u64) -> ListVerdict {
+        ListVerdict::from_value(word & 7)
+    }
+
+    /// The word.
+    #[inline]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    const fn stamp(key: u64, generation: u64, ban_epoch: u64) -> u64 {
+        let tag = (key ^ (key >> 12) ^ (key >> 24)) & 0xfff;
+        (tag << 4) | ((generation & 0xff_ffff) << 16) | (ban_epoch << 40)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::sync::atomic::Ordering::Relaxed;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::{
+        bucket::{BucketRate, take},
+        machine::Native,
+    };
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn in_debt(slot: &SourceSlot) {
+        let rate = BucketRate::new(1, 3_600_000_000_000, 10).unwrap();
+        assert!(take::<Native>(&slot.packet_bucket, rate, NOW));
+    }
+
+    #[test]
+    fn equality_without_branches_is_equality() {
+        for bit in 0..64 {
+            assert_eq!(is_equal(0, 1 << bit), 0);
+            assert_eq!(is_equal(u64::MAX, u64::MAX ^ (1 << bit)), 0);
+            assert_eq!(is_equal(1 << bit, 1 << bit), 1);
+        }
+        assert_eq!(is_equal(0, u64::MAX), 0);
+    }
+
+    #[test]
+    fn claims_empty_then_idle_slots_and_never_one_in_debt() {
+        let set = SourceSet::empty();
+        for key in 1..=WAYS as u64 {
+            assert!(set.find::<Native>(key).is_none());
+            in_debt(set.claim::<Native>(key, NOW).unwrap());
+        }
+        assert!(set.claim::<Native>(99, NOW).is_none(), "every slot is in debt");
+        assert_eq!(set.occupied::<Native>(), WAYS as u64);
+        let later = NOW + 3_600_000_000_000;
+        set.find::<Native>(3).unwrap().seen_ns.store(5, Relaxed);
+        for key in [1, 2, 4, 5, 6, 7, 8] {
+            set.find::<Native>(key).unwrap().seen_ns.store(6, Relaxed);
+        }
+        set.claim::<Native>(99, later).unwrap();
+        assert!(set.find::<Native>(3).is_none(), "the idle slot seen longest ago is reused");
+        assert!(set.find::<Native>(99).is_some());
+        assert_eq!(set.find::<Native>(99).unwrap().packet_bucket.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn of_two_slots_with_one_key_the_first_is_found() {
+        let set = SourceSet::empty();
+        let first: *const SourceSlot = set.claim::<Native>(7, NOW).unwrap();
+        set.claim::<Native>(7, NOW).unwrap();
+        assert_eq!(first, core::ptr::from_ref(set.find::<Native>(7).unwrap()));
+    }
+
+    #[test]
+    fn words_round_trip() {
+        let set = SourceSet::empty();
+        in_debt(set.claim::<Native>(Address::from_v4([192, 0, 2, 1]).ban_key(), NOW).unwrap());
+        let copy = SourceSet::from_words(&set.to_words());
+        assert_eq!(copy.to_words(), set.to_words());
+        let sources: Vec<_> = copy.sources().map(|(address, _)| address).collect();
+        assert_eq!(sources, [Address::from_v4([192, 0, 2, 1])]);
+        assert_eq!(size_of::<SourceSet>(), SET_WORDS * 8);
+    }
+
+    #[test]
+    fn as_many_sources_as_promised_find_a_slot() {
+        for max_sources in [20_u32, 10_000, 80_000] {
+            let count = set_count(max_sources);
+            let sets: Vec<_> = (0..count).map(|_| SourceSet::empty()).collect();
+            for key in 1..=u64::from(max_sources) {
+                let [first, second] = set_indices((key << 32) | 1, 42, u64::from(count) - 1);
+                let slot =
+                    claim_in::<Native>(&sets[first as usize], &sets[second as usize], key, NOW);
+                in_debt(slot.unwrap_or_else(|| panic!("source {key} of {max_sources}")));
+            }
+        }
+    }
+
+    #[test]
+    fn cached_access_goes_stale_with_policy_bans_and_owner() {
+        let word = CachedAccess::new(ListVerdict::Allow, 77, 5, 9).word();
+        assert_eq!(CachedAccess::read(word, 77, 5, 9), Some(ListVerdict::Allow));
+        assert_eq!(CachedAccess::read(word, 77, 6, 9), None);
+        assert_eq!(CachedAccess::read(word, 77, 5, 10), None);
+        assert_eq!(CachedAccess::read(word, 78, 5, 9), None);
+        assert_eq!(CachedAccess::read(0, 77, 0, 0), None);
+    }
+}

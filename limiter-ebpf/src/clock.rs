@@ -1,0 +1,63 @@
+//! The two clocks of the kernel: jiffies (2.5 ns to read, one tick late at most) and ktime (20 to
+//! 28 ns).
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
+    programs::XdpContext,
+};
+use limiter_common::{decide::Clock, settings::Settings};
+
+/// For tests: both clocks say what the settings say. The verifier removes the branch otherwise.
+#[unsafe(no_mangle)]
+static FIXED_CLOCK: Global<u32> = Global::new(0);
+
+/// The kernel's clocks, as one policy has them calibrated.
+pub(crate) struct KernelClock<'a> {
+    settings: &'a Settings,
+}
+
+impl<'a> KernelClock<'a> {
+    #[inline]
+    pub(crate) fn new(settings: &'a Settings) -> Self {
+        Self { settings }
+    }
+}
+
+impl Clock for KernelClock<'_> {
+    #[inline]
+    fn coarse_ns(&self) -> u64 {
+        if FIXED_CLOCK.load() != 0 {
+            return self.settings.fixed_now_ns;
+        }
+        // SAFETY: the helper has no preconditions.
+        let jiffies = unsafe { bpf_jiffies64() };
+        jiffies.wrapping_mul(self.settings.tick_ns).wrapping_add(self.settings.tick_offset_ns)
+    }
+
+    #[inline]
+    fn precise_ns(&self) -> u64 {
+        if FIXED_CLOCK.load() != 0 {
+            return self.settings.fixed_now_ns;
+        }
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+/// Writes both clocks into the first 16 bytes of the packet.
+pub(crate) fn probe(ctx: &XdpContext) {
+    let data = ctx.data();
+    if data + 16 > ctx.data_end() {
+        return;
+    }
+    // SAFETY: the helper has no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
+    // SAFETY: the helper has no preconditions.
+    let ktime_ns = unsafe { bpf_ktime_get_ns() };
+    let words = data as *mut u64;
+    // SAFETY: 16 bytes from `data` are inside the packet, as compared above.
+    unsafe { words.write_unaligned(jiffies) };
+    // SAFETY: as above.
+    unsafe { words.add(1).write_unaligned(ktime_ns) };
+}

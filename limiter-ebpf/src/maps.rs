@@ -1,0 +1,49 @@
+//! Every map, and nothing else. Sizes are those of the default configuration; user space sets the
+//! configured ones before it loads the program.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+};
+use limiter_common::{
+    maps::{Ban, COUNTER_COUNT, EVENTS_BYTES, control},
+    report::{Counter, DROP_SLOTS, DropSlot},
+    settings::Settings,
+    source::SourceSet,
+};
+
+/// Which settings hold, and the ban epoch.
+#[map]
+pub(crate) static CONTROL: Array<u64> = Array::with_max_entries(control::COUNT, 0);
+
+/// The policy in force and the one before or after it.
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(2, 0);
+
+/// Per-source state, see `limiter_common::source`.
+#[map]
+pub(crate) static SOURCES: Array<SourceSet> = Array::with_max_entries(65_536, 0);
+
+/// Bans: never evicts, insertion into a full one fails and is reported.
+#[map]
+pub(crate) static BANS: HashMap<u64, Ban> = HashMap::with_max_entries(65_536, 0);
+
+/// Lists of the policy in force or the other one.
+#[map]
+pub(crate) static LISTS_FIRST: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Lists of the policy in force or the other one.
+#[map]
+pub(crate) static LISTS_SECOND: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Packets and bytes by interface, verdict and reason. One writer per CPU: no atomics needed.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+
+/// Drops that gather. One writer per CPU: XDP runs to completion with softirqs off.
+#[map]
+pub(crate) static DROPS: PerCpuArray<DropSlot> = PerCpuArray::with_max_entries(DROP_SLOTS, 0);
+
+/// Drops on their way to user space.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);

@@ -1,0 +1,65 @@
+//! What happened to a packet, for user space: after the verdict, which nothing here can change.
+
+use aya_ebpf::{Global, bindings::BPF_RB_NO_WAKEUP, programs::XdpContext};
+use aya_log_ebpf::debug;
+use limiter_common::{
+    decide::{Clock, Decision},
+    maps::{counter_index, lost_index},
+    packet::PacketBytes,
+    report::DropSlot,
+    verdict::{Action, Reason},
+};
+
+use crate::{
+    clock::KernelClock,
+    maps::{COUNTERS, DROPS, EVENTS},
+    packet::XdpPacket,
+};
+
+/// Which counters are this interface's: the program is loaded once for each.
+#[unsafe(no_mangle)]
+static INTERFACE: Global<u32> = Global::new(0);
+
+/// Counts the packet and, where it was dropped, gathers it for an event.
+#[inline]
+pub(crate) fn record(
+    ctx: &XdpContext,
+    packet: &XdpPacket<'_>,
+    clock: &KernelClock<'_>,
+    decision: &Decision,
+) {
+    let bytes = packet.length();
+    let interface = INTERFACE.load();
+    count(counter_index(interface, decision.verdict), 1, bytes);
+    if let Action::Pass = decision.verdict.action {
+        return;
+    }
+    let Some(slot) = DROPS.get_ptr_mut(DropSlot::index(decision.source)) else {
+        return;
+    };
+    // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's slot.
+    let slot = unsafe { &mut *slot };
+    let Some(record) = slot.gather(decision.source, decision.verdict, bytes, clock.coarse_ns())
+    else {
+        return;
+    };
+    // The agent empties the buffer on its own schedule: a flood must not wake it per packet.
+    if EVENTS.output::<DropSlot>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
+        // No larger than the number of counters; the mask only tells the verifier so.
+        let lost = lost_index(interface, (record.verdict.wrapping_sub(1) & 0xff) as u32);
+        count(lost, record.packets, record.bytes);
+    }
+    if let Reason::Malformed = decision.verdict.reason {
+        debug!(ctx, "malformed packet of {} bytes", bytes);
+    }
+}
+
+#[inline]
+fn count(index: u32, packets: u64, bytes: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's counter.
+        let counter = unsafe { &mut *counter };
+        counter.packets = counter.packets.wrapping_add(packets);
+        counter.bytes = counter.bytes.wrapping_add(bytes);
+    }
+}

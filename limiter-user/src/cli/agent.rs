@@ -1,0 +1,67 @@
+//! Finds the agent that a command is for.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use http::Method;
+
+use super::{UsageError, keys::AgentNotice};
+use crate::{
+    admin::{
+        SOCKET_NAME,
+        client::{Client, ClientError, Target},
+        view::ReloadView,
+    },
+    config::{self, Sources},
+};
+
+/// Where an agent with the default configuration listens.
+const DEFAULT_SOCKET: &str = "/run/limiter/control.sock";
+
+/// Which agent.
+#[derive(Args, Debug)]
+pub(super) struct AgentArgs {
+    /// Configuration file of the agent, to find its control socket; else `LIMITER_CONFIG`
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Control socket of the agent [default: /run/limiter/control.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl AgentArgs {
+    /// The agent behind `--socket`, else the one that the configuration describes.
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        match &self.socket {
+            Some(socket) => Ok(Client::new(socket)),
+            None => client(self.config.as_deref()),
+        }
+    }
+}
+
+/// The agent that this configuration describes, or that of `LIMITER_CONFIG`, or the default one.
+pub(super) fn client(config: Option<&Path>) -> anyhow::Result<Client> {
+    let variable = std::env::var_os("LIMITER_CONFIG").filter(|path| !path.is_empty());
+    let socket = match config.or(variable.as_deref().map(Path::new)) {
+        Some(config) => socket_from_config(config)?,
+        None => PathBuf::from(DEFAULT_SOCKET),
+    };
+    Ok(Client::new(&socket))
+}
+
+/// `admin::SOCKET_NAME` in the `agent.runtime` that this configuration names.
+fn socket_from_config(file: &Path) -> anyhow::Result<PathBuf> {
+    let sources = Sources { file: Some(file.into()), ..Sources::new(&config::process_environment) };
+    let runtime =
+        config::runtime_directory(&sources).map_err(|error| UsageError(error.to_string()))?;
+    Ok(runtime.join(SOCKET_NAME))
+}
+
+/// Has the running agent, if there is one, read its keys again.
+pub(super) fn notify(config: Option<&Path>) -> anyhow::Result<AgentNotice> {
+    match client(config)?.ask::<ReloadView>(Method::POST, &Target::new("/v1/reload"), Vec::new()) {
+        Ok(_) => Ok(AgentNotice::Reloaded),
+        Err(ClientError::NoAgent(..)) => Ok(AgentNotice::NotRunning),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,248 @@
+//! A policy in words: listeners, routes, lists, limits, escalation, sinks.
+
+use std::{
+    fmt::{Debug, Display},
+    io::{self, Write},
+    time::Duration,
+};
+
+use crate::policy::{
+    EscalationPolicy, HttpPolicy, KernelPolicy, Mode, Policy, Rate, RateLimit, SinkKind,
+    SinkPolicy,
+    http::{
+        Algorithm, AppliesTo, AuthKind, CorsOrigins, LimitKey, LimitPolicy, OriginPattern,
+        PathPattern, RouteAuth, RoutePolicy,
+    },
+    kernel::{FailsafePort, InterfaceSelection},
+};
+
+pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
+    match &policy.kernel {
+        Some(kernel) => write_kernel(kernel, out)?,
+        None => writeln!(out, "kernel: off (HTTP only)")?,
+    }
+    match &policy.http {
+        Some(http) => write_http(http, out)?,
+        None => writeln!(out, "\nhttp: off (packets only)")?,
+    }
+    write_escalation(&policy.escalation, out)?;
+    writeln!(out, "\nevents")?;
+    for sink in &policy.sinks {
+        writeln!(out, "  {}", sink_words(sink))?;
+    }
+    writeln!(out)
+}
+
+fn write_kernel(kernel: &KernelPolicy, out: &mut dyn Write) -> io::Result<()> {
+    let interfaces = kernel.interfaces.iter().map(|interface| match interface {
+        InterfaceSelection::Auto => "auto (those with a default route)".to_owned(),
+        InterfaceSelection::Named(name) => name.clone(),
+    });
+    let ports = kernel.failsafe_ports.iter().map(|port| match port {
+        FailsafePort::Auto => "auto (sshd's)".to_owned(),
+        FailsafePort::Tcp(port) => format!("tcp/{port}"),
+    });
+    writeln!(out, "kernel{}", mode_words(kernel.mode))?;
+    writeln!(out, "  interfaces       {} (attach {})", join(interfaces), word(&kernel.attach))?;
+    writeln!(out, "  default          {}", word(&kernel.default))?;
+    for (name, list) in
+        [("trusted", &kernel.trusted), ("allow", &kernel.allow), ("deny", &kernel.deny)]
+    {
+        writeln!(out, "  {name:<16} {}", join(list))?;
+    }
+    writeln!(out, "  failsafe ports   {}", join(ports))?;
+    writeln!(out, "  packets          {}", limit_words(kernel.limits.packets.as_ref()))?;
+    writeln!(out, "  new connections  {}", limit_words(kernel.limits.new_connections.as_ref()))?;
+    writeln!(
+        out,
+        "  malformed {}, fragments {}, table full {}",
+        word(&kernel.malformed),
+        word(&kernel.fragments),
+        word(&kernel.table_full)
+    )?;
+    writeln!(
+        out,
+        "  sources by /{} and /{}, at least {}; bans up to {}",
+        kernel.ipv4_prefix, kernel.ipv6_prefix, kernel.max_sources, kernel.max_bans
+    )
+}
+
+fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\nhttp")?;
+    writeln!(
+        out,
+        "  listens on  {}",
+        join(http.listeners.iter().map(|listener| listener.address))
+    )?;
+    for upstream in &http.upstreams {
+        let host = if upstream.host.contains(':') {
+            format!("[{}]", upstream.host)
+        } else {
+            upstream.host.clone()
+        };
+        writeln!(out, "  upstream    {} = http://{host}:{}", upstream.name, upstream.port)?;
+    }
+    for route in &http.routes {
+        write_route(route, http, out)?;
+    }
+    for auth in &http.auth {
+        let AuthKind::ApiKey { header, keys } = &auth.kind;
+        let (count, mode) = (keys.len(), mode_words(auth.mode));
+        writeln!(out, "  auth        {}: api_key in {header}, {count} known{mode}", auth.name)?;
+    }
+    for cors in &http.cors {
+        let origins = match &cors.origins {
+            CorsOrigins::Any => "every origin".to_owned(),
+            CorsOrigins::List(list) => join(list.iter().map(origin_words)),
+        };
+        let credentials = if cors.credentials { ", with credentials" } else { "" };
+        writeln!(
+            out,
+            "  cors        {}: {origins}{credentials}{}",
+            cors.name,
+            mode_words(cors.mode)
+        )?;
+    }
+    writeln!(out, "  guard       {} failed attempts per client", rate_words(http.guard.failures))
+}
+
+fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
+    let kind = match &route.path {
+        PathPattern::Exact(_) => " (exactly)",
+        PathPattern::Prefix(_) => "",
+    };
+    let upstream = &http.upstreams[route.upstream].name;
+    writeln!(out, "  route       {}{kind} -> {upstream}", route.name)?;
+    if !route.methods.is_empty() {
+        writeln!(out, "    methods   {}", route.methods.join(", "))?;
+    }
+    let auth = match &route.auth {
+        RouteAuth::Public => "none: public".to_owned(),
+        RouteAuth::AnyOf(any) => join(any.iter().map(|at| &http.auth[*at].name)),
+    };
+    writeln!(out, "    auth      {auth}")?;
+    if route.limits.is_empty() {
+        writeln!(out, "    limits    none")?;
+    }
+    for at in &route.limits {
+        writeln!(out, "    limits    {}", http_limit_words(&http.limits[*at]))?;
+    }
+    if let Some(allow) = &route.allow {
+        writeln!(
+            out,
+            "    allow     {}",
+            if allow.is_empty() { "nobody".to_owned() } else { join(allow) }
+        )?;
+    }
+    if let Some(at) = route.cors {
+        writeln!(out, "    cors      {}", http.cors[at].name)?;
+    }
+    if let Some(at) = route.headers {
+        writeln!(out, "    headers   {}", http.headers[at].name)?;
+    }
+    Ok(())
+}
+
+fn write_escalation(escalation: &EscalationPolicy, out: &mut dyn Write) -> io::Result<()> {
+    if !escalation.enabled {
+        return writeln!(out, "\nescalation: off (nobody is banned by evidence)");
+    }
+    let scores =
+        escalation.scores.iter().map(|(refusal, points)| format!("{} {points}", refusal.label()));
+    writeln!(out, "\nescalation{}", mode_words(escalation.mode))?;
+    writeln!(
+        out,
+        "  {} points in {} ban: {}",
+        escalation.threshold,
+        duration_words(escalation.window),
+        join(scores)
+    )?;
+    writeln!(
+        out,
+        "  first {}, then {} times longer up to {}; forgotten after {}; scope {}",
+        duration_words(escalation.first_ban),
+        escalation.factor,
+        duration_words(escalation.max_ban),
+        duration_words(escalation.decay),
+        escalation.scope.label()
+    )
+}
+
+fn sink_words(sink: &SinkPolicy) -> String {
+    let to = match &sink.kind {
+        SinkKind::Stderr => "stderr".to_owned(),
+        SinkKind::File { path, rotate_bytes, keep } => {
+            format!("{} (rotated at {rotate_bytes} bytes, {keep} kept)", path.display())
+        }
+    };
+    let only = if sink.kinds.is_empty() {
+        String::new()
+    } else {
+        format!(", only {}", sink.kinds.join(", "))
+    };
+    format!("{to}, {}{only}", word(&sink.format))
+}
+
+fn http_limit_words(limit: &LimitPolicy) -> String {
+    let (algorithm, burst) = match limit.algorithm {
+        Algorithm::TokenBucket => ("token_bucket", format!(" burst {}", limit.burst)),
+        Algorithm::SlidingWindow => ("sliding_window", String::new()),
+        Algorithm::FixedWindow => ("fixed_window", String::new()),
+    };
+    let by = match limit.key {
+        LimitKey::Client => "client",
+        LimitKey::Principal => "principal",
+    };
+    let who = match limit.applies_to {
+        AppliesTo::All => "all requests",
+        AppliesTo::Unauthenticated => "unauthenticated requests",
+    };
+    let (name, rate, mode) = (&limit.name, rate_words(limit.rate), mode_words(limit.mode));
+    format!("{name}, {algorithm} {rate}{burst} by {by}, {who}{mode}")
+}
+
+fn origin_words(origin: &OriginPattern) -> String {
+    let wildcard = if origin.subdomains { "*." } else { "" };
+    let port = origin.port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{wildcard}{}{port}", origin.scheme, origin.host)
+}
+
+fn limit_words(limit: Option<&RateLimit>) -> String {
+    limit.map_or_else(
+        || "unlimited".to_owned(),
+        |limit| format!("{} burst {} per source", rate_words(limit.rate), limit.burst),
+    )
+}
+
+fn rate_words(rate: Rate) -> String {
+    let period = duration_words(rate.period);
+    let period = if period == "1s" { "s" } else { &period };
+    format!("{}/{period}", rate.count)
+}
+
+fn duration_words(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if ms >= length && ms.is_multiple_of(length) {
+            return format!("{}{unit}", ms / length);
+        }
+    }
+    format!("{ms}ms")
+}
+
+fn mode_words(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "",
+        Mode::Monitor => " (monitor: counted, not enforced)",
+    }
+}
+
+/// The name of a fieldless variant, as the configuration spells it.
+fn word(value: &impl Debug) -> String {
+    format!("{value:?}").to_ascii_lowercase()
+}
+
+fn join(items: impl IntoIterator<Item = impl Display>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}

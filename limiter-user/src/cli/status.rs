@@ -1,0 +1,146 @@
+//! `limiter status`.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use http::Method;
+
+use super::{
+    agent::AgentArgs,
+    output::{self, Table},
+};
+use crate::{
+    admin::{client::Target, view::StatusView},
+    events::escape,
+};
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Print the JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
+    let target = Target::new("/v1/status");
+    let document = args.agent.client()?.ask::<StatusView>(Method::GET, &target, Vec::new())?;
+    if args.json {
+        output::print_json(&document.json)?;
+    } else {
+        output::print(&text(&document.view)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &StatusView) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let line = |out: &mut String, name: &str, value: &dyn Display| {
+        let value = value.to_string();
+        writeln!(out, "{name:<14}{}", escape::line(&value, 512))
+    };
+    line(&mut out, "state", &status.state)?;
+    for sentence in &status.degraded {
+        line(&mut out, "", sentence)?;
+    }
+    let uptime = output::seconds(status.uptime_seconds);
+    let agent = format!("{}, pid {}, up {uptime}", status.version, status.agent_pid);
+    line(&mut out, "agent", &agent)?;
+    let proxy = match status.proxy_pid {
+        Some(pid) => format!("pid {pid}, started {} times", status.proxy_starts),
+        None => format!("not running, started {} times", status.proxy_starts),
+    };
+    line(&mut out, "proxy", &proxy)?;
+    let file = status.configuration.as_deref().unwrap_or("none");
+    let configuration = format!("{file}, generation {}", status.policy_generation);
+    line(&mut out, "configuration", &configuration)?;
+    line(&mut out, "kernel", &status.kernel_mode)?;
+    for interface in &status.interfaces {
+        let taken_over = if interface.taken_over { ", taken over" } else { "" };
+        let text = format!("{} ({}{taken_over})", interface.name, interface.mode);
+        line(&mut out, "interface", &text)?;
+    }
+    line(&mut out, "listeners", &list(&status.listeners))?;
+    line(&mut out, "upstreams", &list(&status.upstreams))?;
+    let requests = format!(
+        "{}, {} sent upstream, {} connections open",
+        status.requests, status.forwarded, status.connections_open
+    );
+    line(&mut out, "requests", &requests)?;
+    line(&mut out, "refused", &counts(&status.refused))?;
+    if !status.monitored.is_empty() {
+        line(&mut out, "monitored", &counts(&status.monitored))?;
+    }
+    line(&mut out, "bans", &counts(&status.bans))?;
+    line(&mut out, "events lost", &counts(&status.events_lost))?;
+    let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
+    for count in status.packets.iter().filter(|count| count.packets > 0) {
+        let bytes = output::bytes(count.bytes);
+        packets.row([&count.interface, &count.verdict, &count.reason, &count.packets, &bytes]);
+    }
+    let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY"]);
+    for (name, fill) in &status.maps {
+        maps.row([name, &fill.entries, &fill.capacity]);
+    }
+    for table in [packets, maps] {
+        if !table.is_empty() {
+            write!(out, "\n{table}")?;
+        }
+    }
+    Ok(out)
+}
+
+fn list(values: &[String]) -> String {
+    if values.is_empty() {
+        return "none".into();
+    }
+    values.join(", ")
+}
+
+/// `label 3, label 4` of those that are not zero.
+pub(super) fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().filter(|(_, count)| **count > 0);
+    let parts: Vec<_> = counts.map(|(label, count)| format!("{label} {count}")).collect();
+    list(&parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::{InterfaceView, PacketCountView};
+
+    #[test]
+    fn a_status_is_short_and_aligned() {
+        let status = StatusView {
+            state: "degraded".into(),
+            degraded: vec!["the proxy is not running".into()],
+            version: "0.1.0".into(),
+            agent_pid: 7,
+            interfaces: vec![InterfaceView {
+                name: "eth0".into(),
+                mode: "native".into(),
+                ..InterfaceView::default()
+            }],
+            packets: vec![PacketCountView {
+                interface: "eth0".into(),
+                verdict: "drop".into(),
+                reason: "banned".into(),
+                packets: 10,
+                bytes: 6000,
+            }],
+            refused: BTreeMap::from([("rate_limited".into(), 3), ("timeout".into(), 0)]),
+            ..StatusView::default()
+        };
+        let text = text(&status).unwrap();
+        assert!(text.starts_with("state         degraded\n              the proxy is"), "{text}");
+        assert!(text.contains("\nrefused       rate_limited 3\n"), "{text}");
+        assert!(text.contains("\ninterface     eth0 (native)\n"), "{text}");
+        assert!(text.ends_with("eth0       drop     banned       10  6.0 kB\n"), "{text}");
+    }
+}

@@ -1,0 +1,146 @@
+//! `limiter why` and `limiter explain`: what happens to a source, and by which rule.
+
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use http::Method;
+
+use super::{UsageError, agent::AgentArgs, output, status::counts};
+use crate::{
+    admin::{client::Target, view::WhyView},
+    events::escape,
+};
+
+#[derive(Args, Debug)]
+pub(super) struct WhyArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Address
+    #[arg(value_name = "IP")]
+    source: IpAddr,
+    /// Print the JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Where it comes from
+    #[arg(long, value_name = "IP")]
+    source: IpAddr,
+    /// Protocol of the packet
+    #[arg(long, value_parser = ["tcp", "udp", "icmp"])]
+    proto: Option<String>,
+    /// Destination port of the packet
+    #[arg(long, requires = "proto", conflicts_with = "request")]
+    port: Option<u16>,
+    /// A request, e.g. 'GET /x' (not supported by this version)
+    #[arg(long, value_name = "REQUEST")]
+    request: Option<String>,
+    /// A header field of the request (repeatable)
+    #[arg(short = 'H', long = "header", requires = "request", value_name = "FIELD")]
+    headers: Vec<String>,
+    /// Print the JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn why(args: &WhyArgs) -> Result<ExitCode> {
+    show(&args.agent, args.source, None, args.json)
+}
+
+pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
+    if args.request.is_some() {
+        let message = "explaining a request is not supported by this version; \
+                       without --request the packet is explained";
+        return Err(UsageError(message.into()).into());
+    }
+    let note = args.proto.as_ref().map(|proto| {
+        let port = args.port.map_or(String::new(), |port| format!("/{port}"));
+        format!(
+            "this version looks at the source only: for {proto}{port} it holds unless that is a \
+             failsafe port or a packet that always passes"
+        )
+    });
+    show(&args.agent, args.source, note, args.json)
+}
+
+fn show(agent: &AgentArgs, source: IpAddr, note: Option<String>, json: bool) -> Result<ExitCode> {
+    let target = Target::new("/v1/why").with("source", &source.to_string());
+    let mut document = agent.client()?.ask::<WhyView>(Method::GET, &target, Vec::new())?;
+    if json {
+        output::print_json(&document.json)?;
+    } else {
+        document.view.explanation.extend(note);
+        output::print(&text(&document.view)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(why: &WhyView) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    writeln!(out, "{}: {} ({})", why.source, why.verdict, why.reason)?;
+    for sentence in &why.explanation {
+        writeln!(out, "  {}", escape::line(sentence, 512))?;
+    }
+    if let Some(ban) = &why.ban {
+        let left = output::seconds(ban.seconds_left);
+        let (scope, origin) = (ban.scope.label(), &ban.origin);
+        writeln!(
+            out,
+            "  ban: {} ({scope}, {origin}), {left} left, {} packets dropped: {}",
+            ban.prefix,
+            ban.packets,
+            escape::line(&ban.reason, 512)
+        )?;
+    }
+    let findings = counts(&why.findings);
+    writeln!(out, "  score: {} of {}; findings: {findings}", why.score, why.threshold)?;
+    if let Some(record) = &why.record {
+        writeln!(
+            out,
+            "  seen: {} packets, {}, {} new connections, {} dropped, list {}, idle {}",
+            record.packets,
+            output::bytes(record.bytes),
+            record.connections,
+            record.dropped,
+            record.list,
+            output::seconds(record.idle_milliseconds / 1000)
+        )?;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_verdict_comes_first() {
+        let why = WhyView {
+            source: IpAddr::from([203, 0, 113, 7]),
+            verdict: "drop".into(),
+            reason: "banned".into(),
+            explanation: vec!["It is banned.".into()],
+            ban: None,
+            score: 10,
+            threshold: 50,
+            findings: BTreeMap::from([("invalid_credential".into(), 2)]),
+            record: None,
+        };
+        assert_eq!(
+            text(&why).unwrap(),
+            "203.0.113.7: drop (banned)\n  It is banned.\n  \
+             score: 10 of 50; findings: invalid_credential 2\n"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! `[limits.NAME]`, `[auth.NAME]`, `[cors.NAME]` and `[headers.NAME]` as written.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Flag, Later, Number, Text, shapes::SecretDocument};
+
+/// `[limits.NAME]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct LimitDocument {
+    /// `token_bucket` (default), `sliding_window` or `fixed_window`.
+    pub(in crate::config) algorithm: Option<Text>,
+    /// `["client"]` (default) or `["principal"]`.
+    pub(in crate::config) key: Option<Spanned<Vec<Text>>>,
+    /// `N/unit`, required.
+    pub(in crate::config) rate: Option<Text>,
+    /// How many at once, of a token bucket. Default: the rate's N.
+    pub(in crate::config) burst: Option<Number>,
+    /// `unauthenticated` (default for key `client`) or `all` (default for `principal`).
+    pub(in crate::config) applies_to: Option<Text>,
+    /// `all`.
+    pub(in crate::config) count: Option<Text>,
+    /// 1.
+    pub(in crate::config) cost: Option<Number>,
+    /// `0s`.
+    pub(in crate::config) max_delay: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) concurrent: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) tiers: Option<Later>,
+    /// `enforce` (default) or `monitor`.
+    pub(in crate::config) mode: Option<Text>,
+}
+
+/// `[auth.NAME]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct AuthDocument {
+    /// `api_key`, required.
+    pub(in crate::config) kind: Option<Text>,
+    /// Request header that carries the key. Default `X-API-Key`.
+    pub(in crate::config) header: Option<Text>,
+    /// What `limiter keys` writes.
+    pub(in crate::config) keys_file: Option<Text>,
+    /// One shared token.
+    pub(in crate::config) token: Option<Spanned<SecretDocument>>,
+    /// `enforce` (default) or `monitor`.
+    pub(in crate::config) mode: Option<Text>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) issuer: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) audience: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) jwks_url: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) jwks_file: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) public_key: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) secret: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) secrets: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) algorithms: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) tier_claim: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) revoked: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) tolerance: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) principals: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) keys: Option<Later>,
+    /// Of other kinds: not supported by this version.
+    pub(in crate::config) url: Option<Later>,
+}
+
+/// `[cors.NAME]` (Fetch standard, "CORS protocol").
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct CorsDocument {
+    /// `https://app.example.com`, `https://*.example.com`, or `*` alone; required.
+    pub(in crate::config) origins: Option<Spanned<Vec<Text>>>,
+    /// Default: `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`.
+    pub(in crate::config) methods: Option<Vec<Text>>,
+    /// Request headers. Default: `Content-Type`, `Authorization`, `X-API-Key`, `X-Request-Id`.
+    pub(in crate::config) headers: Option<Vec<Text>>,
+    /// Response headers for scripts. Default: the limit's, `Retry-After`, `X-Request-Id`.
+    pub(in crate::config) expose: Option<Vec<Text>>,
+    /// Default `false`; `true` under preset `private`.
+    pub(in crate::config) credentials: Option<Flag>,
+    /// How long browsers may keep a preflight. Default `24h`.
+    pub(in crate::config) max_age: Option<Text>,
+    /// `enforce` (default) or `monitor`.
+    pub(in crate::config) mode: Option<Text>,
+}
+
+/// `[headers.NAME]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HeadersDocument {
+    /// `json-api` (default) or `web-app`.
+    pub(in crate::config) preset: Option<Text>,
+    /// `Content-Security-Policy`. Default: the preset's.
+    pub(in crate::config) csp: Option<Text>,
+    /// `true`: browsers only report. Default `false`.
+    pub(in crate::config) csp_report_only: Option<Flag>,
+    /// Not supported by this version.
+    pub(in crate::config) csp_report_path: Option<Later>,
+    /// `enforce`.
+    pub(in crate::config) mode: Option<Text>,
+}

@@ -1,0 +1,136 @@
+//! `[http]` as written.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Flag, Later, Number, Text, shapes::NamesDocument};
+
+/// `[http]`: the request half.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HttpDocument {
+    /// `peer` (default), `forwarded` or `x-forwarded-for`.
+    pub(in crate::config) client_address: Option<Text>,
+    /// Networks of the proxies whose word counts for it.
+    pub(in crate::config) trusted_proxies: Vec<Text>,
+    /// Bytes of a request body. Default `2MB`.
+    pub(in crate::config) max_body: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) max_inspected_body: Option<Later>,
+    /// Fields of a request head. Default 100.
+    pub(in crate::config) max_headers: Option<Number>,
+    /// Bytes of a request head. Default `32KB`.
+    pub(in crate::config) max_header_bytes: Option<Text>,
+    /// Connections in all. Default 20000.
+    pub(in crate::config) max_connections: Option<Number>,
+    /// Connections of one client. Default 256.
+    pub(in crate::config) max_connections_per_client: Option<Number>,
+    /// How long each phase may take.
+    pub(in crate::config) timeouts: TimeoutsDocument,
+    /// Not supported by this version.
+    pub(in crate::config) min_body_rate: Option<Later>,
+    /// `off`.
+    pub(in crate::config) access_log: Option<Text>,
+    /// Where requests arrive. Default: `127.0.0.1:8080`.
+    pub(in crate::config) listener: Vec<ListenerDocument>,
+    /// Where requests go.
+    pub(in crate::config) upstream: Vec<Spanned<UpstreamDocument>>,
+    /// What is required of requests; the most specific match decides.
+    pub(in crate::config) route: Vec<Spanned<RouteDocument>>,
+}
+
+/// `http.timeouts`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct TimeoutsDocument {
+    /// Until the end of a request head. Default `10s`.
+    pub(in crate::config) header: Option<Text>,
+    /// Between two reads of a request body. Default `30s`.
+    pub(in crate::config) body: Option<Text>,
+    /// A kept-alive connection without a request. Default `75s`.
+    pub(in crate::config) idle: Option<Text>,
+    /// To connect to an upstream. Default `3s`.
+    pub(in crate::config) connect: Option<Text>,
+    /// Until an upstream's response head. Default `60s`.
+    pub(in crate::config) upstream: Option<Text>,
+    /// Of TLS, which this version does not terminate: only the default, `5s`.
+    pub(in crate::config) handshake: Option<Text>,
+    /// For requests in flight at shutdown. Default `30s`.
+    pub(in crate::config) drain: Option<Text>,
+}
+
+/// One `[[http.listener]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct ListenerDocument {
+    /// `ADDRESS:PORT`.
+    pub(in crate::config) address: Text,
+    /// Not supported by this version.
+    pub(in crate::config) tls: Option<Later>,
+    /// `false`.
+    pub(in crate::config) proxy_protocol: Option<Flag>,
+    /// `false`.
+    pub(in crate::config) redirect_https: Option<Flag>,
+}
+
+/// One `[[http.upstream]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct UpstreamDocument {
+    /// What routes call it.
+    pub(in crate::config) name: Text,
+    /// One `http://HOST[:PORT]`.
+    pub(in crate::config) servers: Spanned<Vec<Text>>,
+    /// `round_robin`, `least_requests` or `consistent_hash`: all the same with one server.
+    pub(in crate::config) balance: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) health: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) breaker: Option<Later>,
+    /// 0.
+    pub(in crate::config) retries: Option<Number>,
+}
+
+/// One `[[http.route]]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct RouteDocument {
+    /// Host without port. Default: any.
+    pub(in crate::config) host: Option<Text>,
+    /// Whole segments: `/api` matches `/api` and `/api/x`. Default `/`.
+    pub(in crate::config) path: Option<Text>,
+    /// This path only.
+    pub(in crate::config) exact: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) glob: Option<Later>,
+    /// Upper case. Default: any.
+    pub(in crate::config) methods: Option<Spanned<Vec<Text>>>,
+    /// Name of an upstream. Default: the only one.
+    pub(in crate::config) upstream: Option<Text>,
+    /// Names of `[auth.NAME]`, any of which lets in, or `none`. Required unless a preset is set.
+    pub(in crate::config) auth: Option<Spanned<NamesDocument>>,
+    /// Not supported by this version.
+    pub(in crate::config) scopes: Option<Later>,
+    /// Names of `[limits.NAME]`, or `none`. Default: what the preset says.
+    pub(in crate::config) limits: Option<Spanned<NamesDocument>>,
+    /// Name of a `[cors.NAME]`, or `none`. Default: what the preset says.
+    pub(in crate::config) cors: Option<Text>,
+    /// Name of a `[headers.NAME]`, or `none`. Default: what the preset says.
+    pub(in crate::config) headers: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) validate: Option<Later>,
+    /// `off`.
+    pub(in crate::config) detect: Option<Text>,
+    /// Client networks that may call; empty: nobody. Default: any.
+    pub(in crate::config) allow: Option<Spanned<Vec<Text>>>,
+    /// Not supported by this version.
+    pub(in crate::config) request_headers: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) response_headers: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) mask_response_fields: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) strip_prefix: Option<Later>,
+    /// Not supported by this version.
+    pub(in crate::config) deprecated: Option<Later>,
+}

@@ -1,0 +1,177 @@
+//! Values that may be written in more than one shape: a name or several, a network or a table.
+//!
+//! Written by hand instead of as untagged enums, which would lose every place in the file.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::{Later, Text};
+
+/// `"name"` or `["name", ...]`.
+pub(in crate::config) enum NamesDocument {
+    /// A bare name; its place is that of the whole value.
+    One(String),
+    /// A list.
+    Many(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for NamesDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = NamesDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a list of names")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(NamesDocument::One(name.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(NamesDocument::Many(names))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
+}
+
+/// `"CIDR"` or `{ cidr = "CIDR", interface = "eth1" }`.
+pub(in crate::config) struct TrustedDocument {
+    /// The network, if it was written as a bare string.
+    pub(in crate::config) bare: Option<String>,
+    /// The table.
+    pub(in crate::config) table: TrustedTable,
+}
+
+/// The table form of a trusted network.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct TrustedTable {
+    /// The network.
+    pub(in crate::config) cidr: Option<Text>,
+    /// Not supported by this version.
+    pub(in crate::config) interface: Option<Later>,
+}
+
+impl<'de> Deserialize<'de> for TrustedDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Trusted;
+        impl<'de> Visitor<'de> for Trusted {
+            type Value = TrustedDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a network such as \"10.0.0.0/8\"")
+            }
+
+            fn visit_str<E: de::Error>(self, cidr: &str) -> Result<Self::Value, E> {
+                Ok(TrustedDocument { bare: Some(cidr.to_owned()), table: TrustedTable::default() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                Ok(TrustedDocument {
+                    bare: None,
+                    table: Deserialize::deserialize(MapAccessDeserializer::new(map))?,
+                })
+            }
+        }
+        deserializer.deserialize_any(Trusted)
+    }
+}
+
+/// `22`, `"tcp/22"` or `"auto"`.
+pub(in crate::config) enum PortDocument {
+    /// A bare number.
+    Number(i64),
+    /// Anything in quotes.
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for PortDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Port;
+        impl Visitor<'_> for Port {
+            type Value = PortDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port such as 22 or \"tcp/22\", or \"auto\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, port: i64) -> Result<Self::Value, E> {
+                Ok(PortDocument::Number(port))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(PortDocument::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Port)
+    }
+}
+
+/// `{ env = "NAME" }` or `{ file = "PATH" }`.
+pub(in crate::config) enum SecretDocument {
+    /// Written into the file itself; refused, and its text is not kept.
+    Inline,
+    /// Where to find it.
+    Reference(SecretReference),
+}
+
+/// Where a secret is found.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct SecretReference {
+    /// An environment variable of the agent.
+    pub(in crate::config) env: Option<Text>,
+    /// A file that only its owner (and group) can read.
+    pub(in crate::config) file: Option<Text>,
+}
+
+impl<'de> Deserialize<'de> for SecretDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Secret;
+        impl<'de> Visitor<'de> for Secret {
+            type Value = SecretDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ env = \"NAME\" } or { file = \"PATH\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(SecretDocument::Inline)
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(SecretDocument::Inline)
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(SecretDocument::Inline)
+            }
+
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(SecretDocument::Inline)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(SecretDocument::Inline)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map))
+                    .map(SecretDocument::Reference)
+            }
+        }
+        deserializer.deserialize_any(Secret)
+    }
+}

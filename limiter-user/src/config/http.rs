@@ -1,0 +1,239 @@
+//! `[http]` and the tables that routes name: written -> checked.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::{
+    DEFAULT_LISTEN, Scope, auth, cors,
+    document::{
+        Document, Tables, Text,
+        http::{HttpDocument, ListenerDocument, TimeoutsDocument},
+    },
+    error::{Place, Report},
+    headers, limits,
+    route::{self, Resources},
+    upstream, values,
+};
+use crate::policy::{
+    EscalationPolicy, HttpPolicy, Mode, Rate,
+    http::{ClientAddressSource, GuardPolicy, HttpBounds, HttpTimeouts, ListenerPolicy},
+};
+
+/// `None`: packets only.
+pub(super) fn check(
+    document: &Document,
+    escalation: &EscalationPolicy,
+    trusted: Vec<IpNet>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<HttpPolicy> {
+    let sources = scope.sources;
+    let asked = sources.upstream.is_some() || sources.variable("LIMITER_UPSTREAM").is_some();
+    if document.http.is_none() && !asked {
+        refuse_orphans(document, report);
+        return None;
+    }
+    let fallback = HttpDocument::default();
+    let written = document.http.as_ref().unwrap_or(&fallback);
+    report.later(&[&written.max_inspected_body], "max_body");
+    report.later(&[&written.min_body_rate], "timeouts.body");
+    report.choice(written.access_log.as_ref(), &[("off", ())], &["json", "combined"]);
+    let listeners = listeners(written, scope, report);
+    let mut resources = Resources {
+        upstreams: upstream::check(&written.upstream, scope, report),
+        auth: tables(&document.auth, report, |name, table, report| {
+            auth::check(name, table, scope, report)
+        }),
+        limits: tables(&document.limits, report, limits::check),
+        cors: tables(&document.cors, report, |name, table, report| {
+            cors::check(name, table, scope, report)
+        }),
+        headers: tables(&document.headers, report, headers::check),
+    };
+    let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
+    let (client_address, trusted_proxies) = client_address(written, report);
+    Some(HttpPolicy {
+        listeners,
+        client_address,
+        trusted_proxies,
+        trusted,
+        bounds: bounds(written, report),
+        timeouts: timeouts(&written.timeouts, report),
+        guard: guard(escalation),
+        upstreams: resources.upstreams,
+        routes,
+        auth: resources.auth,
+        limits: resources.limits,
+        cors: resources.cors,
+        headers: resources.headers,
+    })
+}
+
+/// Without the request half, a preset or a table that only routes use protects nothing.
+fn refuse_orphans(document: &Document, report: &mut Report) {
+    let tables = [
+        document.limits.keys().next(),
+        document.auth.keys().next(),
+        document.cors.keys().next(),
+        document.headers.keys().next(),
+    ];
+    for name in tables.into_iter().flatten() {
+        report.refuse_with(
+            name.span(),
+            "only HTTP routes use it, and nothing serves HTTP",
+            "add [[http.upstream]], or set LIMITER_UPSTREAM",
+        );
+    }
+}
+
+fn tables<D, P>(
+    written: &Tables<D>,
+    report: &mut Report,
+    mut check: impl FnMut(&Text, &Spanned<D>, &mut Report) -> Option<P>,
+) -> Vec<P> {
+    written.iter().filter_map(|(name, table)| check(name, table, report)).collect()
+}
+
+fn listeners(
+    written: &HttpDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Vec<ListenerPolicy> {
+    for listener in &written.listener {
+        let supported = "address, without TLS";
+        report.later(&[&listener.tls], supported);
+        report.only_false(listener.proxy_protocol.as_ref());
+        report.only_false(listener.redirect_https.as_ref());
+    }
+    let sources = scope.sources;
+    let named: Vec<(Place, String)> =
+        match sources.list(&sources.listen, "--listen", "LIMITER_LISTEN") {
+            Some((place, list)) => list.into_iter().map(|text| (place.clone(), text)).collect(),
+            None if written.listener.is_empty() => {
+                vec![("http.listener".into(), DEFAULT_LISTEN.to_owned())]
+            }
+            None => written.listener.iter().map(place_and_text).collect(),
+        };
+    let mut listeners: Vec<ListenerPolicy> = Vec::new();
+    for (place, text) in named {
+        if text.starts_with("unix:") || text.starts_with("systemd:") {
+            report.unsupported(place, &format!("{text:?}"), "ADDRESS:PORT");
+            continue;
+        }
+        let Some(address) = report.parsed(place.clone(), &text, listen_address) else {
+            continue;
+        };
+        if listeners.iter().any(|other| other.address == address) {
+            report.refuse(place, format!("{address} is named twice"));
+        } else {
+            listeners.push(ListenerPolicy { address });
+        }
+    }
+    listeners
+}
+
+fn place_and_text(listener: &ListenerDocument) -> (Place, String) {
+    (listener.address.span().into(), listener.address.get_ref().clone())
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected ADDRESS:PORT, e.g. \"127.0.0.1:8080\", \"0.0.0.0:80\" or \"[::]:80\"";
+    let parsed = match text.split_once(':') {
+        Some(("localhost", port)) => {
+            port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
+        _ => text.parse().ok(),
+    };
+    parsed.ok_or_else(|| expected.to_owned())
+}
+
+fn client_address(
+    written: &HttpDocument,
+    report: &mut Report,
+) -> (ClientAddressSource, Vec<IpNet>) {
+    let source = report.choice(
+        written.client_address.as_ref(),
+        &[
+            ("peer", ClientAddressSource::Peer),
+            ("forwarded", ClientAddressSource::Forwarded),
+            ("x-forwarded-for", ClientAddressSource::XForwardedFor),
+        ],
+        &["proxy"],
+    );
+    let proxies = report.values(&written.trusted_proxies, values::network);
+    for text in &written.trusted_proxies {
+        if values::network(text.get_ref()).is_ok_and(|network| network.prefix_len() == 0) {
+            report.risk(text.span(), "every peer may then say whatever address it likes");
+        }
+    }
+    if let (Some(key), true) = (&written.client_address, proxies.is_empty())
+        && source != ClientAddressSource::Peer
+    {
+        report.refuse_with(
+            key.span(),
+            "nobody's word counts for it: `trusted_proxies` is empty",
+            "trusted_proxies = [\"10.0.0.1\"]",
+        );
+    }
+    (source, proxies)
+}
+
+fn bounds(written: &HttpDocument, report: &mut Report) -> HttpBounds {
+    let max_connections = report.number_or(written.max_connections.as_ref(), 1..=1_000_000, 20_000);
+    let per_client = written.max_connections_per_client.as_ref();
+    HttpBounds {
+        max_body_bytes: report.value_or(written.max_body.as_ref(), values::size, 2_000_000),
+        max_headers: report.number_or(written.max_headers.as_ref(), 1..=1_000, 100),
+        max_header_bytes: report.value_or(
+            written.max_header_bytes.as_ref(),
+            |text| match usize::try_from(values::size(text)?) {
+                Ok(bytes @ 1_024..=1_048_576) => Ok(bytes),
+                _ => Err("between 1KiB and 1MiB".to_owned()),
+            },
+            32_000,
+        ),
+        max_connections,
+        max_connections_per_client: report
+            .number_or(per_client, 1..=1_000_000, 256)
+            .min(max_connections),
+    }
+}
+
+fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
+    if let Some(handshake) = &written.handshake
+        && handshake.get_ref() != "5s"
+    {
+        report.unsupported(handshake.span(), &format!("{:?}", handshake.get_ref()), "\"5s\"");
+    }
+    let mut seconds = |written: Option<&Text>, default| {
+        let default = std::time::Duration::from_secs(default);
+        report.value_or(written, values::positive_duration, default)
+    };
+    HttpTimeouts {
+        header: seconds(written.header.as_ref(), 10),
+        body: seconds(written.body.as_ref(), 30),
+        idle: seconds(written.idle.as_ref(), 75),
+        connect: seconds(written.connect.as_ref(), 3),
+        upstream: seconds(written.upstream.as_ref(), 60),
+        drain: seconds(written.drain.as_ref(), 30),
+    }
+}
+
+/// Twice the failures that make a ban, within the same window: with a smaller budget the guard
+/// would refuse unchecked what escalation waits to see, and the ban would never come.
+fn guard(escalation: &EscalationPolicy) -> GuardPolicy {
+    const AT_LEAST: u64 = 30;
+    let points = escalation
+        .scores
+        .iter()
+        .find(|(refusal, _)| *refusal == crate::refusal::Refusal::InvalidCredential)
+        .map_or(u32::MAX, |(_, points)| *points);
+    let failures = u64::from(escalation.threshold.div_ceil(points.max(1)));
+    let period = escalation.window.max(std::time::Duration::from_secs(1));
+    GuardPolicy {
+        failures: Rate { count: AT_LEAST.max(2 * failures), period },
+        mode: Mode::Enforce,
+    }
+}

@@ -1,0 +1,213 @@
+//! `[[http.route]]`: written -> checked, names resolved, gaps filled by the preset.
+
+mod defaults;
+mod names;
+mod target;
+mod unused;
+
+use toml::Spanned;
+
+use self::{
+    defaults::Defaults,
+    names::{find, names_of, optional},
+};
+use super::{
+    Scope,
+    document::{Document, http::RouteDocument},
+    error::{Place, Report},
+    values,
+};
+use crate::policy::http::{
+    AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, ListenerPolicy, PathPattern, RouteAuth,
+    RoutePolicy, UpstreamPolicy,
+};
+
+/// What routes name. Presets add to it.
+pub(super) struct Resources {
+    pub(super) upstreams: Vec<UpstreamPolicy>,
+    pub(super) auth: Vec<AuthPolicy>,
+    pub(super) limits: Vec<LimitPolicy>,
+    pub(super) cors: Vec<CorsPolicy>,
+    pub(super) headers: Vec<HeadersPolicy>,
+}
+
+pub(super) fn check(
+    document: &Document,
+    written: &[Spanned<RouteDocument>],
+    listeners: &[ListenerPolicy],
+    resources: &mut Resources,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Vec<RoutePolicy> {
+    let only_loopback = listeners.iter().all(|listener| listener.address.ip().is_loopback());
+    let defaults =
+        defaults::of(document, written.is_empty(), only_loopback, resources, scope, report);
+    let fallback = [Spanned::new(0..0, RouteDocument::default())];
+    let written = if written.is_empty() { &fallback } else { written };
+    let mut routes: Vec<RoutePolicy> = Vec::new();
+    for entry in written {
+        let Some(route) = one(entry, &defaults, resources, document, report) else {
+            continue;
+        };
+        let place: Place =
+            if entry.span().is_empty() { "http.route".into() } else { entry.span().into() };
+        if route.auth == RouteAuth::Public && !only_loopback {
+            let sentence = format!("{} is open to everybody who can reach it", route.name);
+            report.risk(place.clone(), sentence);
+        }
+        if routes.iter().any(|other| overlaps(other, &route)) {
+            report.refuse(place, "another route matches the same requests");
+        }
+        routes.push(route);
+    }
+    unused::warn(document, &routes, resources, report);
+    routes.sort_by_key(specificity);
+    routes
+}
+
+fn one(
+    entry: &Spanned<RouteDocument>,
+    defaults: &Defaults,
+    resources: &Resources,
+    document: &Document,
+    report: &mut Report,
+) -> Option<RoutePolicy> {
+    let written = entry.get_ref();
+    refuse_later(written, report);
+    let host = written.host.as_ref().and_then(|host| target::host(host, report));
+    let path = target::path(written, report);
+    let methods = written.methods.as_ref().map(|list| {
+        if list.get_ref().is_empty() {
+            report.refuse(list.span(), "admits no method; leave it out to admit all");
+        }
+        report.values(list.get_ref(), values::method)
+    });
+    let upstream = match (&written.upstream, resources.upstreams.as_slice()) {
+        (Some(name), known) => {
+            let known: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
+            find(name.span().into(), name.get_ref(), &known, "upstream", report)
+        }
+        (None, [_]) => Some(0),
+        (None, []) => None,
+        (None, _) => {
+            report.refuse(entry.span(), "there are several upstreams: `upstream` must name one");
+            None
+        }
+    };
+    let auth = auth_of(entry, defaults, resources, document, report);
+    let known: Vec<_> = resources.limits.iter().map(|known| known.name.as_str()).collect();
+    let limits = match &written.limits {
+        Some(names) => names_of(names)
+            .into_iter()
+            .filter(|(_, name)| *name != "none")
+            .filter_map(|(place, name)| find(place, name, &known, "limits", report))
+            .collect(),
+        None => defaults.limits.clone(),
+    };
+    let known: Vec<_> = resources.cors.iter().map(|known| known.name.as_str()).collect();
+    let cors = optional(written.cors.as_ref(), &known, "cors", defaults.cors, report);
+    let known: Vec<_> = resources.headers.iter().map(|known| known.name.as_str()).collect();
+    let headers = optional(written.headers.as_ref(), &known, "headers", defaults.headers, report);
+    let allow = match &written.allow {
+        Some(list) => {
+            if list.get_ref().is_empty() {
+                report.risk(list.span(), "an empty list admits nobody");
+            }
+            Some(report.values(list.get_ref(), values::network))
+        }
+        None => defaults.allow.clone(),
+    };
+    let (path, upstream, auth) = (path?, upstream?, auth?);
+    let pattern = match &path {
+        PathPattern::Prefix(path) | PathPattern::Exact(path) => path,
+    };
+    Some(RoutePolicy {
+        name: format!("{}{pattern}", host.as_deref().unwrap_or_default()),
+        host,
+        path,
+        methods: methods.unwrap_or_default(),
+        upstream,
+        auth,
+        limits,
+        cors,
+        headers,
+        allow,
+    })
+}
+
+fn auth_of(
+    entry: &Spanned<RouteDocument>,
+    defaults: &Defaults,
+    resources: &Resources,
+    document: &Document,
+    report: &mut Report,
+) -> Option<RouteAuth> {
+    let known: Vec<_> = resources.auth.iter().map(|known| known.name.as_str()).collect();
+    let Some(names) = &entry.get_ref().auth else {
+        if defaults.auth.is_none() && !entry.span().is_empty() {
+            let help = if known.is_empty() {
+                "auth = \"none\" makes it public; [auth.NAME] defines a scheme".to_owned()
+            } else {
+                format!("auth = {known:?}, or auth = \"none\" to make it public")
+            };
+            report.refuse_with(entry.span(), "the route does not say who may call: `auth`", help);
+        }
+        return defaults.auth.clone();
+    };
+    let listed = names_of(names);
+    if listed.iter().any(|(_, name)| *name == "none") {
+        if listed.len() > 1 {
+            report.refuse(names.span(), "\"none\" stands alone: it makes the route public");
+        }
+        return Some(RouteAuth::Public);
+    }
+    if listed.is_empty() {
+        report.refuse(names.span(), "names no scheme; \"none\" makes the route public");
+        return None;
+    }
+    // A table that is itself wrong is there all the same; its own error says what to do.
+    let count = listed.len();
+    let found: Vec<usize> = listed
+        .into_iter()
+        .filter(|(_, name)| {
+            known.contains(name) || !document.auth.keys().any(|key| key.get_ref() == name)
+        })
+        .filter_map(|(place, name)| find(place, name, &known, "auth", report))
+        .collect();
+    (found.len() == count).then_some(RouteAuth::AnyOf(found))
+}
+
+fn refuse_later(written: &RouteDocument, report: &mut Report) {
+    report.later(&[&written.glob], "path, exact");
+    report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
+    report.later(
+        &[
+            &written.scopes,
+            &written.validate,
+            &written.request_headers,
+            &written.response_headers,
+            &written.mask_response_fields,
+            &written.strip_prefix,
+            &written.deprecated,
+        ],
+        "host, path, exact, methods, upstream, auth, limits, cors, headers, allow",
+    );
+}
+
+fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
+    let methods = match (left.methods.is_empty(), right.methods.is_empty()) {
+        (true, true) => true,
+        (false, false) => left.methods.iter().any(|method| right.methods.contains(method)),
+        _ => false,
+    };
+    methods && left.host == right.host && left.path == right.path
+}
+
+/// Smaller is more specific: a host, then an exact path, then a longer one, then methods.
+fn specificity(route: &RoutePolicy) -> (bool, bool, std::cmp::Reverse<usize>, bool) {
+    let (prefix, path) = match &route.path {
+        PathPattern::Exact(path) => (false, path),
+        PathPattern::Prefix(path) => (true, path),
+    };
+    (route.host.is_none(), prefix, std::cmp::Reverse(path.len()), route.methods.is_empty())
+}

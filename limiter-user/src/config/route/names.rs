@@ -1,0 +1,60 @@
+//! Names in routes -> indices of the tables they name, with what to write where there is none.
+
+use toml::Spanned;
+
+use super::super::{
+    document::{Text, shapes::NamesDocument},
+    error::{Place, Report, distance},
+};
+
+pub(super) fn names_of(written: &Spanned<NamesDocument>) -> Vec<(Place, &str)> {
+    match written.get_ref() {
+        NamesDocument::One(name) => vec![(written.span().into(), name.as_str())],
+        NamesDocument::Many(names) => {
+            names.iter().map(|name| (name.span().into(), name.get_ref().as_str())).collect()
+        }
+    }
+}
+
+pub(super) fn optional(
+    written: Option<&Text>,
+    known: &[&str],
+    table: &str,
+    default: Option<usize>,
+    report: &mut Report,
+) -> Option<usize> {
+    match written {
+        None => default,
+        Some(name) if name.get_ref() == "none" => None,
+        Some(name) => find(name.span().into(), name.get_ref(), known, table, report),
+    }
+}
+
+/// Index of the table that is named.
+pub(super) fn find(
+    place: Place,
+    name: &str,
+    known: &[&str],
+    table: &str,
+    report: &mut Report,
+) -> Option<usize> {
+    let found = known.iter().position(|other| *other == name);
+    if found.is_none() {
+        let message = match table {
+            "upstream" => format!("there is no upstream named {name:?}"),
+            _ => format!("there is no [{table}.{name}]"),
+        };
+        let nearest = known.iter().min_by_key(|other| distance(name, other));
+        match nearest {
+            None if table == "upstream" => report.refuse(place, message),
+            None => report.refuse_with(place, message, format!("define [{table}.{name}]")),
+            Some(nearest) if distance(name, nearest) <= 2 => {
+                report.refuse_with(place, message, format!("did you mean {nearest:?}?"));
+            }
+            Some(_) => {
+                report.refuse_with(place, message, format!("there are: {}", known.join(", ")));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,67 @@
+//! Where secrets come from: the environment or a private file, never the configuration itself.
+//!
+//! What is read is digested at once by the caller and never put into a message.
+
+use std::path::Path;
+
+use super::{
+    Scope,
+    document::shapes::{SecretDocument, SecretReference},
+    error::Report,
+};
+use crate::keys::file::read_private;
+
+/// No secret is longer.
+const MAX_BYTES: u64 = 4096;
+
+/// The secret's bytes, without the newline that editors put at a file's end.
+pub(super) fn read(
+    written: &toml::Spanned<SecretDocument>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    let advice = "write { env = \"NAME\" } or { file = \"PATH\" }";
+    let reference = match written.get_ref() {
+        SecretDocument::Inline => {
+            report.refuse_with(written.span(), "a secret is never written here", advice);
+            return None;
+        }
+        SecretDocument::Reference(reference) => reference,
+    };
+    match reference {
+        SecretReference { env: Some(name), file: None } => {
+            let found = (scope.environment)(name.get_ref());
+            if found.as_deref().is_none_or(str::is_empty) {
+                report.refuse(
+                    name.span(),
+                    format!("the environment variable {:?} is not set", name.get_ref()),
+                );
+                return None;
+            }
+            found
+        }
+        SecretReference { env: None, file: Some(path) } => {
+            let text = read_private(&scope.base.join(Path::new(path.get_ref())), MAX_BYTES);
+            let secret = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+            match secret {
+                Ok(secret) if !secret.is_empty() => Some(secret),
+                Ok(_) => {
+                    report.refuse(path.span(), "the file is empty");
+                    None
+                }
+                Err(error) => {
+                    report.refuse(path.span(), format!("{error:#}"));
+                    None
+                }
+            }
+        }
+        _ => {
+            report.refuse_with(
+                written.span(),
+                "exactly one source of the secret is needed",
+                advice,
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is in force where the file says nothing.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    policy::{
+        BanScope, EventFormat, Mode, SinkKind,
+        http::{Algorithm, AppliesTo, ClientAddressSource, LimitKey},
+        kernel::{Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, PassOrDrop},
+    },
+    refusal::Refusal,
+};
+
+#[test]
+fn kernel() {
+    let kernel = accepted("[kernel]\n").policy.kernel.unwrap();
+    assert_eq!(kernel.interfaces, [InterfaceSelection::Auto]);
+    assert_eq!((kernel.attach, kernel.required), (Attach::Auto, true));
+    assert_eq!((kernel.mode, kernel.default), (Mode::Enforce, DefaultVerdict::Allow));
+    assert!(kernel.trusted.is_empty() && kernel.allow.is_empty() && kernel.deny.is_empty());
+    assert_eq!(kernel.failsafe_ports, [FailsafePort::Auto]);
+    assert_eq!((kernel.ipv4_prefix, kernel.ipv6_prefix), (32, 64));
+    assert_eq!((kernel.max_sources, kernel.max_bans), (262_144, 65_536));
+    assert_eq!((kernel.table_full, kernel.malformed), (PassOrDrop::Pass, PassOrDrop::Drop));
+    assert_eq!(kernel.fragments, Fragments::Limit);
+    assert_eq!((kernel.limits.packets, kernel.limits.new_connections), (None, None));
+    assert!(accepted(&format!("[kernel]\nenabled = false\n{API}")).policy.kernel.is_none());
+}
+
+#[test]
+fn http() {
+    let loaded = accepted(&format!("{API}limits = \"a\"\n[limits.a]\nrate = \"60/h\"\n"));
+    let http = loaded.policy.http.unwrap();
+    assert_eq!(http.listeners[0].address.to_string(), "127.0.0.1:8080");
+    assert_eq!(http.client_address, ClientAddressSource::Peer);
+    let bounds = http.bounds;
+    assert_eq!((bounds.max_body_bytes, bounds.max_header_bytes), (2_000_000, 32_000));
+    assert_eq!((bounds.max_headers, bounds.max_connections), (100, 20_000));
+    assert_eq!(bounds.max_connections_per_client, 256);
+    let timeouts = http.timeouts;
+    let seconds = [
+        timeouts.header,
+        timeouts.body,
+        timeouts.idle,
+        timeouts.connect,
+        timeouts.upstream,
+        timeouts.drain,
+    ]
+    .map(|timeout| timeout.as_secs());
+    assert_eq!(seconds, [10, 30, 75, 3, 60, 30]);
+    let limit = &http.limits[0];
+    assert_eq!((limit.algorithm, limit.key), (Algorithm::TokenBucket, LimitKey::Client));
+    assert_eq!((limit.burst, limit.applies_to), (60, AppliesTo::Unauthenticated));
+    let route = &http.routes[0];
+    assert_eq!((route.cors, route.headers, route.name.as_str()), (None, None, "/"));
+    assert!(loaded.policy.kernel.is_none(), "no [kernel]: HTTP only");
+    // Ten invalid keys make a ban; the guard must let the proxy see them.
+    assert!(http.guard.failures.count >= 20);
+}
+
+#[test]
+fn escalation_and_sinks() {
+    let policy = accepted("[kernel]\n").policy;
+    let escalation = policy.escalation;
+    assert_eq!(
+        escalation.scores,
+        [
+            (Refusal::MalformedRequest, 25),
+            (Refusal::InvalidCredential, 5),
+            (Refusal::RateLimitedFar, 5)
+        ]
+    );
+    assert_eq!((escalation.threshold, escalation.factor), (50, 4));
+    assert_eq!(escalation.window, Duration::from_mins(1));
+    assert_eq!(escalation.first_ban, Duration::from_mins(10));
+    assert_eq!(escalation.max_ban, Duration::from_hours(168));
+    assert_eq!(escalation.decay, Duration::from_hours(24));
+    assert_eq!(escalation.shared_address_guard, Duration::from_hours(1));
+    assert_eq!((escalation.scope, escalation.enabled), (BanScope::Kernel, true));
+    assert_eq!(policy.sinks.len(), 2);
+    assert_eq!(policy.sinks[0].kind, SinkKind::Stderr);
+    assert!(
+        matches!(&policy.sinks[1].kind, SinkKind::File { path, rotate_bytes: 100_000_000, keep: 10 }
+        if path == Path::new("/var/log/limiter/security.log"))
+    );
+    assert!(policy.sinks.iter().all(|sink| sink.format == EventFormat::Text));
+    assert_eq!(policy.agent.state, Path::new("/var/lib/limiter"));
+    assert_eq!(policy.agent.runtime, Path::new("/run/limiter"));
+    assert_eq!(policy.agent.pins, Path::new("/sys/fs/bpf/limiter"));
+}
+
+#[test]
+fn scores_are_replaced_one_by_one() {
+    let text = "[kernel]\n[escalation]\nscores = { invalid_credential = 9, malformed_request = 0, detected = 20 }\n";
+    let scores = accepted(text).policy.escalation.scores;
+    assert_eq!(scores, [(Refusal::InvalidCredential, 9), (Refusal::RateLimitedFar, 5)]);
+}
+
+#[test]
+fn the_most_specific_route_comes_first() {
+    let route = |more: &str| format!("[[http.route]]\nauth = \"none\"\n{more}\n");
+    let text = [
+        API.to_owned(),
+        route("path = \"/api/\""),
+        route("path = \"/api/v1\""),
+        route("exact = \"/api\""),
+        route("path = \"/api\"\nmethods = [\"POST\"]"),
+        route("host = \"Api.Example.com\""),
+    ]
+    .concat();
+    let http = accepted(&text).policy.http.unwrap();
+    let order: Vec<_> =
+        http.routes.iter().map(|route| (route.name.as_str(), route.methods.len())).collect();
+    assert_eq!(
+        order,
+        [("api.example.com/", 0), ("/api", 0), ("/api/v1", 0), ("/api", 1), ("/api", 0), ("/", 0)]
+    );
+}
+
+#[test]
+fn risks_are_named_with_their_keys() {
+    let text = format!(
+        "[kernel]\ndefault = \"deny\"\ntrusted = [\"::/0\"]\ndeny = [\"127.0.0.0/8\"]\n\
+         failsafe_ports = []\nrequired = false\n[[http.listener]]\naddress = \"0.0.0.0:80\"\n\
+         {API}cors = \"a\"\nallow = []\n[cors.a]\norigins = [\"*\"]\n[limits.unused]\nrate = \"1/s\"\n"
+    );
+    let loaded = accepted(&text);
+    let keys: Vec<_> = loaded.risks.iter().map(|risk| risk.key.as_str()).collect();
+    for key in [
+        "kernel.trusted[0]",
+        "kernel.deny[0]",
+        "kernel.failsafe_ports",
+        "kernel.required",
+        "http.route[0]",
+        "http.route[0].allow",
+        "cors.a.origins[0]",
+        "limits.unused",
+    ] {
+        assert!(keys.contains(&key), "{key} in {:#?}", loaded.risks);
+    }
+    let locked_out = accepted("[kernel]\ndefault = \"deny\"\n").risks;
+    assert!(locked_out[0].sentence.contains("only failsafe ports answer"));
+}

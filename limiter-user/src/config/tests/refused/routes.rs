@@ -1,0 +1,135 @@
+//! Routes, what they name, and `[http]`: every way to be wrong.
+
+use super::{super::API, check};
+
+/// Documents that end in what is wrong with them, after a route `/` with `auth = "none"` to which the first lines still belong.
+const AFTER_ROUTE: &[(&str, &str)] = &[
+    ("upstream = \"apj\"", "http.route[0].upstream: there is no upstream named \"apj\""),
+    ("upstream = \"apj\"", "did you mean \"api\"?"),
+    ("limits = [\"x\"]", "http.route[0].limits[0]: there is no [limits.x]"),
+    ("cors = \"x\"", "define [cors.x]"),
+    ("headers = \"x\"", "http.route[0].headers: there is no [headers.x]"),
+    ("scopes = [\"read\"]", "http.route[0].scopes: not supported"),
+    ("glob = \"/a*\"", "http.route[0].glob: not supported"),
+    ("validate = \"x\"", "http.route[0].validate: not supported"),
+    ("detect = \"default\"", "\"default\" is not supported by this version (supported: \"off\")"),
+    ("request_headers = { set = {} }", "http.route[0].request_headers: not supported"),
+    ("strip_prefix = \"/a\"", "http.route[0].strip_prefix: not supported"),
+    ("deprecated = { gone = true }", "http.route[0].deprecated: not supported"),
+    ("host = \"*.example.com\"", "a wildcard host is not supported"),
+    ("host = \"a:80\"", "without port"),
+    ("path = \"api\"", "expected a path such as"),
+    ("path = \"/a/../b\"", "no empty, `.` or `..`"),
+    ("path = \"/a\"\nexact = \"/a\"", "either `path` or `exact`"),
+    ("methods = [\"get\"]", "written in upper case"),
+    ("methods = []", "admits no method"),
+    ("allow = [\"10.0.0.1/8\"]", "http.route[0].allow[0]"),
+    ("[[http.route]]\nauth = \"none\"", "another route matches the same requests"),
+    ("[[http.route]]\npath = \"/a\"", "http.route[1]: the route does not say who may call"),
+    ("[[http.route]]\npath = \"/a\"\nauth = [\"keys\"]", "define [auth.keys]"),
+    ("[[http.route]]\npath = \"/a\"\nauth = []", "names no scheme"),
+    ("[[http.route]]\npath = \"/a\"\nauth = [\"none\", \"x\"]", "\"none\" stands alone"),
+    (
+        "[[http.upstream]]\nname = \"api\"\nservers = [\"http://b\"]",
+        "two upstreams are named \"api\"",
+    ),
+    ("[[http.upstream]]\nname = \"b\"\nservers = []", "names no server"),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\", \"http://b\"]",
+        "more than one server is not supported",
+    ),
+    ("[[http.upstream]]\nname = \"b\"\nservers = [\"https://a\"]", "https:// is not supported"),
+    ("[[http.upstream]]\nname = \"b\"\nservers = [\"h2c://a\"]", "h2c:// is not supported"),
+    ("[[http.upstream]]\nname = \"b\"\nservers = [\"http://a/x\"]", "has no path"),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nhealth = { path = \"/\" }",
+        "http.upstream[1].health: not",
+    ),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nbreaker = {}",
+        "http.upstream[1].breaker: not",
+    ),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nretries = 1",
+        "1 is not supported",
+    ),
+    ("[[http.listener]]\naddress = \"unix:/run/x\"", "\"unix:/run/x\" is not supported"),
+    ("[[http.listener]]\naddress = \"8080\"", "expected ADDRESS:PORT"),
+    (
+        "[[http.listener]]\naddress = \"127.0.0.1:1\"\ntls = {}",
+        "http.listener[0].tls: not supported",
+    ),
+    (
+        "[[http.listener]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true",
+        "true is not supported",
+    ),
+    (
+        "[[http.listener]]\naddress = \"127.0.0.1:1\"\n[[http.listener]]\naddress = \"127.0.0.1:1\"",
+        "http.listener[1].address: 127.0.0.1:1 is named twice",
+    ),
+    ("[limits.a]", "`rate` is missing"),
+    (
+        "[limits.a]\nrate = \"1/s\"\nalgorithm = \"leaky_bucket\"",
+        "\"leaky_bucket\" is not supported",
+    ),
+    ("[limits.a]\nrate = \"1/s\"\ntiers = { a = \"1/s\" }", "limits.a.tiers: not supported"),
+    ("[limits.a]\nrate = \"1/s\"\nconcurrent = 5", "limits.a.concurrent: not supported"),
+    ("[limits.a]\nrate = \"1/s\"\nkey = [\"route\"]", "[\"route\"] is not supported"),
+    ("[limits.a]\nrate = \"1/s\"\nkey = [\"colour\"]", "[\"colour\"] is not one of"),
+    ("[limits.a]\nrate = \"1/s\"\ncount = \"failures\"", "\"failures\" is not supported"),
+    ("[limits.a]\nrate = \"1/s\"\ncost = 2", "2 is not supported by this version (supported: 1)"),
+    ("[limits.a]\nrate = \"1/s\"\nmax_delay = \"1s\"", "\"1s\" is not supported"),
+    ("[limits.a]\nrate = \"2000000/s\"\nalgorithm = \"sliding_window\"", "at most 1000000"),
+    (
+        "[limits.a]\nrate = \"10/s\"\nalgorithm = \"fixed_window\"\nburst = 20",
+        "only a token_bucket has a burst",
+    ),
+    ("[limits.a]\nrate = \"1/365d\"\nburst = 2", "within 365 days"),
+    ("[limits.none]\nrate = \"1/s\"", "choose another name"),
+    ("[auth.a]\nheader = \"x\"", "`kind` is missing"),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"x\"",
+        "\"jwt\" is not supported by this version (supported: \"api_key\")",
+    ),
+    ("[auth.a]\nkind = \"api_key\"\njwks_url = \"x\"", "auth.a.jwks_url: not supported"),
+    ("[auth.a]\nkind = \"api_key\"", "neither `keys_file` nor `token`"),
+    (
+        "[auth.a]\nkind = \"api_key\"\nheader = \"Authorization\"\ntoken = { env = \"T\" }",
+        "is read anyway",
+    ),
+    ("[auth.a]\nkind = \"api_key\"\ntoken = { env = \"T\" }", "\"T\" is not set"),
+    ("[auth.a]\nkind = \"api_key\"\ntoken = { env = \"T\", file = \"t\" }", "exactly one source"),
+    ("[auth.a]\nkind = \"api_key\"\ntoken = { file = \"missing\" }", "cannot open"),
+    ("[cors.a]\ncredentials = true", "`origins` is missing"),
+    ("[cors.a]\norigins = [\"*\"]\ncredentials = true", "\"*\" with credentials"),
+    ("[cors.a]\norigins = [\"*\", \"https://a.b\"]", "\"*\" stands alone"),
+    ("[cors.a]\norigins = [\"a.b\"]", "expected an origin"),
+    ("[cors.a]\norigins = [\"null\"]", "expected an origin"),
+    ("[headers.a]\ncsp_report_path = \"/x\"", "headers.a.csp_report_path: not supported"),
+    ("[headers.a]\npreset = \"x\"", "\"x\" is not one of \"json-api\", \"web-app\""),
+    ("[headers.a]\ncsp = \"a\\nb\"", "printable ASCII"),
+    ("[headers.a]\nmode = \"monitor\"", "\"monitor\" is not supported"),
+];
+
+#[test]
+fn routes_and_what_they_name() {
+    let mut failures = String::new();
+    for (text, expected) in AFTER_ROUTE {
+        check(&format!("{API}{text}\n"), expected, &mut failures);
+    }
+    for (key, expected) in [
+        ("access_log = \"json\"", "\"json\" is not supported by this version (supported: \"off\")"),
+        ("client_address = \"proxy\"", "\"proxy\" is not supported"),
+        ("client_address = \"x-forwarded-for\"", "`trusted_proxies` is empty"),
+        ("max_inspected_body = \"1MB\"", "http.max_inspected_body: not supported"),
+        ("min_body_rate = \"256B/s\"", "http.min_body_rate: not supported"),
+        ("max_body = 2000", "expected a string"),
+        ("max_header_bytes = \"1GB\"", "between 1KiB and 1MiB"),
+        ("max_headers = 0", "0 is not between 1 and 1000"),
+        ("timeouts = { header = \"0s\" }", "must be longer than 0"),
+        ("timeouts = { handshake = \"9s\" }", "\"9s\" is not supported"),
+    ] {
+        check(&format!("[http]\n{key}\n{API}"), expected, &mut failures);
+    }
+    assert!(failures.is_empty(), "{failures}");
+}

@@ -1,0 +1,172 @@
+//! Bounds what is published: of one offender and label, a few events a second pass as they are,
+//! the rest becomes one event with their sum at the end of the second. Totals always add up.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use super::{Event, EventKind, Lifecycle, Source};
+use crate::policy::Mode;
+
+/// Events of one key that pass unchanged each second.
+pub const SINGLE_EVENTS_PER_SECOND: u32 = 5;
+
+/// Keys remembered within a second; further offenders are summed as [`Source::Other`].
+pub const MAX_KEYS: usize = 4096;
+
+/// Of [`MAX_KEYS`], those kept free for [`Source::Other`] with every kind and mode.
+const OTHER_KEYS: usize = 128;
+
+/// Sums of the current second.
+#[derive(Debug, Default)]
+pub struct Aggregate {
+    keys: HashMap<Key, Tally>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Key {
+    source: Option<Source>,
+    client: Option<std::net::IpAddr>,
+    kind: EventKind,
+    monitor: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    /// The first one held back, with the sums of all of them.
+    held: Option<Event>,
+}
+
+impl Aggregate {
+    /// Takes an event: gives it back if it is to be published now, else adds it to the sums.
+    pub fn observe(&mut self, mut event: Event) -> Option<Event> {
+        if !is_bounded(event.kind) {
+            return Some(event);
+        }
+        let mut key = Key {
+            source: event.source,
+            client: event.client,
+            kind: event.kind,
+            monitor: event.mode == Mode::Monitor,
+        };
+        let full = self.keys.len() >= MAX_KEYS - OTHER_KEYS;
+        if full && !self.keys.contains_key(&key) {
+            key.source = Some(Source::Other);
+            key.client = None;
+            event.source = key.source;
+            event.client = None;
+            event.request = None;
+        }
+        let tally = match self.keys.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Tally::default()),
+        };
+        if key.source != Some(Source::Other) && tally.passed < SINGLE_EVENTS_PER_SECOND {
+            tally.passed += 1;
+            return Some(event);
+        }
+        match &mut tally.held {
+            Some(held) => {
+                held.count = held.count.saturating_add(event.count);
+                held.bytes = held.bytes.saturating_add(event.bytes);
+            }
+            none => *none = Some(event),
+        }
+        None
+    }
+
+    /// Ends the second: the sums of what was held back, stamped `now_unix_ns` (so that a log
+    /// stays in order of time), those of [`Source::Other`] last.
+    pub fn tick(&mut self, now_unix_ns: u64) -> Vec<Event> {
+        let mut events: Vec<_> = self
+            .keys
+            .drain()
+            .filter_map(|(_, tally)| tally.held)
+            .map(|event| Event { unix_ns: now_unix_ns, ..event })
+            .collect();
+        events.sort_by_key(|event| event.source == Some(Source::Other));
+        events
+    }
+}
+
+/// What a peer can cause as often as it likes.
+const fn is_bounded(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Refused(_)
+            | EventKind::PacketsDropped(_)
+            | EventKind::Lifecycle(Lifecycle::Authenticated)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use limiter_common::verdict::Reason;
+
+    use super::*;
+    use crate::refusal::Refusal;
+
+    fn drops(source: u32, packets: u64) -> Event {
+        let source = Source::Address(IpAddr::from(Ipv4Addr::from_bits(source)));
+        Event::packets(1, source, Reason::Banned, packets, packets * 60, Mode::Enforce)
+    }
+
+    #[test]
+    fn a_few_pass_and_the_rest_is_summed() {
+        let mut aggregate = Aggregate::default();
+        let passed = (0..100).filter_map(|_| aggregate.observe(drops(1, 2))).count();
+        assert_eq!(passed, 5);
+        let held = aggregate.tick(9);
+        assert_eq!(held.len(), 1);
+        assert_eq!((held[0].count, held[0].bytes), (190, 190 * 60));
+        assert_eq!(held[0].unix_ns, 9);
+        assert!(aggregate.tick(10).is_empty());
+        assert!(aggregate.observe(drops(1, 2)).is_some(), "a new second");
+    }
+
+    #[test]
+    fn labels_modes_and_clients_are_apart_and_bans_always_pass() {
+        let mut aggregate = Aggregate::default();
+        for refusal in [Refusal::RateLimited, Refusal::Unauthorized] {
+            for mode in [Mode::Enforce, Mode::Monitor] {
+                for client in [None, Some(IpAddr::from([10, 0, 0, 1]))] {
+                    for _ in 0..SINGLE_EVENTS_PER_SECOND {
+                        let event = Event {
+                            kind: EventKind::Refused(refusal),
+                            mode,
+                            client,
+                            ..drops(1, 1)
+                        };
+                        assert!(aggregate.observe(event).is_some());
+                    }
+                }
+            }
+        }
+        for _ in 0..100 {
+            let ban = Event::lifecycle(0, Lifecycle::Banned, "");
+            assert!(aggregate.observe(ban).is_some());
+        }
+    }
+
+    #[test]
+    fn too_many_sources_become_other_and_totals_add_up() {
+        let mut aggregate = Aggregate::default();
+        let mut published = 0;
+        let mut sent = 0;
+        for round in 0..8 {
+            for source in 0..20_000 {
+                sent += 1 + round;
+                if let Some(event) = aggregate.observe(drops(source, 1 + round)) {
+                    published += event.count;
+                }
+            }
+            assert!(aggregate.keys.len() <= MAX_KEYS);
+        }
+        let held = aggregate.tick(0);
+        assert!(held.len() <= MAX_KEYS);
+        assert_eq!(held.last().unwrap().source, Some(Source::Other));
+        published += held.iter().map(|event| event.count).sum::<u64>();
+        assert_eq!(published, sent);
+    }
+}

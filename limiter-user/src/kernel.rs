@@ -1,0 +1,433 @@
+//! The kernel half as the agent holds it: loads the program, attaches it, changes its maps.
+//!
+//! The only importer of aya. Links and maps are pinned, so that packets stay filtered when the
+//! agent dies; what a restarted agent finds is checked before it is believed. Nothing here takes
+//! XDP off an interface except [`Kernel::detach`] and an interface that left the policy.
+
+mod attach;
+mod drops;
+mod explain;
+pub mod image;
+mod load;
+mod pins;
+mod plain;
+pub mod plan;
+mod ring;
+
+use std::{fmt, net::IpAddr, path::Path};
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
+use limiter_common::{
+    address::Address,
+    maps::{self, Ban, control},
+    report::Counter,
+    settings::Settings,
+    source::{SET_WORDS, SourceSet},
+    verdict::{Action, Reason, Verdict},
+};
+
+pub use self::{attach::AttachMode, drops::Drops, explain::Explanation};
+use self::{
+    attach::Attachment,
+    image::{HostFacts, KernelImage, Running},
+    plain::Plain,
+    plan::{InForce, Step},
+};
+use crate::policy::KernelPolicy;
+
+/// Why the kernel half cannot do what it was asked.
+#[derive(Debug)]
+pub enum KernelError {
+    /// The policy asks for something impossible.
+    Policy(String),
+    /// Something of the host is missing: capability, file system, interface, kernel feature.
+    Host(String),
+    /// What is pinned is not what this version writes.
+    Pins(String),
+    /// A table is full.
+    Full(String),
+    /// A system call failed.
+    System(String),
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(text)
+            | Self::Host(text)
+            | Self::Pins(text)
+            | Self::Full(text)
+            | Self::System(text) => formatter.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+impl KernelError {
+    /// A failed operation on maps or programs, with what was being done.
+    fn system(doing: impl fmt::Display, error: &dyn std::error::Error) -> Self {
+        let mut text = format!("{doing}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::System(text)
+    }
+}
+
+/// The tables, typed. Opened from their pins, so that they are the same whoever made them.
+pub(crate) struct Maps {
+    control: Array<MapData, u64>,
+    settings: Array<MapData, Plain<Settings>>,
+    sources: Array<MapData, [u64; SET_WORDS]>,
+    bans: HashMap<MapData, u64, Plain<Ban>>,
+    lists_first: LpmTrie<MapData, [u8; 16], u64>,
+    lists_second: LpmTrie<MapData, [u8; 16], u64>,
+    counters: PerCpuArray<MapData, Plain<Counter>>,
+}
+
+/// The loaded and attached kernel half.
+pub struct Kernel {
+    maps: Maps,
+    attachments: Vec<Attachment>,
+    policy: KernelPolicy,
+    image: KernelImage,
+    in_force: InForce,
+    running: Running,
+    ban_epoch: u64,
+    bans: usize,
+    pins: pins::Pins,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Kernel")
+            .field("attachments", &self.attachments)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One interface with XDP on it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InterfaceState {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// How XDP runs on it.
+    pub mode: AttachMode,
+    /// Whether an earlier agent attached it.
+    pub taken_over: bool,
+}
+
+/// Packets and bytes of one verdict on one interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VerdictCount {
+    /// Slot of the interface.
+    pub interface: u32,
+    /// What happened, and why.
+    pub verdict: Verdict,
+    /// How often.
+    pub counter: Counter,
+}
+
+/// One tracked source.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SourceRecord {
+    /// Address, the first of its prefix.
+    pub address: IpAddr,
+    /// Packets, bytes, new connections, drops.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// TCP SYN.
+    pub connections: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// Last packet, `CLOCK_MONOTONIC` ns.
+    pub seen_ns: u64,
+}
+
+impl Kernel {
+    /// Loads, puts the policy in force, then attaches: no packet meets an empty policy. Takes over
+    /// what an earlier agent pinned.
+    pub fn start(
+        policy: &KernelPolicy,
+        interfaces: &[(String, u32)],
+        pins: &Path,
+        host: &HostFacts,
+    ) -> Result<Self, KernelError> {
+        let image = KernelImage::new(policy, host)?;
+        let pins = pins::Pins::open(pins, policy)?;
+        let programs = load::Programs::load(policy, &pins, interfaces)?;
+        let mut maps = Maps::open(&pins)?;
+        let earlier = maps.in_force()?;
+        let running = load::running(&maps, policy, &programs)?;
+        let mut kernel = Self {
+            ban_epoch: maps.word(control::BAN_EPOCH)?,
+            bans: 0,
+            in_force: earlier,
+            running,
+            image: image.clone(),
+            policy: policy.clone(),
+            attachments: Vec::new(),
+            maps,
+            pins,
+        };
+        kernel.pins.copy_bans_of_other_generations(&mut kernel.maps.bans)?;
+        kernel.bans = kernel.maps.bans.keys().count();
+        if kernel.bans > 0 {
+            kernel.raise_ban_epoch()?;
+        }
+        kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
+        kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
+        kernel.pins.remove_other_generations();
+        Ok(kernel)
+    }
+
+    /// Puts a new policy in force; what needs a restart, a line each.
+    pub fn apply(
+        &mut self,
+        policy: &KernelPolicy,
+        host: &HostFacts,
+    ) -> Result<Vec<String>, KernelError> {
+        let needs_restart = plan::needs_restart(&self.policy, policy);
+        let policy = plan::without_restart(&self.policy, policy);
+        let image = KernelImage::new(&policy, host)?;
+        let steps = plan::plan(Some(&self.image), &image, self.in_force);
+        self.running.generation += u64::from(!steps.is_empty());
+        self.carry_out(&steps, &image)?;
+        self.image = image;
+        self.policy = policy;
+        Ok(needs_restart)
+    }
+
+    fn carry_out(&mut self, steps: &[Step], image: &KernelImage) -> Result<(), KernelError> {
+        for step in steps {
+            match *step {
+                Step::FillLists { second } => self.maps.fill_lists(second, image)?,
+                Step::WriteSettings { index, lists_second } => {
+                    let settings = image.settings(self.running, lists_second);
+                    self.maps
+                        .settings
+                        .set(index, Plain(settings), 0)
+                        .map_err(|error| KernelError::system("writing settings", &error))?;
+                    self.in_force.lists_second = lists_second;
+                }
+                Step::Activate { index } => {
+                    self.maps.set_word(control::ACTIVE, u64::from(index))?;
+                    self.in_force.settings = index;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bans a source until `expires_ns` (`CLOCK_MONOTONIC`). IPv6 is banned by /64. The expiry is
+    /// the kernel's doing.
+    pub fn ban(&mut self, address: IpAddr, expires_ns: u64) -> Result<(), KernelError> {
+        let key = Address::from(address).ban_key();
+        let known = self.maps.bans.get(&key, 0).ok();
+        let packets = known.map_or(0, |Plain(ban)| ban.packets);
+        self.maps.bans.insert(key, Plain(Ban { expires_ns, packets }), 0).map_err(|error| {
+            if self.bans >= self.policy.max_bans as usize {
+                return KernelError::Full(format!(
+                    "the ban table is full ({} bans): raise kernel.max_bans",
+                    self.policy.max_bans,
+                ));
+            }
+            KernelError::system("inserting a ban", &error)
+        })?;
+        self.bans += usize::from(known.is_none());
+        self.raise_ban_epoch()
+    }
+
+    /// Lifts a ban; whether there was one.
+    pub fn unban(&mut self, address: IpAddr) -> Result<bool, KernelError> {
+        let removed = self.maps.bans.remove(&Address::from(address).ban_key()).is_ok();
+        self.bans -= usize::from(removed && self.bans > 0);
+        Ok(removed)
+    }
+
+    /// Every entry of the ban table, expired ones too: address (IPv6: first of its /64) and ban.
+    pub fn bans(&self) -> Vec<(IpAddr, Ban)> {
+        self.maps
+            .bans
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, Plain(ban))| (Address::from_key(key).into(), ban))
+            .collect()
+    }
+
+    /// The ban of this address, expired or not.
+    pub fn ban_of(&self, address: IpAddr) -> Option<Ban> {
+        let key = Address::from(address).ban_key();
+        self.maps.bans.get(&key, 0).ok().map(|Plain(ban)| ban)
+    }
+
+    /// How many entries the ban table has.
+    pub fn ban_count(&self) -> usize {
+        self.bans
+    }
+
+    /// Tells slots to look bans up again. After the insertion: a packet in between passes once.
+    fn raise_ban_epoch(&mut self) -> Result<(), KernelError> {
+        self.ban_epoch += 1;
+        self.maps.set_word(control::BAN_EPOCH, self.ban_epoch)
+    }
+
+    /// Whether the policy in force trusts an address.
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        self.image.list(address) == limiter_common::settings::ListVerdict::Trusted
+    }
+
+    /// Every interface with XDP.
+    pub fn interfaces(&self) -> Vec<InterfaceState> {
+        self.attachments.iter().map(|attachment| attachment.state.clone()).collect()
+    }
+
+    /// Counters that are not zero, and packets of lost drop records, by interface and verdict.
+    pub fn counts(&self) -> (Vec<VerdictCount>, Vec<VerdictCount>) {
+        let mut counts = Vec::new();
+        let mut lost = Vec::new();
+        for attachment in &self.attachments {
+            let interface = attachment.slot;
+            for action in Action::ALL {
+                for &reason in Reason::ALL {
+                    let verdict = Verdict { action, reason };
+                    let number = u32::try_from(verdict.counter()).unwrap_or(0);
+                    for (list, index) in [
+                        (&mut counts, maps::counter_index(interface, verdict)),
+                        (&mut lost, maps::lost_index(interface, number)),
+                    ] {
+                        let counter = self.maps.counter(index);
+                        if counter.packets > 0 {
+                            list.push(VerdictCount { interface, verdict, counter });
+                        }
+                    }
+                }
+            }
+        }
+        (counts, lost)
+    }
+
+    /// Every tracked source.
+    pub fn sources(&self) -> Vec<SourceRecord> {
+        let mut records = Vec::new();
+        for index in 0..self.maps.sources.len() {
+            let Ok(words) = self.maps.sources.get(&index, 0) else { continue };
+            records.extend(SourceSet::from_words(&words).sources().map(|(address, slot)| {
+                let [_, _, seen_ns, _, packets, bytes, connections, dropped] = slot.snapshot();
+                SourceRecord {
+                    address: address.into(),
+                    packets,
+                    bytes,
+                    connections,
+                    dropped,
+                    seen_ns,
+                }
+            }));
+        }
+        records
+    }
+
+    /// What the lists say about an address.
+    pub fn list(&self, address: IpAddr) -> limiter_common::settings::ListVerdict {
+        self.image.list(address)
+    }
+
+    /// Capacity of the source table, in slots, and of the ban table.
+    pub fn capacities(&self) -> (u64, u64) {
+        let slots = u64::from(self.maps.sources.len()) * limiter_common::source::WAYS as u64;
+        (slots, u64::from(self.policy.max_bans))
+    }
+
+    /// The drops as they come: ring buffer and slots. Can be taken once.
+    pub fn drops(&self) -> Result<Drops, KernelError> {
+        Drops::open(&self.pins)
+    }
+
+    /// Takes XDP off every interface and removes every pin; the names of the interfaces.
+    pub fn detach(self) -> Vec<String> {
+        let names = self.attachments.iter().map(|one| one.state.name.clone()).collect();
+        drop(self.attachments);
+        self.pins.remove_all();
+        names
+    }
+}
+
+/// Takes XDP off without a running agent: removes every pin under this directory. How many links.
+pub fn detach_pins(directory: &Path) -> Result<usize, KernelError> {
+    pins::Pins::remove_everything(directory)
+}
+
+impl Maps {
+    fn open(pins: &pins::Pins) -> Result<Self, KernelError> {
+        Ok(Self {
+            control: pins.map(maps::CONTROL)?,
+            settings: pins.map(maps::SETTINGS)?,
+            sources: pins.map(maps::SOURCES)?,
+            bans: pins.map(maps::BANS)?,
+            lists_first: pins.map(maps::LISTS_FIRST)?,
+            lists_second: pins.map(maps::LISTS_SECOND)?,
+            counters: pins.map(maps::COUNTERS)?,
+        })
+    }
+
+    fn word(&self, index: u32) -> Result<u64, KernelError> {
+        self.control
+            .get(&index, 0)
+            .map_err(|error| KernelError::system("reading the control words", &error))
+    }
+
+    fn set_word(&mut self, index: u32, word: u64) -> Result<(), KernelError> {
+        self.control
+            .set(index, word, 0)
+            .map_err(|error| KernelError::system("writing the control words", &error))
+    }
+
+    fn active_settings(&self) -> Result<Settings, KernelError> {
+        let index = u32::from(self.word(control::ACTIVE)? != 0);
+        self.settings
+            .get(&index, 0)
+            .map(|Plain(settings)| settings)
+            .map_err(|error| KernelError::system("reading the settings", &error))
+    }
+
+    fn in_force(&self) -> Result<InForce, KernelError> {
+        let settings = u32::from(self.word(control::ACTIVE)? != 0);
+        let lists_second =
+            self.active_settings()?.has(limiter_common::settings::flags::LISTS_SECOND);
+        Ok(InForce { settings, lists_second })
+    }
+
+    /// Makes a trie that is not in force hold exactly these lists.
+    fn fill_lists(&mut self, second: bool, image: &KernelImage) -> Result<(), KernelError> {
+        let trie = if second { &mut self.lists_second } else { &mut self.lists_first };
+        // Deleting while iterating would restart the kernel's cursor.
+        let stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
+        for key in stale {
+            trie.remove(&key).map_err(|error| KernelError::system("clearing a list", &error))?;
+        }
+        for ((length, bytes), verdict) in &image.lists {
+            trie.insert(&Key::new(*length, *bytes), *verdict as u64, 0)
+                .map_err(|error| KernelError::system("filling a list", &error))?;
+        }
+        Ok(())
+    }
+
+    fn counter(&self, index: u32) -> Counter {
+        let mut sum = Counter::default();
+        if let Ok(values) = self.counters.get(&index, 0) {
+            for Plain(counter) in values.iter() {
+                sum.packets = sum.packets.wrapping_add(counter.packets);
+                sum.bytes = sum.bytes.wrapping_add(counter.bytes);
+            }
+        }
+        sum
+    }
+}

@@ -1,0 +1,190 @@
+//! What would happen to a packet: the very `decide` that the kernel runs, over copies of its maps.
+
+use std::net::IpAddr;
+
+use limiter_common::{
+    address::Address,
+    decide::{Clock, Tables, decide},
+    headers::Headers,
+    machine::Native,
+    settings::{ListVerdict, Settings},
+    source::{SourceSet, set_indices},
+    verdict::Verdict,
+};
+
+use super::{Kernel, KernelError, image::KernelImage};
+use crate::clock;
+
+/// What would happen to a source's next packet, and from what that follows.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Action and reason.
+    pub verdict: Verdict,
+    /// What the lists say.
+    pub list: ListVerdict,
+    /// When a ban in force ends, `CLOCK_MONOTONIC` ns.
+    pub ban_expires_ns: Option<u64>,
+    /// Whether the source has a slot.
+    pub is_tracked: bool,
+}
+
+impl Kernel {
+    /// Explains a packet from `source`: TCP SYN to `port`, or a plain UDP one.
+    pub fn explain(
+        &self,
+        source: IpAddr,
+        tcp_port: Option<u16>,
+    ) -> Result<Explanation, KernelError> {
+        let settings = self.maps.active_settings()?;
+        let address = Address::from(source);
+        let key = address.source_key(settings.masks);
+        let sets = set_indices(key, settings.hash_seed, settings.set_mask).map(|index| {
+            let words = self.maps.sources.get(&index, 0);
+            (
+                index,
+                words.map_or_else(|_| SourceSet::empty(), |words| SourceSet::from_words(&words)),
+            )
+        });
+        let now_ns = clock::monotonic_ns();
+        let ban_expires_ns =
+            self.ban_of(source).map(|ban| ban.expires_ns).filter(|expires| *expires > now_ns);
+        let tables = Copies { settings, sets, ban_expires_ns, image: &self.image };
+        let frame = frame(source, tcp_port);
+        let decision = decide(frame.as_slice(), &tables, &Now(now_ns));
+        let is_tracked = tables.sets.iter().any(|(_, set)| {
+            set.sources().any(|(tracked, _)| tracked.source_key(settings.masks) == key)
+        });
+        Ok(Explanation {
+            verdict: decision.verdict,
+            list: self.image.list(source),
+            ban_expires_ns,
+            is_tracked: is_tracked && self.is_known(key, &settings)?,
+        })
+    }
+
+    /// Whether the kernel's own table has the source (deciding on the copy may have claimed a
+    /// slot in it).
+    fn is_known(&self, key: u64, settings: &Settings) -> Result<bool, KernelError> {
+        for index in set_indices(key, settings.hash_seed, settings.set_mask) {
+            let words = self
+                .maps
+                .sources
+                .get(&index, 0)
+                .map_err(|error| KernelError::system("reading sources", &error))?;
+            if SourceSet::from_words(&words).find::<Native>(key).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+struct Copies<'a> {
+    settings: Settings,
+    sets: [(u32, SourceSet); 2],
+    ban_expires_ns: Option<u64>,
+    image: &'a KernelImage,
+}
+
+impl Tables for Copies<'_> {
+    type Machine = Native;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn ban_epoch(&self) -> u64 {
+        // No slot knows this epoch, so that lists and bans are looked up, not remembered.
+        u64::MAX
+    }
+
+    fn source_set(&self, index: u32) -> Option<&SourceSet> {
+        self.sets.iter().find(|(number, _)| *number == index).map(|(_, set)| set)
+    }
+
+    fn ban_expiry_ns(&self, _key: u64) -> Option<u64> {
+        self.ban_expires_ns
+    }
+
+    fn list(&self, address: Address) -> ListVerdict {
+        self.image.list(address.into())
+    }
+
+    fn is_reply(&self, _headers: &Headers) -> bool {
+        false
+    }
+}
+
+struct Now(u64);
+
+impl Clock for Now {
+    fn coarse_ns(&self) -> u64 {
+        self.0
+    }
+
+    fn precise_ns(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A minimal frame from this source: TCP SYN to a port, or UDP to port 9 (discard).
+fn frame(source: IpAddr, tcp_port: Option<u16>) -> Vec<u8> {
+    let transport = match tcp_port {
+        Some(port) => {
+            let mut tcp = vec![0; 20];
+            tcp[0..2].copy_from_slice(&40_000_u16.to_be_bytes());
+            tcp[2..4].copy_from_slice(&port.to_be_bytes());
+            tcp[12] = 5 << 4;
+            tcp[13] = limiter_common::headers::tcp_flags::SYN;
+            tcp
+        }
+        None => [[0x9c, 0x40], [0, 9], [0, 8], [0, 0]].concat(),
+    };
+    let protocol = if tcp_port.is_some() {
+        limiter_common::headers::protocol::TCP
+    } else {
+        limiter_common::headers::protocol::UDP
+    };
+    let length = u16::try_from(transport.len()).unwrap_or(0);
+    let mut frame = vec![0; 12];
+    match source {
+        IpAddr::V4(source) => {
+            frame.extend([0x08, 0x00, 0x45, 0]);
+            frame.extend((20 + length).to_be_bytes());
+            frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend([192, 0, 2, 1]);
+        }
+        IpAddr::V6(source) => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend(length.to_be_bytes());
+            frame.extend([protocol, 64]);
+            frame.extend(source.octets());
+            frame.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        }
+    }
+    frame.extend(transport);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use limiter_common::headers::{Parsed, parse};
+
+    use super::*;
+
+    #[test]
+    fn frames_are_what_they_say() {
+        for source in ["192.0.2.9", "2001:db8::9"] {
+            let source: IpAddr = source.parse().unwrap();
+            for port in [None, Some(443)] {
+                let Parsed::Ip(headers) = parse(frame(source, port).as_slice()) else {
+                    panic!("{source} {port:?} is not a packet")
+                };
+                assert_eq!(IpAddr::from(headers.source), source);
+                assert_eq!(headers.is_tcp_open(), port.is_some());
+                assert_eq!(headers.destination_port, port.unwrap_or(9));
+            }
+        }
+    }
+}

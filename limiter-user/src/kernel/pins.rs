@@ -1,0 +1,231 @@
+//! What is pinned, where, and whether it can be believed.
+//!
+//! One directory per generation: layout version and table sizes are in its name, so that maps of
+//! another shape are never opened as ours. Inside: maps by name, links as
+//! `link-<slot>-<mode>-<ifindex>`. aya does not check a pinned map against its definition, so that
+//! every map is compared here before it is used.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{HashMap, Map, MapData, MapInfo, RingBuf};
+use limiter_common::{
+    maps::{self, Ban, LAYOUT_VERSION, VALUE_SIZES},
+    source::set_count,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{KernelError, attach::LinkName, plain::Plain};
+use crate::policy::KernelPolicy;
+
+/// How many prefixes the lists can have.
+pub(super) const MAX_LIST_ENTRIES: u32 = 65_536;
+
+/// The directory of this generation, and the one above it.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    generation: PathBuf,
+    sizes: Vec<(&'static str, u32)>,
+}
+
+impl Pins {
+    /// Makes the directory on a BPF file system, mounting one where there is none.
+    pub(super) fn open(root: &Path, policy: &KernelPolicy) -> Result<Self, KernelError> {
+        ensure_bpffs(root)?;
+        let sets = set_count(policy.max_sources);
+        let name = format!("v{LAYOUT_VERSION}-s{sets}-b{}", policy.max_bans);
+        let generation = root.join(name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&generation).map_err(|error| {
+            KernelError::Host(format!("cannot make {}: {error}", generation.display()))
+        })?;
+        let sizes = vec![
+            (maps::SOURCES, sets),
+            (maps::BANS, policy.max_bans),
+            (maps::LISTS_FIRST, MAX_LIST_ENTRIES),
+            (maps::LISTS_SECOND, MAX_LIST_ENTRIES),
+        ];
+        let pins = Self { root: root.to_owned(), generation, sizes };
+        pins.check()?;
+        Ok(pins)
+    }
+
+    /// Sizes that the policy sets, by map.
+    pub(super) fn sizes(&self) -> &[(&'static str, u32)] {
+        &self.sizes
+    }
+
+    /// Where a map or link is pinned.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.generation.join(name)
+    }
+
+    /// Compares every map that is already pinned with what this version writes.
+    fn check(&self) -> Result<(), KernelError> {
+        for (name, key_size, value_size) in VALUE_SIZES {
+            let path = self.path(name);
+            if !path.exists() {
+                continue;
+            }
+            let info = MapInfo::from_pin(&path).map_err(|error| {
+                KernelError::system(format_args!("opening {}", path.display()), &error)
+            })?;
+            let size = self.sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
+            let found = (info.key_size(), info.value_size(), info.max_entries());
+            let expected = (key_size, value_size, size.unwrap_or(found.2));
+            if found != expected {
+                return Err(KernelError::Pins(format!(
+                    "{} is not what this version pins: key, value and entries are {found:?}, \
+                     expected {expected:?}. `limiter detach` removes it",
+                    path.display(),
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a checked map with its type.
+    pub(super) fn map<M>(&self, name: &str) -> Result<M, KernelError>
+    where
+        M: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        let path = self.path(name);
+        let context = format!("opening {}", path.display());
+        MapData::from_pin(&path)
+            .and_then(Map::from_map_data)
+            .and_then(M::try_from)
+            .map_err(|error| KernelError::system(context, &error))
+    }
+
+    /// The ring buffer.
+    pub(super) fn ring(&self) -> Result<RingBuf<MapData>, KernelError> {
+        self.map(maps::EVENTS)
+    }
+
+    /// Links of this generation and then of others, each with where it is pinned.
+    pub(super) fn links(&self) -> Vec<(LinkName, PathBuf)> {
+        let mut links = links_in(&self.generation);
+        for other in self.others() {
+            links.extend(links_in(&other));
+        }
+        links
+    }
+
+    /// Copies bans of generations with the same layout and other sizes. Another layout is never
+    /// read.
+    pub(super) fn copy_bans_of_other_generations(
+        &self,
+        bans: &mut HashMap<MapData, u64, Plain<Ban>>,
+    ) -> Result<(), KernelError> {
+        let same_layout = format!("v{LAYOUT_VERSION}-");
+        for other in self.others() {
+            let is_same = other
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&same_layout));
+            let path = other.join(maps::BANS);
+            if !is_same || !path.exists() {
+                continue;
+            }
+            let earlier: HashMap<MapData, u64, Plain<Ban>> = MapData::from_pin(&path)
+                .and_then(Map::from_map_data)
+                .and_then(HashMap::try_from)
+                .map_err(|error| KernelError::system("opening earlier bans", &error))?;
+            for (key, ban) in earlier.iter().filter_map(Result::ok) {
+                bans.insert(key, ban, 0)
+                    .map_err(|error| KernelError::system("copying earlier bans", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what earlier generations pinned, once nothing uses it.
+    pub(super) fn remove_other_generations(&self) {
+        for other in self.others() {
+            remove_directory(&other);
+        }
+    }
+
+    /// Removes every pin, links first: that is what takes XDP off.
+    pub(super) fn remove_all(&self) {
+        self.remove_other_generations();
+        remove_directory(&self.generation);
+        drop(fs::remove_dir(&self.root));
+    }
+
+    /// Removes every pin under a directory without opening any; how many links there were.
+    pub(super) fn remove_everything(root: &Path) -> Result<usize, KernelError> {
+        let entries = match fs::read_dir(root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => {
+                return Err(KernelError::Host(format!("cannot read {}: {error}", root.display())));
+            }
+        };
+        let mut links = 0;
+        for entry in entries.flatten() {
+            links += links_in(&entry.path()).len();
+            remove_directory(&entry.path());
+        }
+        drop(fs::remove_dir(root));
+        Ok(links)
+    }
+
+    fn others(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.generation)
+            .collect()
+    }
+}
+
+fn links_in(directory: &Path) -> Vec<(LinkName, PathBuf)> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            Some((LinkName::parse(&entry.file_name().to_string_lossy())?, entry.path()))
+        })
+        .collect()
+}
+
+/// Links first. What cannot be removed stays, and the next start finds it.
+fn remove_directory(directory: &Path) {
+    for (_, path) in links_in(directory) {
+        drop(fs::remove_file(path));
+    }
+    if let Ok(entries) = fs::read_dir(directory) {
+        for entry in entries.flatten() {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+    drop(fs::remove_dir(directory));
+}
+
+/// Mounts a BPF file system where none is: at `/sys/fs/bpf` for pins below it, else at the
+/// directory itself.
+fn ensure_bpffs(root: &Path) -> Result<(), KernelError> {
+    let standard = Path::new("/sys/fs/bpf");
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if statfs(existing).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    let target = if root.starts_with(standard) { standard } else { root };
+    fs::create_dir_all(target)
+        .map_err(|error| KernelError::Host(format!("cannot make {}: {error}", target.display())))?;
+    mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(|error| {
+        KernelError::Host(format!(
+            "no BPF file system at {} and mounting one failed: {error} (needs CAP_SYS_ADMIN, or \
+             `mount -t bpf bpf {}`)",
+            target.display(),
+            target.display(),
+        ))
+    })
+}

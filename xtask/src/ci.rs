@@ -1,0 +1,18 @@
+//! What continuous integration checks, in order, each part once.
+
+use anyhow::Result;
+
+use crate::{clock::Stopwatch, ebpf, lint, setup, test, workspace::Workspace};
+
+/// Set-up, eBPF object, lint, build, tests.
+pub(crate) fn all(workspace: &Workspace) -> Result<()> {
+    let stopwatch = Stopwatch::start();
+    setup::for_builds()?;
+    setup::for_namespaces()?;
+    let toolchain = ebpf::build(workspace)?;
+    lint::run(workspace, &toolchain)?;
+    let limiter = ebpf::build_limiter_only(workspace, false)?;
+    test::run(workspace, &limiter, &[])?;
+    eprintln!("xtask: ci: all good in {}", stopwatch.text());
+    Ok(())
+}
