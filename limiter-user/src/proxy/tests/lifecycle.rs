@@ -1,7 +1,7 @@
 //! Policies, bans, drain, and a proxy whose agent died.
 
 use std::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::{
         fd::AsFd,
         unix::net::{UnixListener, UnixStream},
@@ -37,6 +37,26 @@ fn a_policy_is_swapped_under_a_live_connection() {
     proxy.agent.apply(4, &policy);
     assert_eq!(client.send("GET /x").status, 404);
     drop(client);
+    proxy.drain();
+}
+
+#[test]
+fn listening_sockets_are_swapped() {
+    let origin = Origin::start();
+    let policy = policy(&origin);
+    let mut proxy = Proxy::start(&policy);
+    let mut live = proxy.connect();
+    assert_eq!(live.send("GET /").status, 200);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    proxy.agent.send(&ToProxy::Listeners(vec![address]), &[socket.as_fd()]);
+    drop(socket);
+    proxy.agent.apply(2, &policy);
+    assert_eq!(Client::connect(address).send("GET /").status, 200);
+    assert_eq!(live.send("GET /").status, 200, "connections stay");
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(TcpStream::connect(proxy.address).is_err(), "the one before is closed");
+    drop(live);
     proxy.drain();
 }
 
