@@ -285,6 +285,12 @@ impl Kernel {
         self.image.list(address) == limiter_common::settings::ListVerdict::Trusted
     }
 
+    /// Name of the interface that has this slot.
+    pub fn interface_name(&self, slot: u32) -> String {
+        let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
+        found.map_or_else(|| slot.to_string(), |attachment| attachment.state.name.clone())
+    }
+
     /// Every interface with XDP.
     pub fn interfaces(&self) -> Vec<InterfaceState> {
         self.attachments.iter().map(|attachment| attachment.state.clone()).collect()
@@ -358,6 +364,12 @@ impl Kernel {
         self.pins.remove_all();
         names
     }
+}
+
+/// Makes sure that there is a BPF file system for the pins: needs a capability that the agent then
+/// gives up.
+pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+    pins::ensure_bpffs(directory)
 }
 
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod admin;
+mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -20,3 +21,4 @@ pub mod link;
 pub mod policy;
 pub mod proxy;
 pub mod refusal;
+mod sys;

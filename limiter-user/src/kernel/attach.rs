@@ -81,19 +81,19 @@ pub(super) fn attach(
     let earlier = pins.links();
     let mut attachments = Vec::new();
     for mut loaded in programs.interfaces {
-        let (name, index) = (loaded.name.clone(), loaded.index);
+        let (name, index, slot) = (loaded.name.clone(), loaded.index, loaded.slot);
         let program = loaded.program()?;
         let taken = earlier
             .iter()
             .filter(|(link, _)| link.index == index && is_wanted(link.mode, wanted))
-            .find_map(|(link, path)| take_over(program, *link, path, pins, loaded.slot).ok());
+            .find_map(|(link, path)| take_over(program, *link, path, pins, slot).ok());
         let taken_over = taken.is_some();
         let mode = match taken {
             Some(mode) => mode,
-            None => attach_anew(program, &name, index, loaded.slot, pins, wanted)?,
+            None => attach_anew(program, &name, index, slot, pins, wanted)?,
         };
         let state = InterfaceState { name, index, mode, taken_over };
-        attachments.push(Attachment { slot: loaded.slot, state });
+        attachments.push(Attachment { slot, state });
     }
     let current: Vec<PathBuf> = attachments
         .iter()
@@ -185,7 +185,7 @@ fn attach_anew(
 }
 
 /// What stands in the way, in words.
-fn explain(name: &str, mode: AttachMode, error: &dyn std::error::Error) -> KernelError {
+fn explain(name: &str, mode: AttachMode, error: &(dyn std::error::Error + 'static)) -> KernelError {
     let errno = errno(error);
     let mode = mode.label();
     KernelError::Host(match errno {
@@ -205,7 +205,7 @@ fn explain(name: &str, mode: AttachMode, error: &dyn std::error::Error) -> Kerne
 }
 
 /// The system error at the end of a chain.
-fn errno(error: &dyn std::error::Error) -> Option<Errno> {
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
     let mut current = Some(error);
     while let Some(error) = current {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {

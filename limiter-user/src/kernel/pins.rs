@@ -38,7 +38,6 @@ pub(super) struct Pins {
 impl Pins {
     /// Makes the directory on a BPF file system, mounting one where there is none.
     pub(super) fn open(root: &Path, policy: &KernelPolicy) -> Result<Self, KernelError> {
-        ensure_bpffs(root)?;
         let sets = set_count(policy.max_sources);
         let name = format!("v{LAYOUT_VERSION}-s{sets}-b{}", policy.max_bans);
         let generation = root.join(name);
@@ -211,7 +210,7 @@ fn remove_directory(directory: &Path) {
 
 /// Mounts a BPF file system where none is: at `/sys/fs/bpf` for pins below it, else at the
 /// directory itself.
-fn ensure_bpffs(root: &Path) -> Result<(), KernelError> {
+pub(super) fn ensure_bpffs(root: &Path) -> Result<(), KernelError> {
     let standard = Path::new("/sys/fs/bpf");
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if statfs(existing).is_ok_and(|info| info.filesystem_type() == BPF_FS_MAGIC) {

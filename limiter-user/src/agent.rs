@@ -1,0 +1,494 @@
+//! The agent: configuration, kernel half, bans, events, control socket, and the proxy it starts.
+//!
+//! In: the configuration, what the kernel and the proxy report, what the command line asks; out:
+//! maps, bans, events. Root at first, then only the capabilities it needs. It never parses what a
+//! peer sent: requests are the proxy's, packets the kernel's. None of its ends takes XDP off.
+
+mod backend;
+mod book;
+mod escalation;
+mod host;
+mod observe;
+mod safety;
+mod start;
+mod supervisor;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use limiter_common::{report::Counter, verdict::Verdict};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::LocalSet,
+    time,
+};
+
+use self::{
+    book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup,
+};
+use crate::{
+    admin::{Backend as _, SOCKET_NAME, server::Server},
+    cli::{UsageError, run::RunArgs},
+    clock,
+    config::{self, Loaded, Sources},
+    events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
+    kernel::{Drops, Kernel, image::HostFacts},
+    link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
+    policy::{BanScope, HttpPolicy, KernelPolicy, Policy},
+};
+
+/// Build id of this binary.
+pub(crate) const BUILD: &str = env!("LIMITER_BUILD_ID");
+
+/// How often the kernel's ring buffer is emptied.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often what is gathered is told, bans are swept, the book is saved.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long sinks may take to write what they hold when the agent ends.
+const FINISH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Beyond the policy's drain time, until a proxy is ended with force.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// The running agent. One thread, so that nothing of it is shared.
+pub(crate) struct Agent {
+    args: RunArgs,
+    file: Option<PathBuf>,
+    started_ns: u64,
+    events: EventStream,
+    to_proxy: mpsc::Sender<ToProxy>,
+    stopping: Cell<bool>,
+    inner: RefCell<Inner>,
+}
+
+/// What changes. Never borrowed across an await.
+struct Inner {
+    policy: Policy,
+    /// Rises with each policy.
+    generation: u64,
+    /// The generation that the proxy acts on.
+    applied: u64,
+    kernel: Option<Kernel>,
+    drops: Option<Drops>,
+    safety: Safety,
+    escalation: Escalation,
+    book: Book,
+    aggregate: Aggregate,
+    /// Lost drop records that were told, by interface and verdict.
+    lost_told: HashMap<(u32, Verdict), Counter>,
+    proxy_pid: Option<u32>,
+    proxy_starts: u64,
+    proxy_counters: ProxyCounters,
+    /// Observations that the proxy or its link lost.
+    observations_lost: u64,
+    /// What is not working, a sentence each.
+    degraded: Vec<String>,
+}
+
+/// `limiter run`: until a signal ends it.
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
+    let loaded = load(args).map_err(|error| UsageError(error.to_string()))?;
+    let lock = start::lock(&loaded.policy.agent)?;
+    let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
+    if loaded.policy.kernel.is_some() {
+        crate::kernel::prepare_pins(&loaded.policy.agent.pins)?;
+    }
+    start::keep_least_privilege().context("giving up capabilities")?;
+    let events = EventStream::start(&loaded.policy.sinks).context("opening the event sinks")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user));
+    drop(lock);
+    code
+}
+
+/// Reads and checks the configuration.
+fn load(args: &RunArgs) -> Result<Loaded, config::ConfigError> {
+    config::load(&Sources {
+        file: args.config.clone(),
+        preset: args.preset.clone(),
+        interfaces: args.interface.clone(),
+        listen: args.listen.clone(),
+        upstream: args.upstream.clone(),
+        allow_unauthenticated: args.allow_unauthenticated,
+        ..Sources::new(&config::process_environment)
+    })
+}
+
+/// The agent's life: kernel half first, so that packets are filtered before anything listens.
+async fn live(
+    args: &RunArgs,
+    loaded: Loaded,
+    events: EventStream,
+    user: Option<(u32, u32)>,
+) -> Result<ExitCode> {
+    let Loaded { policy, risks, file } = loaded;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+
+    let mut degraded = Vec::new();
+    let kernel = match &policy.kernel {
+        Some(kernel_policy) => match start_kernel(&policy, kernel_policy) {
+            Ok(kernel) => Some(kernel),
+            Err(error) if kernel_policy.required => return Err(error),
+            Err(error) => {
+                degraded.push(format!("the kernel half is off: {error:#}"));
+                None
+            }
+        },
+        None => None,
+    };
+    let drops = match &kernel {
+        Some(kernel) => Some(kernel.drops()?),
+        None => None,
+    };
+    let (book, problem) = Book::open(&policy.agent.state);
+    degraded.extend(problem);
+
+    let (to_proxy, messages) = mpsc::channel(supervisor::QUEUE);
+    let agent = Rc::new(Agent {
+        args: args.clone(),
+        file,
+        started_ns: clock::monotonic_ns(),
+        events,
+        to_proxy,
+        stopping: Cell::new(false),
+        inner: RefCell::new(Inner {
+            safety: safety_of(&policy),
+            generation: 1,
+            applied: 0,
+            kernel,
+            drops,
+            escalation: Escalation::default(),
+            book,
+            aggregate: Aggregate::default(),
+            lost_told: HashMap::new(),
+            proxy_pid: None,
+            proxy_starts: 0,
+            proxy_counters: ProxyCounters::default(),
+            observations_lost: 0,
+            degraded,
+            policy,
+        }),
+    });
+    agent.restore_bans();
+    agent.announce(&risks);
+
+    let control = agent.inner.borrow().policy.agent.runtime.join(SOCKET_NAME);
+    let server = Server::bind(&control)
+        .with_context(|| format!("cannot make the control socket {}", control.display()))?;
+    let backend = Rc::clone(&agent);
+    tokio::task::spawn_local(async move { server.serve(backend).await });
+    start_proxy(&agent, messages, user).await?;
+
+    let mut drain = time::interval(DRAIN_EVERY);
+    let mut tick = time::interval(TICK);
+    loop {
+        tokio::select! {
+            _ = drain.tick() => agent.collect_drops(false),
+            _ = tick.tick() => agent.tick(),
+            _ = hangup.recv() => {
+                agent.events.reopen();
+                drop(agent.reload().await);
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    agent.stop(&mut terminate, &mut interrupt).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads and attaches, or takes over what an earlier agent left.
+fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy) -> Result<Kernel> {
+    let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
+    let facts = host_facts(policy);
+    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts)?)
+}
+
+fn host_facts(policy: &Policy) -> HostFacts {
+    let listeners = policy.http.iter().flat_map(|http| &http.listeners);
+    HostFacts {
+        sshd_ports: host::sshd_ports(),
+        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+    }
+}
+
+fn safety_of(policy: &Policy) -> Safety {
+    let mut trusted = policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+    trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
+    Safety {
+        trusted,
+        trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
+        own: host::own_addresses(),
+        infrastructure: host::gateways_and_resolvers(),
+    }
+}
+
+/// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
+/// proxy running behind them.
+async fn start_proxy(
+    agent: &Rc<Agent>,
+    messages: mpsc::Receiver<ToProxy>,
+    user: Option<(u32, u32)>,
+) -> Result<()> {
+    let (addresses, rendezvous_path) = {
+        let inner = agent.inner.borrow();
+        let Some(http) = &inner.policy.http else { return Ok(()) };
+        let addresses: Vec<_> = http.listeners.iter().map(|listener| listener.address).collect();
+        (addresses, inner.policy.agent.runtime.join("proxy.sock"))
+    };
+    let (earlier, mut found) = match supervisor::take_over(&rendezvous_path).await {
+        Some((link, sockets)) => (Some(link), sockets),
+        None => (None, Vec::new()),
+    };
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let known = found.iter().position(|(of, _)| *of == address);
+        let socket = match known {
+            Some(index) => supervisor::listener(found.swap_remove(index).1)?,
+            None => start::listen_on(address)?,
+        };
+        sockets.push((address, socket));
+    }
+    drop(found);
+    let setup = ProxySetup { sockets, rendezvous_path, user };
+    let supervised = Rc::clone(agent);
+    tokio::task::spawn_local(supervisor::supervise(supervised, setup, messages, earlier));
+    Ok(())
+}
+
+impl Agent {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Hands an event on, unless it only adds to the sums of this second.
+    pub(super) fn publish(&self, event: Event) {
+        let passed = self.inner.borrow_mut().aggregate.observe(event);
+        if let Some(event) = passed {
+            self.events.publish(event);
+        }
+    }
+
+    fn lifecycle(&self, what: Lifecycle, detail: impl Into<String>) {
+        self.publish(Event::lifecycle(clock::unix_ns(), what, detail));
+    }
+
+    pub(super) fn degraded_event(&self, detail: &str) {
+        self.lifecycle(Lifecycle::Degraded, detail);
+    }
+
+    /// What is attached and what is not as it should be, at start.
+    fn announce(&self, risks: &[config::Risk]) {
+        let (interfaces, degraded) = {
+            let inner = self.inner.borrow();
+            let interfaces = inner.kernel.as_ref().map(Kernel::interfaces).unwrap_or_default();
+            (interfaces, inner.degraded.clone())
+        };
+        for interface in interfaces {
+            let how = if interface.taken_over { ", taken over" } else { "" };
+            let mode = interface.mode.label();
+            self.lifecycle(Lifecycle::Attached, format!("{} ({mode}{how})", interface.name));
+        }
+        for sentence in degraded {
+            self.degraded_event(&sentence);
+        }
+        for risk in risks {
+            log::warn!("{}: {}", risk.key, risk.sentence);
+        }
+    }
+
+    /// Bans of the book into the kernel, and bans that only the kernel remembers into the book.
+    fn restore_bans(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
+        inner.book.remove_expired(now_unix_ns);
+        let Some(kernel) = inner.kernel.as_mut() else { return };
+        for (address, ban) in kernel.bans() {
+            let prefix = safety::ban_prefix(address);
+            if ban.expires_ns > now_ns && inner.book.get(prefix, BanScope::Kernel).is_none() {
+                inner.book.insert(book::Ban {
+                    prefix,
+                    scope: BanScope::Kernel,
+                    expires_unix_ns: now_unix_ns.saturating_add(ban.expires_ns - now_ns),
+                    reason: "in force when the agent started".to_owned(),
+                    origin: "restored".to_owned(),
+                });
+            }
+        }
+        let missing: Vec<book::Ban> = inner
+            .book
+            .iter()
+            .filter(|ban| ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none())
+            .cloned()
+            .collect();
+        for ban in missing {
+            let left_ns = ban.expires_unix_ns.saturating_sub(now_unix_ns);
+            if let Err(error) = kernel.ban(ban.prefix.addr(), now_ns.saturating_add(left_ns)) {
+                inner.degraded.push(format!("a ban could not be restored: {error}"));
+                break;
+            }
+        }
+    }
+
+    /// Once a second.
+    fn tick(&self) {
+        self.collect_drops(true);
+        let now_unix_ns = clock::unix_ns();
+        let mut problems = Vec::new();
+        let sums = {
+            let mut inner = self.inner.borrow_mut();
+            let inner = &mut *inner;
+            inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
+            for ban in inner.book.remove_expired(now_unix_ns) {
+                // The kernel stopped enforcing it by itself; this only frees its entry.
+                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
+                    if let Err(error) = kernel.unban(ban.prefix.addr()) {
+                        problems.push(error.to_string());
+                    }
+                }
+            }
+            if let Err(error) = inner.book.save() {
+                problems.push(format!("the bans cannot be saved: {error}"));
+            }
+            inner.aggregate.tick(now_unix_ns)
+        };
+        for event in sums {
+            self.events.publish(event);
+        }
+        self.report_problems(problems);
+    }
+
+    /// Tells what newly goes wrong, once, and keeps it in the status while it lasts.
+    fn report_problems(&self, problems: Vec<String>) {
+        for problem in problems {
+            let is_new = {
+                let mut inner = self.inner.borrow_mut();
+                let is_new = !inner.degraded.contains(&problem) && inner.degraded.len() < 64;
+                if is_new {
+                    inner.degraded.push(problem.clone());
+                }
+                is_new
+            };
+            if is_new {
+                self.degraded_event(&problem);
+            }
+        }
+    }
+
+    /// A message to the proxy. A proxy that does not read is replaced by its supervisor; what it
+    /// missed it gets anew.
+    pub(super) fn tell_proxy(&self, message: ToProxy) {
+        if let Err(error) = self.to_proxy.try_send(message) {
+            log::warn!("a message to the proxy is dropped: {error}");
+        }
+    }
+
+    /// What a new proxy must know.
+    pub(super) fn proxy_policy(&self) -> (u64, Option<HttpPolicy>, Vec<HttpBan>) {
+        let inner = self.inner.borrow();
+        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
+        let bans = inner
+            .book
+            .iter()
+            .filter(|ban| ban.scope == BanScope::Http)
+            .map(|ban| HttpBan {
+                prefix: ban.prefix,
+                expires_ns: now_ns
+                    .saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
+            })
+            .collect();
+        (inner.generation, inner.policy.http.clone(), bans)
+    }
+
+    pub(super) fn proxy_started(&self, pid: u32) {
+        let mut inner = self.inner.borrow_mut();
+        inner.proxy_pid = Some(pid);
+        inner.proxy_starts += 1;
+        inner.proxy_counters = ProxyCounters::default();
+    }
+
+    pub(super) fn proxy_applied(&self, generation: u64) {
+        self.inner.borrow_mut().applied = generation;
+    }
+
+    pub(super) fn proxy_ended(&self, why: &str) {
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.proxy_pid = None;
+            inner.applied = 0;
+        }
+        if !self.is_stopping() {
+            self.degraded_event(&format!("the proxy ended and is replaced: {why}"));
+        }
+    }
+
+    pub(super) fn from_proxy(&self, message: FromProxy) {
+        match message {
+            FromProxy::Observations { observations, lost } => {
+                for observation in &observations {
+                    self.observed(observation);
+                }
+                self.inner.borrow_mut().observations_lost += lost;
+            }
+            FromProxy::Counters(counters) => self.inner.borrow_mut().proxy_counters = *counters,
+            FromProxy::Hello(_) | FromProxy::PolicyApplied { .. } | FromProxy::HandOver(_) => {}
+        }
+    }
+
+    /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
+    /// signal ends the wait.
+    async fn stop(
+        &self,
+        terminate: &mut tokio::signal::unix::Signal,
+        interrupt: &mut tokio::signal::unix::Signal,
+    ) {
+        self.stopping.set(true);
+        let patience = {
+            let inner = self.inner.borrow();
+            inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
+        };
+        self.tell_proxy(ToProxy::Drain);
+        let drained = async {
+            while self.inner.borrow().proxy_pid.is_some() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = time::sleep(patience + DRAIN_GRACE) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let left = self.inner.borrow().proxy_pid;
+        if let Some(pid) = left {
+            supervisor::end(pid);
+        }
+        self.collect_drops(true);
+        let sums = {
+            let mut inner = self.inner.borrow_mut();
+            if let Err(error) = inner.book.save() {
+                log::error!("the bans cannot be saved: {error}");
+            }
+            drop(fs::remove_file(inner.policy.agent.runtime.join("proxy.sock")));
+            inner.aggregate.tick(clock::unix_ns())
+        };
+        for event in sums {
+            self.events.publish(event);
+        }
+        self.events.finish(FINISH_PATIENCE);
+    }
+}

@@ -1,0 +1,460 @@
+//! What the control socket can ask of the agent.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use limiter_common::verdict::Action;
+
+use super::{
+    Agent, Inner, book, host_facts, load,
+    observe::{nanoseconds, plain},
+    safety::{Immunity, ban_prefix},
+    safety_of,
+};
+use crate::{
+    admin::{
+        Backend,
+        view::{
+            BanRequest, BanView, Failure, InterfaceView, MapFillView, PacketCountView, ReloadView,
+            SourceSort, SourceView, StatusView, WhyView,
+        },
+    },
+    clock,
+    events::{Event, Lifecycle, stream::EventStream},
+    kernel::{Kernel, KernelError, SourceRecord},
+    link::{HttpBan, ToProxy},
+    policy::{BanScope, Mode},
+    refusal::Refusal,
+};
+
+/// The longest ban: ten years.
+const MAX_BAN_SECONDS: u64 = 10 * 365 * 86_400;
+
+impl Backend for Agent {
+    fn status(&self) -> StatusView {
+        let inner = self.inner.borrow();
+        let mut view = StatusView {
+            version: crate::cli::version().to_owned(),
+            agent_pid: std::process::id(),
+            proxy_pid: inner.proxy_pid,
+            proxy_starts: inner.proxy_starts,
+            uptime_seconds: clock::monotonic_ns().saturating_sub(self.started_ns) / 1_000_000_000,
+            configuration: self.file.as_ref().map(|file| file.display().to_string()),
+            policy_generation: inner.generation,
+            degraded: inner.degraded.clone(),
+            requests: inner.proxy_counters.requests,
+            forwarded: inner.proxy_counters.forwarded,
+            refused: by_label(&inner.proxy_counters.refused),
+            monitored: by_label(&inner.proxy_counters.monitored),
+            connections_open: inner.proxy_counters.connections_open,
+            ..StatusView::default()
+        };
+        let serves = inner.policy.http.is_none() || inner.applied == inner.generation;
+        view.state = match (serves, inner.degraded.is_empty()) {
+            (false, _) => "starting",
+            (true, true) => "ready",
+            (true, false) => "degraded",
+        }
+        .to_owned();
+        if let Some(http) = &inner.policy.http {
+            view.listeners = http.listeners.iter().map(|one| one.address.to_string()).collect();
+            view.upstreams = http
+                .upstreams
+                .iter()
+                .map(|one| format!("{} {}:{}", one.name, one.host, one.port))
+                .collect();
+        }
+        kernel_status(&inner, &mut view);
+        view.events_lost.extend(self.events.losses());
+        view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
+        view.events_lost.insert("escalation".to_owned(), inner.escalation.overflowed);
+        for scope in [BanScope::Kernel, BanScope::Http] {
+            let count = inner.book.count(scope);
+            view.bans.insert(scope.label().to_owned(), count.try_into().unwrap_or(u64::MAX));
+        }
+        view
+    }
+
+    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
+        let inner = self.inner.borrow();
+        let kernel = kernel(&inner)?;
+        let mut records = kernel.sources();
+        records.sort_by_key(|record| {
+            std::cmp::Reverse(match sort {
+                SourceSort::Packets => record.packets,
+                SourceSort::Bytes => record.bytes,
+                SourceSort::Connections => record.connections,
+                SourceSort::Dropped => record.dropped,
+            })
+        });
+        records.truncate(limit);
+        Ok(records.iter().map(|record| source_view(&inner, kernel, record)).collect())
+    }
+
+    fn ban(&self, request: &BanRequest) -> Result<BanView, Failure> {
+        let prefix = widen(request)?;
+        if !(1..=MAX_BAN_SECONDS).contains(&request.seconds) {
+            return Err(Failure::invalid(format!(
+                "a ban lasts 1 to {MAX_BAN_SECONDS} seconds, not {}",
+                request.seconds,
+            )));
+        }
+        let immunity = self.inner.borrow().safety.immunity(prefix);
+        match immunity {
+            // The packet path relies on it: it never looks at the lists before the bans.
+            Some(Immunity::Trusted) => {
+                return Err(Failure::refused(format!(
+                    "{prefix} is not banned: {}; remove it there first",
+                    Immunity::Trusted.reason(),
+                )));
+            }
+            Some(immunity) if !request.force => {
+                return Err(Failure::refused(format!(
+                    "{prefix} is not banned: {} (--force overrides)",
+                    immunity.reason(),
+                )));
+            }
+            Some(_) | None => {}
+        }
+        let reason = if request.reason.is_empty() { "by hand" } else { &request.reason };
+        let ban = book::Ban {
+            prefix,
+            scope: request.scope,
+            expires_unix_ns: clock::unix_ns()
+                .saturating_add(nanoseconds(Duration::from_secs(request.seconds))),
+            reason: reason.chars().filter(|c| !c.is_control()).take(200).collect(),
+            origin: "manual".to_owned(),
+        };
+        self.enforce_ban(ban.clone()).map_err(|error| failure(&error))?;
+        Ok(ban_view(&self.inner.borrow(), &ban))
+    }
+
+    fn unban(&self, prefix: IpNet) -> Result<usize, Failure> {
+        // An IPv6 address is banned by its /64: lifting either lifts it.
+        let prefix = match prefix {
+            IpNet::V6(v6) if v6.prefix_len() > 64 => ban_prefix(IpAddr::V6(v6.addr())),
+            other => other,
+        };
+        let lifted = {
+            let mut inner = self.inner.borrow_mut();
+            let inner = &mut *inner;
+            let lifted = inner.book.remove_inside(prefix);
+            for ban in &lifted {
+                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
+                    kernel.unban(ban.prefix.addr()).map_err(|error| failure(&error))?;
+                }
+            }
+            lifted
+        };
+        for ban in &lifted {
+            if ban.scope == BanScope::Http {
+                self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns: 0 }));
+            }
+            self.publish(Event::unbanned(clock::unix_ns(), ban.prefix));
+        }
+        Ok(lifted.len())
+    }
+
+    fn bans(&self) -> Result<Vec<BanView>, Failure> {
+        let inner = self.inner.borrow();
+        let now = clock::unix_ns();
+        let mut bans: Vec<BanView> = inner
+            .book
+            .iter()
+            .filter(|ban| ban.expires_unix_ns > now)
+            .map(|ban| ban_view(&inner, ban))
+            .collect();
+        bans.sort_by_key(|ban| (ban.prefix, ban.scope.label()));
+        Ok(bans)
+    }
+
+    fn why(&self, source: IpAddr) -> Result<WhyView, Failure> {
+        let source = plain(source);
+        let inner = self.inner.borrow();
+        let prefix = ban_prefix(source);
+        let now_ns = clock::monotonic_ns();
+        let policy = &inner.policy.escalation;
+        let (score, findings, shared) = inner.escalation.standing(prefix, policy, now_ns);
+        let ban = [BanScope::Kernel, BanScope::Http]
+            .into_iter()
+            .find_map(|scope| inner.book.get(prefix, scope))
+            .filter(|ban| ban.expires_unix_ns > clock::unix_ns());
+        let mut view = WhyView {
+            source,
+            verdict: Action::Pass.label().to_owned(),
+            reason: String::new(),
+            explanation: Vec::new(),
+            ban: ban.map(|ban| ban_view(&inner, ban)),
+            score,
+            threshold: policy.threshold,
+            findings: findings
+                .into_iter()
+                .map(|(refusal, count)| (refusal.label().to_owned(), count))
+                .collect(),
+            record: None,
+        };
+        if let Some(ban) = ban {
+            let scope = ban.scope.label();
+            view.explanation.push(format!("it is banned ({scope}): {}", ban.reason));
+        }
+        explain_packets(&inner, source, &mut view)?;
+        if shared {
+            view.explanation
+                .push("it authenticated lately, so it is throttled before it is banned".to_owned());
+        }
+        if let Some(immunity) = inner.safety.immunity(prefix) {
+            view.explanation.push(format!("it is never banned in the kernel: {}", immunity.reason()));
+        }
+        if view.explanation.is_empty() {
+            view.explanation.push("nothing is known of it and no rule names it".to_owned());
+        }
+        Ok(view)
+    }
+
+    async fn reload(&self) -> Result<ReloadView, Failure> {
+        let loaded = match load(&self.args) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default().to_owned();
+                self.lifecycle(Lifecycle::ConfigRejected, first);
+                return Err(Failure::invalid(text));
+            }
+        };
+        let view = self.apply(loaded.policy)?;
+        self.lifecycle(Lifecycle::ConfigReloaded, format!("generation {}", view.generation));
+        Ok(view)
+    }
+
+    fn detach(&self) -> Result<Vec<String>, Failure> {
+        let names = {
+            let mut inner = self.inner.borrow_mut();
+            inner.drops = None;
+            match inner.kernel.take() {
+                Some(kernel) => {
+                    inner.degraded.push("XDP was taken off by `limiter detach`".to_owned());
+                    kernel.detach()
+                }
+                None => {
+                    let pins = inner.policy.agent.pins.clone();
+                    let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
+                    (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
+                }
+            }
+        };
+        for name in &names {
+            self.lifecycle(Lifecycle::Detached, name.clone());
+        }
+        Ok(names)
+    }
+
+    fn events(&self) -> &EventStream {
+        &self.events
+    }
+}
+
+impl Agent {
+    /// Puts a checked policy in force, in both halves. What fails leaves the old one as it was.
+    fn apply(&self, policy: crate::policy::Policy) -> Result<ReloadView, Failure> {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let mut needs_restart = Vec::new();
+        let mut changes = Vec::new();
+        let mut policy = policy;
+        if policy.agent != inner.policy.agent {
+            needs_restart.push("[agent] stays as it is until restart".to_owned());
+            policy.agent = inner.policy.agent.clone();
+        }
+        if policy.http.is_some() != inner.policy.http.is_some() {
+            needs_restart.push("[http] is switched on or off only at restart".to_owned());
+            policy.http.clone_from(&inner.policy.http);
+        }
+        if let (Some(new), Some(old)) = (policy.http.as_mut(), inner.policy.http.as_ref())
+            && new.listeners != old.listeners
+        {
+            needs_restart.push("http.listener: sockets are bound only at restart".to_owned());
+            new.listeners.clone_from(&old.listeners);
+        }
+        if policy.kernel.is_some() != inner.policy.kernel.is_some() {
+            needs_restart.push("[kernel] is switched on or off only at restart".to_owned());
+            policy.kernel.clone_from(&inner.policy.kernel);
+        }
+        if policy.sinks != inner.policy.sinks {
+            self.events
+                .replace_sinks(&policy.sinks)
+                .map_err(|error| Failure::invalid(format!("events.sink: {error}")))?;
+            changes.push("event sinks".to_owned());
+        }
+        if let (Some(kernel), Some(new)) = (inner.kernel.as_mut(), policy.kernel.as_ref()) {
+            let facts = host_facts(&policy);
+            needs_restart.extend(kernel.apply(new, &facts).map_err(|error| failure(&error))?);
+            if inner.policy.kernel.as_ref() != Some(new) {
+                changes.push("kernel policy".to_owned());
+            }
+        }
+        inner.safety = safety_of(&policy);
+        lift_bans_of_trusted(inner);
+        inner.generation += 1;
+        if let Some(http) = &policy.http {
+            if inner.policy.http.as_ref() != Some(http) {
+                changes.push("HTTP policy".to_owned());
+            }
+            let generation = inner.generation;
+            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http.clone()) });
+        }
+        if inner.policy.escalation != policy.escalation {
+            changes.push("escalation".to_owned());
+        }
+        inner.policy = policy;
+        Ok(ReloadView { generation: inner.generation, changes, needs_restart })
+    }
+}
+
+/// Trusted sources are never banned: the packet path relies on it.
+fn lift_bans_of_trusted(inner: &mut Inner) {
+    let trusted: Vec<IpNet> = inner.safety.trusted.clone();
+    for network in trusted {
+        for ban in inner.book.remove_inside(network) {
+            if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
+                && let Err(error) = kernel.unban(ban.prefix.addr())
+            {
+                inner.degraded.push(error.to_string());
+            }
+        }
+    }
+}
+
+/// What a ban of this scope can be of: in the kernel one IPv4 address or IPv6 /64.
+fn widen(request: &BanRequest) -> Result<IpNet, Failure> {
+    let prefix = request.prefix.trunc();
+    match (request.scope, prefix) {
+        (BanScope::Http, prefix) => Ok(prefix),
+        (BanScope::Kernel, IpNet::V4(v4)) if v4.prefix_len() == 32 => Ok(prefix),
+        (BanScope::Kernel, IpNet::V6(v6)) if v6.prefix_len() >= 64 => {
+            Ok(ban_prefix(IpAddr::V6(v6.addr())))
+        }
+        (BanScope::Kernel, _) => Err(Failure::invalid(format!(
+            "{prefix} is not supported by this version: the kernel bans one IPv4 address or one \
+             IPv6 /64; use `deny` in the configuration for networks, or --scope http",
+        ))),
+    }
+}
+
+fn kernel(inner: &Inner) -> Result<&Kernel, Failure> {
+    inner.kernel.as_ref().ok_or_else(|| Failure {
+        status: 404,
+        message: "the kernel half is off (no [kernel] section, or degraded): no sources are \
+                  tracked"
+            .to_owned(),
+    })
+}
+
+fn failure(error: &KernelError) -> Failure {
+    match error {
+        KernelError::Full(text) => Failure::full(text.clone()),
+        KernelError::Policy(text) | KernelError::Host(text) => Failure::invalid(text.clone()),
+        KernelError::Pins(text) | KernelError::System(text) => Failure::internal(text.clone()),
+    }
+}
+
+fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
+    Refusal::ALL
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0)
+        .map(|(refusal, count)| (refusal.label().to_owned(), *count))
+        .collect()
+}
+
+fn kernel_status(inner: &Inner, view: &mut StatusView) {
+    let Some(kernel) = &inner.kernel else {
+        view.kernel_mode = "off".to_owned();
+        return;
+    };
+    let monitors = inner.policy.kernel.as_ref().is_some_and(|policy| policy.mode == Mode::Monitor);
+    view.kernel_mode = if monitors { "monitor" } else { "enforce" }.to_owned();
+    view.interfaces = kernel
+        .interfaces()
+        .into_iter()
+        .map(|state| InterfaceView {
+            name: state.name,
+            index: state.index,
+            mode: state.mode.label().to_owned(),
+            taken_over: state.taken_over,
+        })
+        .collect();
+    let (counts, lost) = kernel.counts();
+    view.packets = counts
+        .iter()
+        .map(|count| PacketCountView {
+            interface: kernel.interface_name(count.interface),
+            verdict: count.verdict.action.label().to_owned(),
+            reason: count.verdict.reason.label().to_owned(),
+            packets: count.counter.packets,
+            bytes: count.counter.bytes,
+        })
+        .collect();
+    let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
+    view.events_lost.insert("kernel".to_owned(), lost);
+    let (slots, bans) = kernel.capacities();
+    let sources = kernel.sources().len().try_into().unwrap_or(u64::MAX);
+    view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
+    let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
+    view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
+}
+
+fn explain_packets(inner: &Inner, source: IpAddr, view: &mut WhyView) -> Result<(), Failure> {
+    let Some(kernel) = &inner.kernel else {
+        view.explanation.push("the kernel half is off: its packets are not looked at".to_owned());
+        return Ok(());
+    };
+    let explained = kernel.explain(source, None).map_err(|error| failure(&error))?;
+    view.verdict = explained.verdict.action.label().to_owned();
+    view.reason = explained.verdict.reason.label().to_owned();
+    let meaning = explained.verdict.reason.meaning();
+    view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
+    view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    let wanted = ban_prefix(source);
+    view.record = kernel
+        .sources()
+        .iter()
+        .find(|record| ban_prefix(record.address) == wanted)
+        .map(|record| source_view(inner, kernel, record));
+    Ok(())
+}
+
+fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord) -> SourceView {
+    let policy = inner.policy.kernel.as_ref();
+    let length = match (record.address, policy) {
+        (IpAddr::V4(_), policy) => policy.map_or(32, |policy| policy.ipv4_prefix),
+        (IpAddr::V6(_), policy) => policy.map_or(64, |policy| policy.ipv6_prefix),
+    };
+    let idle_ns = clock::monotonic_ns().saturating_sub(record.seen_ns);
+    SourceView {
+        source: IpNet::new(record.address, length).unwrap_or_else(|_| record.address.into()),
+        packets: record.packets,
+        bytes: record.bytes,
+        connections: record.connections,
+        dropped: record.dropped,
+        list: kernel.list(record.address).label().to_owned(),
+        idle_milliseconds: idle_ns / 1_000_000,
+    }
+}
+
+fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
+    let left_ns = ban.expires_unix_ns.saturating_sub(clock::unix_ns());
+    let packets = match (ban.scope, &inner.kernel) {
+        (BanScope::Kernel, Some(kernel)) => {
+            kernel.ban_of(ban.prefix.addr()).map_or(0, |entry| entry.packets)
+        }
+        (BanScope::Kernel, None) | (BanScope::Http, _) => 0,
+    };
+    BanView {
+        prefix: ban.prefix,
+        scope: ban.scope,
+        seconds_left: left_ns.div_ceil(1_000_000_000),
+        reason: ban.reason.clone(),
+        origin: ban.origin.clone(),
+        packets,
+    }
+}

@@ -1,0 +1,202 @@
+//! What the agent needs to know of the host it runs on: interfaces, own addresses, gateways,
+//! resolvers, sshd's ports. Read from the kernel and from files of the system, in the network
+//! namespace of this process.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+
+use crate::policy::kernel::InterfaceSelection;
+
+/// The port of sshd where its configuration names none.
+const SSH_PORT: u16 = 22;
+
+/// Interfaces by name and index.
+pub(super) fn interfaces(wanted: &[InterfaceSelection]) -> Result<Vec<(String, u32)>, String> {
+    let mut names = Vec::new();
+    for selection in wanted {
+        match selection {
+            InterfaceSelection::Named(name) => names.push(name.clone()),
+            InterfaceSelection::Auto => {
+                let routed = default_route_interfaces();
+                if routed.is_empty() {
+                    return Err("kernel.interfaces: \"auto\" found no interface with a default \
+                                route; name one"
+                        .to_owned());
+                }
+                names.extend(routed);
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+        .into_iter()
+        .map(|name| match if_nametoindex(name.as_str()) {
+            Ok(index) => Ok((name, index)),
+            Err(_) => Err(format!(
+                "interface {name} does not exist; there are: {}",
+                interface_names().join(", "),
+            )),
+        })
+        .collect()
+}
+
+fn interface_names() -> Vec<String> {
+    let Ok(interfaces) = nix::net::if_::if_nameindex() else { return Vec::new() };
+    interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect()
+}
+
+/// Addresses of this host's interfaces.
+pub(super) fn own_addresses() -> BTreeSet<IpAddr> {
+    let mut addresses = BTreeSet::new();
+    if let Ok(interfaces) = getifaddrs() {
+        for address in interfaces.filter_map(|interface| interface.address) {
+            if let Some(v4) = address.as_sockaddr_in() {
+                addresses.insert(IpAddr::V4(v4.ip()));
+            } else if let Some(v6) = address.as_sockaddr_in6() {
+                addresses.insert(IpAddr::V6(v6.ip()));
+            }
+        }
+    }
+    addresses
+}
+
+/// Gateways of the default routes and name servers.
+pub(super) fn gateways_and_resolvers() -> BTreeSet<IpAddr> {
+    let mut addresses = BTreeSet::new();
+    addresses.extend(ipv4_routes().into_iter().map(|route| IpAddr::V4(route.gateway)));
+    addresses.extend(ipv6_routes().into_iter().map(|(_, gateway)| IpAddr::V6(gateway)));
+    if let Ok(text) = fs::read_to_string("/etc/resolv.conf") {
+        addresses.extend(resolvers(&text));
+    }
+    addresses.retain(|address| !address.is_unspecified());
+    addresses
+}
+
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next())
+        .filter_map(|address| address.split('%').next()?.parse().ok())
+        .collect()
+}
+
+fn default_route_interfaces() -> BTreeSet<String> {
+    let mut names: BTreeSet<String> =
+        ipv4_routes().into_iter().map(|route| route.interface).collect();
+    names.extend(ipv6_routes().into_iter().map(|(interface, _)| interface));
+    names.remove("lo");
+    names
+}
+
+struct Ipv4Route {
+    interface: String,
+    gateway: Ipv4Addr,
+}
+
+/// Default routes of `/proc/net/route` (fib_trie in the kernel), of this thread's namespace.
+fn ipv4_routes() -> Vec<Ipv4Route> {
+    fs::read_to_string("/proc/thread-self/net/route")
+        .map(|text| parse_ipv4_routes(&text))
+        .unwrap_or_default()
+}
+
+fn parse_ipv4_routes(text: &str) -> Vec<Ipv4Route> {
+    text.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [interface, "00000000", gateway, _, _, _, _, "00000000", ..] = fields[..] else {
+                return None;
+            };
+            // Printed as one host-order number of the bytes in network order.
+            let gateway = u32::from_str_radix(gateway, 16).ok()?.to_ne_bytes();
+            Some(Ipv4Route { interface: interface.to_owned(), gateway: gateway.into() })
+        })
+        .collect()
+}
+
+/// Default routes of `/proc/net/ipv6_route`: interface and gateway.
+fn ipv6_routes() -> Vec<(String, Ipv6Addr)> {
+    fs::read_to_string("/proc/thread-self/net/ipv6_route")
+        .map(|text| parse_ipv6_routes(&text))
+        .unwrap_or_default()
+}
+
+fn parse_ipv6_routes(text: &str) -> Vec<(String, Ipv6Addr)> {
+    text.lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [destination, "00", _, _, gateway, .., interface] = fields[..] else {
+                return None;
+            };
+            let is_default = destination.bytes().all(|byte| byte == b'0');
+            // The kernel's own "unreachable" default is on lo.
+            (is_default && interface != "lo").then_some(())?;
+            let gateway = u128::from_str_radix(gateway, 16).ok()?;
+            Some((interface.to_owned(), gateway.into()))
+        })
+        .collect()
+}
+
+/// Ports that sshd listens on, by its configuration.
+pub(super) fn sshd_ports() -> Vec<u16> {
+    let text = fs::read_to_string("/etc/ssh/sshd_config").unwrap_or_default();
+    let ports = parse_sshd_ports(&text);
+    if ports.is_empty() { vec![SSH_PORT] } else { ports }
+}
+
+fn parse_sshd_ports(text: &str) -> Vec<u16> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let is_port = words.next()?.eq_ignore_ascii_case("port");
+            is_port.then(|| words.next()?.parse().ok())?
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_read_as_the_kernel_prints_them() {
+        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n\
+                    eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\n\
+                    eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\n";
+        let routes = parse_ipv4_routes(text);
+        assert_eq!(routes.len(), 1);
+        assert_eq!(routes[0].interface, "eth0");
+        assert_eq!(routes[0].gateway, Ipv4Addr::new(172, 17, 0, 1));
+        let zero = "0".repeat(32);
+        let text = format!(
+            "{zero} 00 {zero} 00 20010db8000000000000000000000001 00000400 00000001 00000000 \
+             00000003     eth1\n{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n"
+        );
+        assert_eq!(
+            parse_ipv6_routes(&text),
+            [("eth1".to_owned(), "2001:db8::1".parse().unwrap())],
+        );
+    }
+
+    #[test]
+    fn ports_and_resolvers_are_read() {
+        assert_eq!(parse_sshd_ports("#Port 1\nPort 2222\n port 22 # two\nPorts 9\n"), [2222, 22]);
+        let text = "search x\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\noptions\n";
+        let expected: Vec<IpAddr> =
+            vec!["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
+        assert_eq!(resolvers(text), expected);
+    }
+
+    #[test]
+    fn an_unknown_interface_is_named_with_those_there_are() {
+        let wanted = [InterfaceSelection::Named("nosuch0".to_owned())];
+        let error = interfaces(&wanted).unwrap_err();
+        assert!(error.contains("nosuch0") && error.contains("lo"), "{error}");
+    }
+}

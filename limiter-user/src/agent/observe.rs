@@ -1,0 +1,208 @@
+//! What the two halves report, turned into events and evidence.
+
+use std::net::IpAddr;
+
+use limiter_common::verdict::Action;
+
+use super::{Agent, Inner, book, safety::ban_prefix};
+use crate::{
+    clock,
+    events::{Event, EventKind, Lifecycle, Source},
+    kernel::KernelError,
+    link::{HttpBan, Observation, ObservedOutcome, ToProxy},
+    policy::{BanScope, Mode},
+};
+
+impl Agent {
+    /// One observation of the proxy: an event, and evidence.
+    pub(super) fn observed(&self, observation: &Observation) {
+        let (kind, mode) = match observation.outcome {
+            ObservedOutcome::Refused(refusal) => (EventKind::Refused(refusal), Mode::Enforce),
+            ObservedOutcome::Monitored(refusal) => (EventKind::Refused(refusal), Mode::Monitor),
+            ObservedOutcome::Authenticated => {
+                (EventKind::Lifecycle(Lifecycle::Authenticated), Mode::Enforce)
+            }
+        };
+        let client = (observation.client != observation.peer).then_some(observation.client);
+        self.publish(Event {
+            unix_ns: observation.unix_ns,
+            kind,
+            source: Some(Source::Address(observation.peer)),
+            client,
+            count: u64::from(observation.count),
+            bytes: 0,
+            mode,
+            request: observation.request.clone(),
+            detail: String::new(),
+        });
+        self.weigh(observation);
+    }
+
+    /// Evidence to ban.
+    fn weigh(&self, observation: &Observation) {
+        let mut inner = self.inner.borrow_mut();
+        let now_ns = clock::monotonic_ns();
+        let client = ban_prefix(observation.client);
+        let refusal = match observation.outcome {
+            ObservedOutcome::Authenticated => {
+                inner.escalation.authenticated(client, now_ns);
+                return;
+            }
+            // Findings in monitor mode ban nobody.
+            ObservedOutcome::Monitored(_) => return,
+            ObservedOutcome::Refused(refusal) => refusal,
+        };
+        if inner.policy.http.as_ref().is_some_and(|http| {
+            http.trusted.iter().any(|network| network.contains(&observation.client))
+        }) {
+            return;
+        }
+        let policy = inner.policy.escalation.clone();
+        let Some(verdict) =
+            inner.escalation.observe(client, refusal, observation.count, &policy, now_ns)
+        else {
+            return;
+        };
+        let Some(scope) = scope_for(&inner, observation, policy.scope) else { return };
+        if policy.mode == Mode::Monitor {
+            let now = clock::unix_ns();
+            let event = Event::banned(now, client, verdict.length, &verdict.reason, policy.mode);
+            drop(inner);
+            self.publish(event);
+            return;
+        }
+        let ban = book::Ban {
+            prefix: client,
+            scope,
+            expires_unix_ns: clock::unix_ns().saturating_add(nanoseconds(verdict.length)),
+            reason: verdict.reason,
+            origin: "escalation".to_owned(),
+        };
+        drop(inner);
+        if let Err(error) = self.enforce_ban(ban) {
+            self.degraded_event(&format!("a ban could not be made: {error}"));
+        }
+    }
+
+    /// Puts a ban in force, in the kernel or the proxy, and says so.
+    pub(super) fn enforce_ban(&self, ban: book::Ban) -> Result<(), KernelError> {
+        let now_unix_ns = clock::unix_ns();
+        let length_ns = ban.expires_unix_ns.saturating_sub(now_unix_ns);
+        let expires_ns = clock::monotonic_ns().saturating_add(length_ns);
+        let mut inner = self.inner.borrow_mut();
+        match ban.scope {
+            BanScope::Kernel => {
+                let Some(kernel) = inner.kernel.as_mut() else {
+                    return Err(KernelError::Host("the kernel half is off".to_owned()));
+                };
+                kernel.ban(ban.prefix.addr(), expires_ns)?;
+                // Its packets end from here on; its connections would otherwise linger.
+                self.tell_proxy(ToProxy::CloseConnections(ban.prefix));
+            }
+            BanScope::Http => {
+                self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns }));
+            }
+        }
+        let event = Event::banned(
+            now_unix_ns,
+            ban.prefix,
+            std::time::Duration::from_nanos(length_ns),
+            &ban.reason,
+            Mode::Enforce,
+        );
+        if !inner.book.insert(ban) {
+            return Err(KernelError::Full("the book of http bans is full".to_owned()));
+        }
+        drop(inner);
+        self.publish(event);
+        Ok(())
+    }
+
+    /// What the kernel dropped since the last look. `pending`: also what is still gathering.
+    pub(super) fn collect_drops(&self, pending: bool) {
+        let mut told = Vec::new();
+        {
+            let mut inner = self.inner.borrow_mut();
+            let Some(drops) = inner.drops.as_mut() else { return };
+            if pending {
+                drops.pending(|dropped| told.push(dropped));
+            } else {
+                drops.records(|dropped| told.push(dropped));
+            }
+        }
+        let now = clock::unix_ns();
+        for dropped in told {
+            let mode = match dropped.verdict.action {
+                Action::Monitor => Mode::Monitor,
+                Action::Drop | Action::Pass => Mode::Enforce,
+            };
+            self.publish(Event::packets(
+                now,
+                Source::Address(dropped.source),
+                dropped.verdict.reason,
+                dropped.counter.packets,
+                dropped.counter.bytes,
+                mode,
+            ));
+        }
+        if pending {
+            self.collect_lost(now);
+        }
+    }
+
+    /// Packets whose records found no room: the source is not known, the totals add up.
+    fn collect_lost(&self, now_unix_ns: u64) {
+        let mut events = Vec::new();
+        {
+            let mut inner = self.inner.borrow_mut();
+            let Some(kernel) = inner.kernel.as_ref() else { return };
+            let (_, lost) = kernel.counts();
+            for count in lost {
+                let key = (count.interface, count.verdict);
+                let told = inner.lost_told.entry(key).or_default();
+                let packets = count.counter.packets.saturating_sub(told.packets);
+                let bytes = count.counter.bytes.saturating_sub(told.bytes);
+                if packets > 0 {
+                    *told = count.counter;
+                    let mode = match count.verdict.action {
+                        Action::Monitor => Mode::Monitor,
+                        Action::Drop | Action::Pass => Mode::Enforce,
+                    };
+                    let reason = count.verdict.reason;
+                    let event =
+                        Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
+                    events.push(event);
+                }
+            }
+        }
+        for event in events {
+            self.publish(event);
+        }
+    }
+}
+
+/// Where a ban on this client is enforced; `None`: nowhere, it would hit others.
+fn scope_for(inner: &Inner, observation: &Observation, wanted: BanScope) -> Option<BanScope> {
+    use super::safety::Immunity;
+    let direct = observation.client == observation.peer;
+    let immunity = inner.safety.immunity(ban_prefix(observation.client));
+    match immunity {
+        Some(Immunity::Trusted | Immunity::TrustedProxy | Immunity::Infrastructure) => None,
+        // Arrived without passing XDP, or not by its own address: refused before routing.
+        Some(Immunity::Own) => Some(BanScope::Http),
+        None if direct && wanted == BanScope::Kernel && inner.kernel.is_some() => {
+            Some(BanScope::Kernel)
+        }
+        None => Some(BanScope::Http),
+    }
+}
+
+/// Whole nanoseconds, saturating.
+pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The address of a source for people.
+pub(super) fn plain(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}

@@ -1,0 +1,228 @@
+//! The proxy process as the agent holds it: started, told, listened to, started again.
+//!
+//! The agent keeps its own copies of the listening sockets, so that connections wait in their
+//! queues while a proxy that died is replaced. A proxy whose agent died is found at the rendezvous
+//! socket; it hands its sockets over and drains once the new one serves.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::CommandExt as _,
+        },
+    },
+    path::PathBuf,
+    process::{Child, Command},
+    rc::Rc,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{sync::mpsc, time};
+
+use super::Agent;
+use crate::{
+    clock,
+    link::{
+        FromProxy, Hello, LINK_FD, ToProxy,
+        codec::{Link, LinkSender},
+    },
+    proxy::privileges::{GID_VARIABLE, UID_VARIABLE},
+};
+
+/// How long a proxy may take to say hello or to hand over.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A proxy that lived shorter than this is not replaced at once.
+const SHORT_LIFE_NS: u64 = 1_000_000_000;
+
+/// Pause before replacing proxies that die young: the first, doubled up to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Messages that may wait for the proxy.
+pub(super) const QUEUE: usize = 1_024;
+
+/// What a proxy needs to start.
+#[derive(Debug)]
+pub(super) struct ProxySetup {
+    pub(super) sockets: Vec<(SocketAddr, TcpListener)>,
+    pub(super) rendezvous_path: PathBuf,
+    pub(super) user: Option<(u32, u32)>,
+}
+
+/// Keeps a proxy running until the agent stops. `earlier` is drained once the first one serves.
+pub(super) async fn supervise(
+    agent: Rc<Agent>,
+    setup: ProxySetup,
+    mut messages: mpsc::Receiver<ToProxy>,
+    mut earlier: Option<Link>,
+) {
+    let mut pause = Duration::ZERO;
+    while !agent.is_stopping() {
+        time::sleep(pause).await;
+        let born_ns = clock::monotonic_ns();
+        match start(&agent, &setup).await {
+            Ok((mut child, link)) => {
+                let ended = attend(&agent, link, &mut messages, &mut earlier).await;
+                agent.proxy_ended(&describe_end(&mut child, ended).await);
+            }
+            Err(error) => agent.proxy_ended(&format!("it cannot be started: {error}")),
+        }
+        let died_young = clock::monotonic_ns().saturating_sub(born_ns) < SHORT_LIFE_NS;
+        pause = match (died_young, pause) {
+            (false, _) => Duration::ZERO,
+            (true, Duration::ZERO) => PAUSES.0,
+            (true, pause) => (pause * 2).min(PAUSES.1),
+        };
+    }
+}
+
+/// Starts the process and gives it all it needs.
+async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("limiter").arg("proxy").current_dir("/");
+    for variable in [UID_VARIABLE, GID_VARIABLE] {
+        command.env_remove(variable);
+    }
+    // The proxy gets digests, never secrets.
+    command.env_remove("LIMITER_AUTH_TOKEN");
+    if let Some((uid, gid)) = setup.user {
+        command.env(UID_VARIABLE, uid.to_string()).env(GID_VARIABLE, gid.to_string());
+    }
+    let child = crate::sys::spawn_with_descriptor(&mut command, theirs.into(), LINK_FD)?;
+    let mut link = Link::from_std(ours)?;
+    let greeted = time::timeout(GREETING_TIMEOUT, async {
+        link.send(&ToProxy::Hello(Hello::of_this_process(super::BUILD)), &[]).await?;
+        greet(&mut link).await
+    });
+    greeted.await??;
+    let rendezvous: UnixListener = super::start::rendezvous(&setup.rendezvous_path)?;
+    link.send(&ToProxy::Rendezvous, &[rendezvous.as_fd()]).await?;
+    let (generation, policy, bans) = agent.proxy_policy();
+    let Some(policy) = policy else {
+        return Err(io::Error::other("there is no [http] policy"));
+    };
+    link.send(&ToProxy::Policy { generation, policy: Box::new(policy) }, &[]).await?;
+    link.send(&ToProxy::HttpBans(bans), &[]).await?;
+    let addresses = setup.sockets.iter().map(|(address, _)| *address).collect();
+    let sockets: Vec<BorrowedFd<'_>> =
+        setup.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+    link.send(&ToProxy::Listeners(addresses), &sockets).await?;
+    agent.proxy_started(child.id());
+    Ok((child, link))
+}
+
+async fn greet(link: &mut Link) -> io::Result<()> {
+    match link.recv::<FromProxy>().await? {
+        Some((FromProxy::Hello(hello), _)) if hello.is_compatible() => Ok(()),
+        Some((FromProxy::Hello(hello), _)) => {
+            Err(io::Error::other(format!("it speaks version {} of the link", hello.protocol)))
+        }
+        _ => Err(io::Error::other("it did not say hello")),
+    }
+}
+
+/// Passes messages both ways until the link ends.
+async fn attend(
+    agent: &Rc<Agent>,
+    link: Link,
+    messages: &mut mpsc::Receiver<ToProxy>,
+    earlier: &mut Option<Link>,
+) -> io::Result<()> {
+    let (mut sender, mut receiver) = link.split();
+    loop {
+        tokio::select! {
+            received = receiver.recv::<FromProxy>() => match received? {
+                Some((FromProxy::PolicyApplied { generation }, _)) => {
+                    agent.proxy_applied(generation);
+                    if let Some(mut earlier) = earlier.take() {
+                        // Its connections finish; if it is gone already, so much the better.
+                        drop(earlier.send(&ToProxy::Drain, &[]).await);
+                    }
+                }
+                Some((message, _)) => agent.from_proxy(message),
+                None => return Ok(()),
+            },
+            Some(message) = messages.recv() => send(&mut sender, &message).await?,
+        }
+    }
+}
+
+async fn send(sender: &mut LinkSender, message: &ToProxy) -> io::Result<()> {
+    match time::timeout(GREETING_TIMEOUT, sender.send(message, &[])).await {
+        Ok(sent) => sent,
+        Err(_) => Err(io::Error::other("the proxy does not read its messages")),
+    }
+}
+
+/// Waits for the process to end, with force if it does not by itself.
+async fn describe_end(child: &mut Child, link: io::Result<()>) -> String {
+    let why = match link {
+        Ok(()) => "the link closed".to_owned(),
+        Err(error) => format!("the link broke: {error}"),
+    };
+    for _ in 0..50 {
+        if let Ok(Some(status)) = child.try_wait() {
+            return format!("{why}; {status}");
+        }
+        time::sleep(Duration::from_millis(2)).await;
+    }
+    // A process that closed its link serves nobody any more.
+    drop(child.kill());
+    match child.wait() {
+        Ok(status) => format!("{why}; killed; {status}"),
+        Err(error) => format!("{why}; {error}"),
+    }
+}
+
+/// Asks a proxy that an earlier agent left for its listening sockets.
+pub(super) async fn take_over(path: &std::path::Path) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
+    let socket = UnixStream::connect(path).ok()?;
+    let mut link = Link::from_std(socket).ok()?;
+    let asked = time::timeout(GREETING_TIMEOUT, async {
+        link.send(&ToProxy::Hello(Hello::of_this_process(super::BUILD)), &[]).await?;
+        link.send(&ToProxy::HandOver, &[]).await?;
+        loop {
+            match link.recv::<FromProxy>().await? {
+                Some((FromProxy::HandOver(addresses), descriptors)) => {
+                    return Ok(addresses.into_iter().zip(descriptors).collect());
+                }
+                Some(_) => {}
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
+        }
+    });
+    match asked.await {
+        Ok(Ok(sockets)) => Some((link, sockets)),
+        Ok(Err(error)) => {
+            log::warn!("a proxy at {} did not hand over: {error}", path.display());
+            None
+        }
+        Err(_) => {
+            log::warn!("a proxy at {} does not answer", path.display());
+            None
+        }
+    }
+}
+
+/// Ends a proxy that did not drain in time.
+pub(super) fn end(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+    }
+}
+
+/// A listening socket that came as a descriptor.
+pub(super) fn listener(descriptor: OwnedFd) -> io::Result<TcpListener> {
+    let listener = TcpListener::from(descriptor);
+    listener.set_nonblocking(true)?;
+    debug_assert!(listener.as_raw_fd() >= 0);
+    Ok(listener)
+}
