@@ -32,9 +32,7 @@ use tokio::{
     time,
 };
 
-use self::{
-    book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup,
-};
+use self::{book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup};
 use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
@@ -226,7 +224,8 @@ fn host_facts(policy: &Policy) -> HostFacts {
 }
 
 fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted = policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+    let mut trusted =
+        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
     Safety {
         trusted,
@@ -332,7 +331,9 @@ impl Agent {
         let missing: Vec<book::Ban> = inner
             .book
             .iter()
-            .filter(|ban| ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none())
+            .filter(|ban| {
+                ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none()
+            })
             .cloned()
             .collect();
         for ban in missing {
@@ -407,8 +408,7 @@ impl Agent {
             .filter(|ban| ban.scope == BanScope::Http)
             .map(|ban| HttpBan {
                 prefix: ban.prefix,
-                expires_ns: now_ns
-                    .saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
+                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
             })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)

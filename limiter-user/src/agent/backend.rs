@@ -203,7 +203,8 @@ impl Backend for Agent {
                 .push("it authenticated lately, so it is throttled before it is banned".to_owned());
         }
         if let Some(immunity) = inner.safety.immunity(prefix) {
-            view.explanation.push(format!("it is never banned in the kernel: {}", immunity.reason()));
+            view.explanation
+                .push(format!("it is never banned in the kernel: {}", immunity.reason()));
         }
         if view.explanation.is_empty() {
             view.explanation.push("nothing is known of it and no rule names it".to_owned());
@@ -237,7 +238,8 @@ impl Backend for Agent {
                 }
                 None => {
                     let pins = inner.policy.agent.pins.clone();
-                    let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
+                    let links =
+                        crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
                     (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
                 }
             }

@@ -183,7 +183,9 @@ async fn describe_end(child: &mut Child, link: io::Result<()>) -> String {
 }
 
 /// Asks a proxy that an earlier agent left for its listening sockets.
-pub(super) async fn take_over(path: &std::path::Path) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
+pub(super) async fn take_over(
+    path: &std::path::Path,
+) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
     let socket = UnixStream::connect(path).ok()?;
     let mut link = Link::from_std(socket).ok()?;
     let asked = time::timeout(GREETING_TIMEOUT, async {

@@ -68,12 +68,7 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
         }
     });
     let mut http = builder(bounds).serve_connection(io, service);
-    let mut told_to_drain = false;
     let outcome = poll_fn(|context| {
-        if state.is_draining() && !told_to_drain {
-            told_to_drain = true;
-            Pin::new(&mut http).graceful_shutdown();
-        }
         // First hyper, so that a request may answer to its own deadline.
         if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
             return Poll::Ready(Ok(result));

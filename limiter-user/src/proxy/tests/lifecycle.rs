@@ -105,20 +105,25 @@ fn connections_are_bounded_per_client_and_in_all() {
 }
 
 #[test]
-fn draining_finishes_what_is_in_flight() {
+fn draining_finishes_what_is_in_flight_or_on_its_way() {
     let origin = Origin::start();
-    let proxy = Proxy::start(&policy(&origin));
-    let mut busy = proxy.connect();
-    let mut idle = proxy.connect();
+    let mut proxy = Proxy::start(&policy(&origin));
+    let (mut busy, mut idle, mut late) = (proxy.connect(), proxy.connect(), proxy.connect());
     assert_eq!(idle.send("GET /").status, 200);
+    assert_eq!(late.send("GET /").status, 200);
     busy.write("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n");
     std::thread::sleep(Duration::from_millis(200));
     let begun = clock::monotonic_ns();
-    let counters = proxy.drain();
+    proxy.agent.send(&ToProxy::Drain, &[]);
+    std::thread::sleep(Duration::from_millis(100));
+    let reply = late.send("GET /");
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    let (mut agent, thread) = proxy.split();
+    thread.join().unwrap().unwrap();
     assert!(clock::monotonic_ns() - begun < 2_500_000_000);
     assert_eq!(busy.read().status, 200);
-    assert!(idle.is_closed());
-    assert_eq!(counters.forwarded, 2);
+    assert!(idle.is_closed() && late.is_closed());
+    agent.until(|agent, _, _| (agent.counters.forwarded == 4).then_some(()));
 }
 
 #[test]
