@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod table;
+mod windows;
 
 use std::{
     collections::HashMap,
@@ -181,8 +182,8 @@ mod tests {
 
     #[test]
     fn going_on_regardless_is_told_from_exceeding() {
-        let meter = Meter::fixed_window(10, Duration::from_secs(60));
-        let counter = Counter::with_capacity(meter, Duration::from_secs(60), 64);
+        let meter = Meter::fixed_window(10, Duration::from_mins(1));
+        let counter = Counter::with_capacity(meter, Duration::from_mins(1), 64);
         let verdicts: Vec<_> = (0..40).map(|_| counter.charge(key("192.0.2.1"), 0)).collect();
         assert!(verdicts[..10].iter().all(|verdict| verdict.decision.allowed));
         assert!(verdicts[10..30].iter().all(|v| !v.decision.allowed && !v.far));
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_reload_keeps_debts() {
         let mut counters = Counters::default();
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let meter = Meter::fixed_window(1, minute);
         let counter = counters.counter("a", meter, minute);
         assert!(counter.charge(key("192.0.2.1"), 0).decision.allowed);

@@ -149,7 +149,7 @@ mod tests {
     const NOW: u64 = 1_000_000_000_000;
 
     fn bucket(count: u64, burst: u64) -> Meter {
-        let rate = Rate { count, period: Duration::from_secs(3600) };
+        let rate = Rate { count, period: Duration::from_hours(1) };
         Meter::token_bucket(rate, burst)
     }
 
@@ -193,7 +193,7 @@ mod tests {
         const THREADS: u64 = 4;
         for meter in [
             bucket(1, 1000),
-            Meter::fixed_window(1000, Duration::from_secs(3600)),
+            Meter::fixed_window(1000, Duration::from_hours(1)),
             Meter::SlidingWindow { count: 1000, period_ns: 3_600_000_000_000 },
         ] {
             let table = Table::new(1024);

@@ -146,7 +146,7 @@ mod tests {
             headers: vec!["content-type".into(), "*".into()],
             expose: Vec::new(),
             credentials: false,
-            max_age: Duration::from_secs(60),
+            max_age: Duration::from_mins(1),
             mode: Mode::Enforce,
         })
         .unwrap()

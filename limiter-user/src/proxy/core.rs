@@ -129,7 +129,9 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
                     accepting = start(core, sockets.as_deref());
                 }
                 // The conductor waits for as many as there are cores.
-                drop(acknowledge.send(()).await);
+                if acknowledge.send(()).await.is_err() {
+                    log::error!("nobody waits for a policy to be in force");
+                }
                 continue;
             }
             ToCore::Bans(bans) => core.bans.borrow_mut().replace(&bans, clock::monotonic_ns()),

@@ -5,7 +5,11 @@
 
 use std::{net::IpAddr, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, header::USER_AGENT, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, Uri,
+    header::{CONNECTION, USER_AGENT},
+    request::Parts,
+};
 
 use super::{
     body::{ResponseBody, Source},
@@ -143,6 +147,9 @@ impl Exchange {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
         self.quota.apply(policy, self.unix_seconds(), headers);
+        if self.connection.is_draining() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     fn route<'a>(&self, policy: &'a Compiled) -> Option<&'a Route> {

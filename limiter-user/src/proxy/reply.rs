@@ -96,7 +96,8 @@ impl From<Refusal> for Reply {
 /// closed after it.
 pub(super) fn raw(refusal: Refusal) -> String {
     let status = status(refusal);
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
+    format!("HTTP/1.1 {status}\r\n{retry}connection: close\r\ncontent-length: 0\r\n\r\n")
 }
 
 fn status(refusal: Refusal) -> StatusCode {

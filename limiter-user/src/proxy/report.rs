@@ -33,7 +33,7 @@ const MAX_KEYS: usize = 4096;
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// What one core sends to the link.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) observations: Vec<Observation>,
     pub(super) lost: u64,

@@ -53,12 +53,12 @@ pub(in crate::proxy) fn charge(
         }
         _ => Key::Address(client.key),
     };
-    let refuses = |index: &usize| {
+    let is_over = |index: &usize| {
         let limit = &policy.limits[*index];
         limit.mode == Mode::Enforce && !limit.counter.peek(key(limit), now_ns).allowed
     };
     // With a single limit, charging decides; looking first would only cost.
-    let refused = route.limits.len() > 1 && counted().any(|index| refuses(&index));
+    let refused = route.limits.len() > 1 && counted().any(|index| is_over(&index));
     for index in counted() {
         let limit = &policy.limits[index];
         let verdict = if refused {

@@ -34,7 +34,7 @@ const IDENTITY_PREFIX: &str = "x-auth-";
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct ForwardedFor {
     client: std::net::IpAddr,
-    x_forwarded_for: HeaderValue,
+    chain: HeaderValue,
     forwarded: HeaderValue,
 }
 
@@ -49,11 +49,7 @@ impl ForwardedFor {
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        Self {
-            client,
-            x_forwarded_for: value(chain),
-            forwarded: value(format!("for={node};proto=http")),
-        }
+        Self { client, chain: value(chain), forwarded: value(format!("for={node};proto=http")) }
     }
 
     /// Whether these are the headers for `client`.
@@ -94,7 +90,7 @@ pub(in crate::proxy) fn request(
             headers.insert(X_AUTH_TIER, tier.clone());
         }
     }
-    headers.insert(X_FORWARDED_FOR, forwarded.x_forwarded_for.clone());
+    headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
@@ -133,7 +129,7 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim_ascii().as_bytes()).ok())
-            .filter(|name| may_be_named(name))
+            .filter(may_be_named)
             .collect();
         for name in named {
             headers.remove(name);
@@ -204,9 +200,9 @@ mod tests {
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
         let alone = ForwardedFor::new(peer, peer);
-        assert_eq!(alone.x_forwarded_for, "10.0.0.1");
+        assert_eq!(alone.chain, "10.0.0.1");
         let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer);
-        assert_eq!(behind.x_forwarded_for, "2001:db8::1, 10.0.0.1");
+        assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
         assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
     }
 }
