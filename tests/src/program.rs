@@ -10,7 +10,9 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key,
+    },
     programs::{
         Xdp,
         xdp::{XdpLinkId, XdpMode},
@@ -69,7 +71,6 @@ pub fn object() -> PathBuf {
 /// A loaded program and its maps.
 pub struct Program {
     ebpf: Ebpf,
-    name: &'static str,
     active: u32,
     control: Array<MapData, u64>,
     settings: Array<MapData, [u64; SETTINGS_WORDS]>,
@@ -83,7 +84,7 @@ pub struct Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Program").field("active", &self.active).finish_non_exhaustive()
     }
 }
 
@@ -96,7 +97,6 @@ impl Program {
         let first = map(&mut ebpf, maps::LISTS_FIRST);
         let second = map(&mut ebpf, maps::LISTS_SECOND);
         Self {
-            name: LIMITER,
             active: 0,
             control: typed(map(&mut ebpf, maps::CONTROL)),
             settings: typed(map(&mut ebpf, maps::SETTINGS)),
@@ -112,24 +112,24 @@ impl Program {
 
     /// Runs one frame (at least 14 bytes) through it; the XDP action.
     pub fn run(&self, frame: &[u8]) -> u32 {
-        run(&self.ebpf, self.name, frame, 1).0
+        run(&self.ebpf, LIMITER, frame, 1).0
     }
 
     /// Mean time of a run out of `repeat`, the XDP action of the last.
     pub fn time(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
-        run(&self.ebpf, self.name, frame, repeat)
+        run(&self.ebpf, LIMITER, frame, repeat)
     }
 
     /// Instructions that the verifier walked through.
     pub fn verified_instructions(&self) -> u32 {
-        verified_instructions(&self.ebpf, self.name)
+        verified_instructions(&self.ebpf, LIMITER)
     }
 
     /// Attaches it to an interface, natively. It ends with this value.
     pub fn attach(&mut self, end: &End) {
-        let (ebpf, name) = (&mut self.ebpf, self.name);
+        let ebpf = &mut self.ebpf;
         end.namespace.run(|| {
-            let link: Result<XdpLinkId, _> = xdp(ebpf, name).attach(&end.name, XdpMode::Driver);
+            let link: Result<XdpLinkId, _> = xdp(ebpf, LIMITER).attach(&end.name, XdpMode::Driver);
             link.unwrap_or_else(|error| panic!("attach to {}: {error}", end.name));
         });
     }
@@ -248,30 +248,51 @@ pub fn quiet_namespace() -> Namespace {
     Namespace::new("packet")
 }
 
-/// Another XDP program of an object, without maps of its own that matter: yardsticks.
-#[derive(Debug)]
-pub struct Other {
+/// Programs of another object, without maps that matter: what the program is measured against.
+pub struct Others {
     ebpf: Ebpf,
-    name: &'static str,
+    next: ProgramArray<MapData>,
 }
 
-impl Other {
-    /// Loads the program `name` of the object at `path`.
-    pub fn load(path: &Path, name: &'static str) -> Self {
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Others").field("ebpf", &self.ebpf).finish_non_exhaustive()
+    }
+}
+
+impl Others {
+    /// Loads these programs of the object at `path`, whose map `next` is where one of them goes on.
+    pub fn load(path: &Path, names: &[&str], next: &str) -> Self {
         let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut ebpf = EbpfLoader::new().load(&bytes).expect("maps are made");
-        load(&mut ebpf, name);
-        Self { ebpf, name }
+        for name in names {
+            load(&mut ebpf, name);
+        }
+        let next = typed(map(&mut ebpf, next));
+        Self { ebpf, next }
+    }
+
+    /// Goes on to a program of its own.
+    pub fn go_on_to(&mut self, name: &str) {
+        let program: &Xdp = self.ebpf.program(name).expect("loaded").try_into().expect("XDP");
+        self.next.set(0, program.fd().expect("loaded"), 0).expect("the next program is written");
+    }
+
+    /// Goes on to the packet program.
+    pub fn go_on_to_limiter(&mut self, program: &Program) {
+        let limiter = program.ebpf.program(LIMITER).expect("loaded");
+        let limiter: &Xdp = limiter.try_into().expect("XDP");
+        self.next.set(0, limiter.fd().expect("loaded"), 0).expect("the next program is written");
     }
 
     /// As [`Program::time`].
-    pub fn time(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
-        run(&self.ebpf, self.name, frame, repeat)
+    pub fn time(&self, name: &str, frame: &[u8], repeat: u32) -> (u32, Duration) {
+        run(&self.ebpf, name, frame, repeat)
     }
 
     /// As [`Program::verified_instructions`].
-    pub fn verified_instructions(&self) -> u32 {
-        verified_instructions(&self.ebpf, self.name)
+    pub fn verified_instructions(&self, name: &str) -> u32 {
+        verified_instructions(&self.ebpf, name)
     }
 }
 
