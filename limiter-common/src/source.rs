@@ -71,17 +71,15 @@ impl SourceSet {
     /// slots with the same key (see the module) always the first.
     #[inline]
     pub fn find<M: Machine>(&self, key: u64) -> Option<&SourceSlot> {
-        let mut found = 0_u64;
-        let mut way = 0_u64;
+        let mut others = 0_u64;
         for (number, candidate) in self.keys.iter().enumerate() {
-            let hit = M::opaque(is_equal(M::read(candidate), key) & (found ^ 1));
-            found |= hit;
-            way |= hit.wrapping_neg() & number as u64;
+            others |= differs::<M>(M::read(candidate), key) << number;
         }
-        if found == 0 {
+        let hits = others ^ ((1 << WAYS) - 1);
+        if hits == 0 {
             return None;
         }
-        self.slots.get(index(way))
+        self.slots.get(index(lowest_bit(hits)))
     }
 
     /// Takes over an empty or idle slot for a new source. `None` where every slot is in debt, or
@@ -195,6 +193,26 @@ impl SourceSlot {
     pub fn add<M: Machine>(statistic: &AtomicU64, amount: u64) {
         M::write(statistic, M::read(statistic).wrapping_add(amount));
     }
+}
+
+/// 1 where not equal, else 0: a number or its negative has the sign bit, unless it is 0. Opaque in
+/// the middle, or the compiler recognises a comparison and makes it a branch.
+#[inline]
+fn differs<M: Machine>(left: u64, right: u64) -> u64 {
+    let difference = left ^ right;
+    (difference | M::opaque(difference.wrapping_neg())) >> 63
+}
+
+/// Number of the lowest bit of `bits`, which has one among its lowest [`WAYS`]: a de Bruijn
+/// sequence, multiplied by a power of two, has different upper bits for each (Leiserson, Prokop
+/// and Randall, 1998).
+#[inline]
+const fn lowest_bit(bits: u64) -> u64 {
+    const SEQUENCE: u64 = 0b0001_0111;
+    // What the upper three of eight bits say, one hexadecimal digit each.
+    const NUMBERS: u64 = 0x5637_4210;
+    let upper = (bits & bits.wrapping_neg()).wrapping_mul(SEQUENCE) >> 5 & 7;
+    NUMBERS >> (4 * upper) & 7
 }
 
 /// 1 where equal, else 0. The difference is folded to 33 bits so that adding 2^32 - 1 carries
@@ -321,6 +339,23 @@ mod tests {
     fn in_debt(slot: &SourceSlot) {
         let rate = BucketRate::new(1, 3_600_000_000_000, 10).unwrap();
         assert!(take::<Native>(&slot.packet_bucket, rate, NOW));
+    }
+
+    #[test]
+    fn the_lowest_bit_is_found_without_branches() {
+        for bits in 1_u64..1 << WAYS {
+            assert_eq!(lowest_bit(bits), u64::from(bits.trailing_zeros()), "{bits:08b}");
+        }
+    }
+
+    #[test]
+    fn difference_without_branches_is_difference() {
+        for bit in 0..64 {
+            assert_eq!(differs::<Native>(0, 1 << bit), 1);
+            assert_eq!(differs::<Native>(u64::MAX, u64::MAX ^ (1 << bit)), 1);
+            assert_eq!(differs::<Native>(1 << bit, 1 << bit), 0);
+        }
+        assert_eq!(differs::<Native>(u64::MAX, u64::MAX), 0);
     }
 
     #[test]
