@@ -92,7 +92,7 @@ impl SourceSet {
         let mut way = WAYS as u64;
         for number in 0..WAYS {
             let slot = &self.slots[number];
-            let empty = is_equal(M::read(&self.keys[number]), 0);
+            let empty = differs::<M>(M::read(&self.keys[number]), 0) ^ 1;
             let rank = M::read(&slot.seen_ns) & empty.wrapping_sub(1);
             let better = M::opaque((empty | slot.is_idle::<M>(now_ns)) & less(rank, best));
             best ^= (best ^ rank) & better.wrapping_neg();
@@ -114,7 +114,7 @@ impl SourceSet {
     pub fn occupied<M: Machine>(&self) -> u64 {
         let mut count = 0;
         for key in &self.keys {
-            count += 1 - is_equal(M::read(key), 0);
+            count += differs::<M>(M::read(key), 0);
         }
         count
     }
@@ -213,15 +213,6 @@ const fn lowest_bit(bits: u64) -> u64 {
     const NUMBERS: u64 = 0x5637_4210;
     let upper = (bits & bits.wrapping_neg()).wrapping_mul(SEQUENCE) >> 5 & 7;
     NUMBERS >> (4 * upper) & 7
-}
-
-/// 1 where equal, else 0. The difference is folded to 33 bits so that adding 2^32 - 1 carries
-/// exactly when it is not zero; a plain comparison would be compiled to a branch.
-#[inline]
-fn is_equal(left: u64, right: u64) -> u64 {
-    let difference = left ^ right;
-    let folded = (difference >> 32) | (difference & 0xffff_ffff);
-    ((folded + 0xffff_ffff) >> 32) ^ 1
 }
 
 /// 1 where `left < right`, both below 2^63, else 0.
@@ -356,16 +347,6 @@ mod tests {
             assert_eq!(differs::<Native>(1 << bit, 1 << bit), 0);
         }
         assert_eq!(differs::<Native>(u64::MAX, u64::MAX), 0);
-    }
-
-    #[test]
-    fn equality_without_branches_is_equality() {
-        for bit in 0..64 {
-            assert_eq!(is_equal(0, 1 << bit), 0);
-            assert_eq!(is_equal(u64::MAX, u64::MAX ^ (1 << bit)), 0);
-            assert_eq!(is_equal(1 << bit, 1 << bit), 1);
-        }
-        assert_eq!(is_equal(0, u64::MAX), 0);
     }
 
     #[test]
