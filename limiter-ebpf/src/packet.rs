@@ -41,6 +41,11 @@ impl PacketBytes for XdpPacket<'_> {
     fn length(&self) -> u64 {
         self.length
     }
+
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        Kernel::forget(value as u64, self.length) as usize
+    }
 }
 
 /// `N` bytes of the packet in as few loads as there are words in them. A plain read of bytes is
