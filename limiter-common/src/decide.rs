@@ -242,13 +242,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
 
     #[inline]
     fn claim(&self, key: u64, sets: [u32; 2], now_ns: u64) -> Option<&SourceSlot> {
-        let [first, second] = sets;
-        claim_in::<T::Machine>(
-            self.tables.source_set(first)?,
-            self.tables.source_set(second)?,
-            key,
-            now_ns,
-        )
+        claim_in::<T::Machine>(|index| self.tables.source_set(index), sets, key, now_ns)
     }
 
     /// Whether a packet that is to be dropped belongs to a connection that this host opened.
