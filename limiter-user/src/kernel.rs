@@ -26,7 +26,11 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
-pub use self::{attach::AttachMode, drops::Drops, explain::Explanation};
+pub use self::{
+    attach::AttachMode,
+    drops::Drops,
+    explain::{Explanation, Probe},
+};
 use self::{
     attach::Attachment,
     image::{HostFacts, KernelImage, Running},

@@ -16,7 +16,8 @@ use crate::{
     admin::{
         Backend,
         view::{
-            BanRequest, BanView, Failure, ReloadView, SourceSort, SourceView, StatusView, WhyView,
+            BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView,
+            StatusView, WhyView,
         },
     },
     clock,
@@ -164,7 +165,7 @@ impl Backend for Agent {
         Ok(bans)
     }
 
-    fn why(&self, source: IpAddr) -> Result<WhyView, Failure> {
+    fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure> {
         let source = source.to_canonical();
         let inner = self.inner.borrow();
         let prefix = ban_prefix(source);
@@ -193,7 +194,7 @@ impl Backend for Agent {
             let place = ban.scope.label();
             view.explanation.push(format!("it is banned ({place}): {}", ban.reason));
         }
-        explain_packets(&inner, source, &mut view)?;
+        explain_packets(&inner, source, packet, &mut view)?;
         if shared {
             view.explanation
                 .push("it authenticated lately, so it is throttled before it is banned".to_owned());

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use super::{Inner, book, safety::ban_prefix};
 use crate::{
     admin::view::{
-        BanView, Failure, InterfaceView, MapFillView, PacketCountView, SourceView, StatusView,
-        WhyView,
+        BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
+        SourceView, StatusView, WhyView,
     },
     clock,
-    kernel::{Kernel, KernelError, SourceRecord},
+    kernel::{Kernel, KernelError, Probe, SourceRecord},
     policy::{BanScope, Mode},
     refusal::Refusal,
 };
@@ -82,13 +82,14 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
 pub(super) fn explain_packets(
     inner: &Inner,
     source: IpAddr,
+    packet: Option<PacketQuery>,
     view: &mut WhyView,
 ) -> Result<(), Failure> {
     let Some(kernel) = &inner.kernel else {
         view.explanation.push("the kernel half is off: its packets are not looked at".to_owned());
         return Ok(());
     };
-    let explained = kernel.explain(source, None).map_err(|error| failure(&error))?;
+    let explained = kernel.explain(source, probe(packet)).map_err(|error| failure(&error))?;
     view.verdict = String::from(explained.verdict.action.label());
     view.reason = String::from(explained.verdict.reason.label());
     let meaning = explained.verdict.reason.meaning();
@@ -101,6 +102,16 @@ pub(super) fn explain_packets(
         .find(|record| ban_prefix(record.address) == wanted)
         .map(|record| source_view(inner, kernel, record));
     Ok(())
+}
+
+/// What to send through `decide`; a plain datagram where nothing is asked for.
+const fn probe(packet: Option<PacketQuery>) -> Probe {
+    match packet {
+        Some(PacketQuery { protocol: PacketProtocol::Tcp, port }) => Probe::Tcp(port),
+        Some(PacketQuery { protocol: PacketProtocol::Udp, port }) => Probe::Udp(port),
+        Some(PacketQuery { protocol: PacketProtocol::Icmp, .. }) => Probe::Icmp,
+        None => Probe::Udp(9),
+    }
 }
 
 pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord) -> SourceView {
