@@ -28,13 +28,20 @@ pub struct Explanation {
     pub is_tracked: bool,
 }
 
+/// A packet to be explained.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probe {
+    /// TCP SYN to this port.
+    Tcp(u16),
+    /// A datagram to this port.
+    Udp(u16),
+    /// An echo request.
+    Icmp,
+}
+
 impl Kernel {
-    /// Explains a packet from `source`: TCP SYN to `port`, or a plain UDP one.
-    pub fn explain(
-        &self,
-        source: IpAddr,
-        tcp_port: Option<u16>,
-    ) -> Result<Explanation, KernelError> {
+    /// Explains a packet from `source`.
+    pub fn explain(&self, source: IpAddr, probe: Probe) -> Result<Explanation, KernelError> {
         let settings = self.maps.active_settings()?;
         let address = Address::from(source);
         let key = address.source_key(settings.masks);
