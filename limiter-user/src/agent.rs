@@ -138,7 +138,7 @@ async fn live(
 
     let mut degraded = Vec::new();
     let kernel = match &policy.kernel {
-        Some(kernel_policy) => match start_kernel(&policy, kernel_policy) {
+        Some(kernel_policy) => match start_kernel(&policy, kernel_policy, args) {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -210,10 +210,11 @@ async fn live(
 }
 
 /// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy) -> Result<Kernel> {
+fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
     let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
     let facts = host_facts(policy);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts)?)
+    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
+    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {

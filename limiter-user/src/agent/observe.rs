@@ -131,6 +131,9 @@ impl Agent {
         let mut told = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
+            if let Some(kernel) = inner.kernel.as_mut() {
+                kernel.flush_diagnostics();
+            }
             let Some(drops) = inner.drops.as_mut() else { return };
             if pending {
                 drops.pending(|dropped| told.push(dropped));
