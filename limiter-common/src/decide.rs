@@ -289,3 +289,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         }
     }
 }
+
+
+#[cfg(test)]
+mod tests;

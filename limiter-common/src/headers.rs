@@ -445,3 +445,6 @@ fn field<const LEN: usize, const N: usize>(header: &[u8; LEN], offset: usize) ->
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;
