@@ -290,6 +290,5 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -104,7 +104,8 @@ impl SourceSet {
         if way == NO_WAY {
             return NO_WAY;
         }
-        let (Some(word), Some(slot)) = (self.keys.get(index(way)), self.slots.get(index(way))) else {
+        let (Some(word), Some(slot)) = (self.keys.get(index(way)), self.slots.get(index(way)))
+        else {
             return NO_WAY;
         };
         let previous = M::read(word);

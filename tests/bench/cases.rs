@@ -55,12 +55,8 @@ fn usual() -> Settings {
 
 /// Loads the program with `entries` list entries and bans of others.
 fn program(mut settings: Settings, entries: u32) -> Program {
-    let mut program = Program::load(Options {
-        sets: SETS,
-        bans: 65_536,
-        lists: 65_536,
-        fixed_clock: false,
-    });
+    let mut program =
+        Program::load(Options { sets: SETS, bans: 65_536, lists: 65_536, fixed_clock: false });
     program.calibrate(&mut settings);
     program.switch_settings(&settings);
     for number in 0..OTHER_BANS {
@@ -178,7 +174,10 @@ fn refused() -> Vec<Case> {
     let banned = |frame: Vec<u8>, name, does| {
         let mut program = program(usual(), 16);
         program.ban(address("192.0.2.1"), u64::MAX >> 2);
-        Case { target: Some(120), ..case(name, does, frame, Verdict::drop(Reason::Banned), program) }
+        Case {
+            target: Some(120),
+            ..case(name, does, frame, Verdict::drop(Reason::Banned), program)
+        }
     };
     let denied = |entries, name| {
         let does = "2 sets, ban hash, trie, UDP socket, 1 counter, 1 slot";
@@ -188,7 +187,11 @@ fn refused() -> Vec<Case> {
     let deny = Settings { flags: flags::LISTS | flags::DEFAULT_DENY, ..usual() };
     let listening = Frame::tcp(UDP_SOURCE, DESTINATION, tcp_flags::ACK).bytes();
     vec![
-        banned(listening.clone(), "banned, TCP to a listening port", "2 sets, ban hash, jiffies, 1 counter, 1 slot"),
+        banned(
+            listening.clone(),
+            "banned, TCP to a listening port",
+            "2 sets, ban hash, jiffies, 1 counter, 1 slot",
+        ),
         banned(
             udp(UDP_SOURCE, DESTINATION),
             "banned, UDP",
@@ -248,7 +251,13 @@ fn limited() -> Vec<Case> {
             Verdict::drop(Reason::ConnectionRate),
             exhausted(Settings { connections: hour, ..usual() }, &syn),
         ),
-        case("malformed", "1 counter, 1 slot, jiffies", lie, Verdict::drop(Reason::Malformed), program(usual(), 16)),
+        case(
+            "malformed",
+            "1 counter, 1 slot, jiffies",
+            lie,
+            Verdict::drop(Reason::Malformed),
+            program(usual(), 16),
+        ),
         case(
             "fragment dropped",
             "2 sets, ban hash, trie, jiffies, 1 counter, 1 slot",

@@ -52,8 +52,17 @@ fn measure_here() -> String {
     let (empty, rotated) = (median(&mut empty), median(&mut rotated));
     let yardstick = median(&mut yardstick).saturating_sub(empty);
     let mut rows = vec![
-        ["path", "gross ns", "net ns", "of yardstick", "target", "", "does"].map(str::to_owned).to_vec(),
-        row("yardstick", yardstick + empty, yardstick, yardstick, None, "LRU hash, ktime, 1 counter"),
+        ["path", "gross ns", "net ns", "of yardstick", "target", "", "does"]
+            .map(str::to_owned)
+            .to_vec(),
+        row(
+            "yardstick",
+            yardstick + empty,
+            yardstick,
+            yardstick,
+            None,
+            "LRU hash, ktime, 1 counter",
+        ),
     ];
     for (case, times) in cases.iter().zip(&mut gross) {
         check(case);

@@ -84,7 +84,10 @@ pub(crate) fn policies() -> Vec<Policy> {
         ("default deny without lists", with(flags::DEFAULT_DENY)),
         ("lists", with(lists)),
         ("lists and default deny", with(lists | flags::DEFAULT_DENY)),
-        ("fragments dropped, malformed passed", with(flags::FRAGMENTS_DROP | flags::MALFORMED_PASS)),
+        (
+            "fragments dropped, malformed passed",
+            with(flags::FRAGMENTS_DROP | flags::MALFORMED_PASS),
+        ),
         ("fragments passed", with(flags::FRAGMENTS_PASS | lists)),
         ("prefixes", Settings { masks: Masks::new(24, 56), flags: lists, ..limited }),
         ("everybody is one", Settings { masks: Masks::new(0, 0), flags: lists, ..limited }),

@@ -47,7 +47,8 @@ impl Site {
     fn new(flags: u64) -> Self {
         let (remote, host) = (Namespace::new("remote"), Namespace::new("host"));
         let veth = Veth::between(&remote, &REMOTE, &host, &HOST);
-        let mut program = Program::load(Options { sets: SETS, fixed_clock: false, ..Options::default() });
+        let mut program =
+            Program::load(Options { sets: SETS, fixed_clock: false, ..Options::default() });
         let mut settings = Settings {
             generation: 1,
             flags,
@@ -91,7 +92,8 @@ impl Site {
             stream.write_all(&vec![7; TRANSFER_BYTES]).expect("the host reads");
         });
         let deadline = Deadline::after(QUICKLY);
-        let mut stream = self.host.run(|| TcpStream::connect_timeout(&service, QUICKLY)).expect("opens");
+        let mut stream =
+            self.host.run(|| TcpStream::connect_timeout(&service, QUICKLY)).expect("opens");
         stream.set_read_timeout(Some(QUICKLY)).expect("a timeout");
         let mut received = Vec::new();
         stream.read_to_end(&mut received).expect("the remote's bytes arrive");

@@ -223,7 +223,8 @@ impl Program {
                 data_out: Some(&mut out),
                 ..TestRunOptions::new()
             };
-            let probe: &Xdp = self.ebpf.program(CLOCK_PROBE).expect(CLOCK_PROBE).try_into().expect("XDP");
+            let probe: &Xdp =
+                self.ebpf.program(CLOCK_PROBE).expect(CLOCK_PROBE).try_into().expect("XDP");
             probe.test_run(options).expect("the clocks are read");
             let word = |at: usize| u64::from_ne_bytes(out[at..at + 8].try_into().expect("8 bytes"));
             let difference = word(8).wrapping_sub(word(0).wrapping_mul(settings.tick_ns));

@@ -93,7 +93,8 @@ fn source(ctx: &XdpContext) -> Option<u32> {
     }
     let header = ctx.data() + EthHdr::LEN;
     // SAFETY: as above.
-    let version_and_length = unsafe { ptr::read((header + offset_of!(Ipv4Hdr, vihl)) as *const u8) };
+    let version_and_length =
+        unsafe { ptr::read((header + offset_of!(Ipv4Hdr, vihl)) as *const u8) };
     if version_and_length >> 4 != 4 || version_and_length & 0xf < 5 {
         return None;
     }
