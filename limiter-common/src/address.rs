@@ -78,6 +78,7 @@ impl Address {
 }
 
 impl From<IpAddr> for Address {
+    #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
     fn from(address: IpAddr) -> Self {
         let octets = match address {
             IpAddr::V4(v4) => return Self::from_v4(v4.octets()),
@@ -88,6 +89,7 @@ impl From<IpAddr> for Address {
 }
 
 impl From<Address> for IpAddr {
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
     fn from(address: Address) -> Self {
         if address.is_v4() {
             Self::V4(Ipv4Addr::from_bits((address.low & u64::from(u32::MAX)) as u32))

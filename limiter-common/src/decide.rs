@@ -186,12 +186,11 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn judge(&self, list: ListVerdict) -> Access {
         match list {
             ListVerdict::Trusted => Access::Trusted,
-            ListVerdict::Allow => Access::Open,
             ListVerdict::Deny => Access::Refused(Reason::Denied),
             ListVerdict::None if self.settings.has(flags::DEFAULT_DENY) => {
                 Access::Refused(Reason::NotAllowed)
             }
-            ListVerdict::None => Access::Open,
+            ListVerdict::Allow | ListVerdict::None => Access::Open,
         }
     }
 
@@ -227,10 +226,10 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             return (verdict, None);
         };
         T::Machine::write(&slot.seen_ns, now_ns);
-        let verdict = if !self.take(&slot.packet_bucket, self.settings.packets, now_ns) {
+        let verdict = if !Self::take(&slot.packet_bucket, self.settings.packets, now_ns) {
             Verdict::drop(Reason::PacketRate)
         } else if self.headers.is_tcp_open()
-            && !self.take(&slot.connection_bucket, self.settings.connections, now_ns)
+            && !Self::take(&slot.connection_bucket, self.settings.connections, now_ns)
         {
             Verdict::drop(Reason::ConnectionRate)
         } else {
@@ -240,7 +239,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 
     #[inline]
-    fn take(&self, bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+    fn take(bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
         bucket::take::<T::Machine>(bucket, rate, now_ns)
     }
 

@@ -6,6 +6,8 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "core has no read-modify-write for the BPF target")]
 #![expect(unsafe_code, reason = "packet memory and map values are raw pointers in the kernel")]
+#![expect(clippy::needless_pass_by_value, reason = "how the macro of a program calls it")]
+#![expect(clippy::cast_possible_truncation, reason = "pointers of the BPF target have 64 bits")]
 
 mod clock;
 mod machine;
@@ -25,7 +27,7 @@ use crate::{clock::KernelClock, packet::XdpPacket, tables::KernelTables};
 
 /// Decides about every packet that arrives on the interface.
 #[xdp]
-pub fn limiter(ctx: XdpContext) -> u32 {
+fn limiter(ctx: XdpContext) -> u32 {
     let packet = XdpPacket::new(&ctx);
     let Some(tables) = KernelTables::new(&ctx) else {
         // Array look-ups within bounds do not fail.
@@ -49,7 +51,7 @@ fn action(decision: &Decision) -> u32 {
 /// Writes jiffies and `CLOCK_MONOTONIC` (ns) into the packet of a test run, so that user space can
 /// tell how one follows from the other. Never attached.
 #[xdp]
-pub fn clock_probe(ctx: XdpContext) -> u32 {
+fn clock_probe(ctx: XdpContext) -> u32 {
     clock::probe(&ctx);
     xdp_action::XDP_PASS
 }
