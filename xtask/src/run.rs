@@ -2,6 +2,7 @@
 //! or, given arguments, runs it on this host. The demonstration is checked step by step. It never
 //! changes the host's network; all it makes ends with its processes, however they end.
 
+mod answers;
 mod client;
 mod config;
 mod host;
@@ -153,13 +154,13 @@ fn perform(limiter: &Path, directory: &Path, once: bool) -> Result<()> {
     if result.as_ref().map_or(true, |failed| *failed > 0) {
         stage.print_log();
     }
-    stage.strike();
+    drop(stage);
     let failed = result?;
     if failed > 0 {
         bail!("{failed} steps did not do what they say");
     }
     if once {
-        println!("Every step did what it says; nothing is left behind.");
+        println!("Every step did what it says.");
     }
     Ok(())
 }

@@ -75,13 +75,10 @@ pub(super) fn http(args: &HttpArgs) -> Result<()> {
         if args.fresh {
             connection = None;
         }
-        let answer = connection
-            .take()
-            .map_or_else(|| connect(args), Ok)
-            .and_then(|mut reader| {
-                let head = exchange(&mut reader, &request(args, key.as_deref(), number))?;
-                Ok((head, reader))
-            });
+        let answer = connection.take().map_or_else(|| connect(args), Ok).and_then(|mut reader| {
+            let head = exchange(&mut reader, &request(args, key.as_deref(), number))?;
+            Ok((head, reader))
+        });
         match answer {
             Ok((head, reader)) => {
                 if !head.closes() {
@@ -96,16 +93,17 @@ pub(super) fn http(args: &HttpArgs) -> Result<()> {
 }
 
 fn request(args: &HttpArgs, key: Option<&str>, number: u32) -> String {
-    let mut text =
-        format!("{} {} HTTP/1.1\r\nHost: api.example.com\r\n", args.method, args.path);
-    for header in &args.header {
-        text.push_str(&header.replace("{n}", &number.to_string()));
-        text.push_str("\r\n");
-    }
-    if let Some(key) = key {
-        text.push_str(&format!("X-API-Key: {}\r\n", key.trim()));
-    }
-    text + "\r\n"
+    let number = number.to_string();
+    let mut lines =
+        vec![format!("{} {} HTTP/1.1", args.method, args.path), "Host: api.example.com".to_owned()];
+    lines.extend(args.header.iter().map(|header| header.replace("{n}", &number)));
+    lines.extend(key.map(|key| format!("X-API-Key: {}", key.trim())));
+    lines.join(
+        "
+",
+    ) + "
+
+"
 }
 
 fn connect(args: &HttpArgs) -> Result<BufReader<TcpStream>> {

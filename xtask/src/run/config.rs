@@ -81,15 +81,13 @@ impl Files {
         if beside.as_os_str().len() + SOCKET_NAME_LENGTH <= SOCKET_PATH_LIMIT {
             return beside;
         }
-        let name: u64 = self
-            .directory
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        let name: u64 = self.directory.as_os_str().as_encoded_bytes().iter().fold(
+            0xcbf2_9ce4_8422_2325,
+            |hash, byte| {
                 // FNV-1a: short, stable, and nobody chooses the path to collide.
                 (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+            },
+        );
         PathBuf::from(format!("/run/limiter-demo-{name:016x}"))
     }
 

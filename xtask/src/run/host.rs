@@ -47,7 +47,8 @@ pub(super) fn run(limiter: &Path, directory: &Path) -> Result<()> {
         return Ok(());
     }
     let ended = input_end();
-    let listener = TcpListener::bind(super::config::SAMPLE).context("cannot serve the sample API")?;
+    let listener =
+        TcpListener::bind(super::config::SAMPLE).context("cannot serve the sample API")?;
     thread::spawn(move || sample::serve(&listener));
     let files = Files::new(directory);
     let mut agent = start(limiter, &files)?;
@@ -117,9 +118,13 @@ fn keep(limiter: &Path, files: &Files, agent: &mut Child, ended: &Receiver<()>) 
 }
 
 fn stop(agent: &mut Child) {
-    if let Ok(pid) = i32::try_from(agent.id()) {
-        // It may have ended by itself.
-        drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+    if !matches!(agent.try_wait(), Ok(None)) {
+        return;
+    }
+    if let Ok(pid) = i32::try_from(agent.id())
+        && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+    {
+        eprintln!("xtask: the agent cannot be asked to end: {error}");
     }
     let stopwatch = Stopwatch::start();
     while stopwatch.elapsed() < STOP_LIMIT {

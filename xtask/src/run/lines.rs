@@ -40,7 +40,12 @@ fn text(names: &Names) -> String {
     let Names { sudo, limiter, socket, key, clients, agent } = names;
     let curl = format!("{sudo}nsenter --net={clients} curl -si -m 3 --interface");
     let url = format!("http://{SERVER_V4}:{PORT}");
-    let mut lines = format!(
+    let kill = agent.map_or_else(String::new, |pid| {
+        format!(
+            "# kill the agent: packets stay filtered, requests answered; another takes over\n{sudo}kill -9 {pid}\n"
+        )
+    });
+    format!(
         "It runs until Ctrl-C. To try in another terminal:
 
 # requests with a valid key, and without one
@@ -53,21 +58,15 @@ for n in $(seq 12); do {curl} {VISITOR} -H \"X-API-Key: guess-$n\" {url}/hello |
 {sudo}{limiter} status --socket {socket}
 {sudo}{limiter} why {VISITOR} --socket {socket}
 {sudo}{limiter} unban --all --socket {socket}
-"
-    );
-    if let Some(pid) = agent {
-        lines.push_str(&format!(
-            "# kill the agent: packets stay filtered, requests answered; another takes over\n\
-             {sudo}kill -9 {pid}\n"
-        ));
-    }
-    lines
+{kill}"
+    )
 }
 
 /// One word of a shell's line.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-".contains(character);
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || "/._-".contains(character);
     if text.chars().all(is_plain) {
         return text.into_owned();
     }

@@ -109,8 +109,8 @@ mod tests {
     fn output_errors_and_time_limits() {
         let never = Interrupt::never();
         let run = |script: &str, limit| output(program("sh").args(["-c", script]), limit, &never);
-        assert_eq!(run("echo x", Duration::from_secs(60)).unwrap(), "x\n");
-        let failed = run("echo why >&2; exit 3", Duration::from_secs(60)).unwrap_err().to_string();
+        assert_eq!(run("echo x", Duration::from_mins(1)).unwrap(), "x\n");
+        let failed = run("echo why >&2; exit 3", Duration::from_mins(1)).unwrap_err().to_string();
         assert!(failed.contains("why"), "{failed}");
         let late = run("exec sleep 60", Duration::from_millis(50)).unwrap_err().to_string();
         assert!(late.contains("takes longer"), "{late}");

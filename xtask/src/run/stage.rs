@@ -48,9 +48,17 @@ pub(super) struct Stage {
 impl Stage {
     /// Empties the directory, makes the namespaces, starts the agent and waits until it is ready.
     pub(super) fn set(limiter: &Path, directory: &Path, interrupt: &Interrupt) -> Result<Self> {
-        let stopwatch = Stopwatch::start();
         let files = Files::new(directory);
         remove(&files)?;
+        Self::build(limiter, files.clone(), interrupt).inspect_err(|_| {
+            // What went wrong before is what matters; the next one begins by removing.
+            drop(remove(&files));
+        })
+    }
+
+    fn build(limiter: &Path, files: Files, interrupt: &Interrupt) -> Result<Self> {
+        let stopwatch = Stopwatch::start();
+        let directory = files.directory.as_path();
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
         fs::write(files.config(), config::text(&files))?;
@@ -102,7 +110,6 @@ impl Stage {
             config::SERVER_V6,
         );
         ip(&self.server_net(), &server)?;
-        let mut clients = "link set lo up\n".to_owned();
         let v4 = [
             config::HONEST_V4,
             config::ANONYMOUS,
@@ -112,13 +119,11 @@ impl Stage {
             config::DENIED,
             config::FLOODER,
         ];
-        for address in v4 {
-            clients.push_str(&format!("address add {address}/24 dev client0\n"));
-        }
-        for address in [config::HONEST_V6, config::BROWSER, config::HASTY] {
-            clients.push_str(&format!("address add {address}/32 dev client0 nodad\n"));
-        }
-        clients.push_str("link set client0 up\n");
+        let v6 = [config::HONEST_V6, config::BROWSER, config::HASTY];
+        let v4 = v4.map(|address| format!("address add {address}/24 dev client0"));
+        let v6 = v6.map(|address| format!("address add {address}/32 dev client0 nodad"));
+        let clients = [v4.join("\n"), v6.join("\n")].join("\n");
+        let clients = format!("link set lo up\n{clients}\nlink set client0 up\n");
         ip(&self.clients_net(), &clients)
     }
 
@@ -218,11 +223,6 @@ impl Stage {
         for line in super::tables::tail(&log, LOG_LINES) {
             eprintln!("limiter: {line}");
         }
-    }
-
-    /// Ends everything and removes what it left; says so where that does not succeed.
-    pub(super) fn strike(self) {
-        drop(self);
     }
 }
 
