@@ -151,7 +151,7 @@ fn perform(limiter: &Path, directory: &Path, once: bool) -> Result<()> {
         }
         Ok(failed)
     });
-    if result.as_ref().map_or(true, |failed| *failed > 0) {
+    if result.as_ref().map_or(!interrupt.is_raised(), |failed| *failed > 0) {
         stage.print_log();
     }
     drop(stage);
