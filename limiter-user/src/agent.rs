@@ -12,6 +12,7 @@ mod observe;
 mod safety;
 mod start;
 mod supervisor;
+mod view;
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,9 +33,7 @@ use tokio::{
     time,
 };
 
-use self::{
-    book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup,
-};
+use self::{book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup};
 use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
@@ -69,6 +68,8 @@ pub(crate) struct Agent {
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
     stopping: Cell<bool>,
+    /// A message to the proxy found no room.
+    proxy_missed: Cell<bool>,
     inner: RefCell<Inner>,
 }
 
@@ -139,7 +140,7 @@ async fn live(
 
     let mut degraded = Vec::new();
     let kernel = match &policy.kernel {
-        Some(kernel_policy) => match start_kernel(&policy, kernel_policy) {
+        Some(kernel_policy) => match start_kernel(&policy, kernel_policy, args) {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -164,6 +165,7 @@ async fn live(
         events,
         to_proxy,
         stopping: Cell::new(false),
+        proxy_missed: Cell::new(false),
         inner: RefCell::new(Inner {
             safety: safety_of(&policy),
             generation: 1,
@@ -194,7 +196,7 @@ async fn live(
 
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
-    loop {
+    let patience = loop {
         tokio::select! {
             _ = drain.tick() => agent.collect_drops(false),
             _ = tick.tick() => agent.tick(),
@@ -202,19 +204,20 @@ async fn live(
                 agent.events.reopen();
                 drop(agent.reload().await);
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break agent.drain_patience(),
+            _ = interrupt.recv() => break Duration::ZERO,
         }
-    }
-    agent.stop(&mut terminate, &mut interrupt).await;
+    };
+    agent.stop(patience, &mut terminate, &mut interrupt).await;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy) -> Result<Kernel> {
+fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
     let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
     let facts = host_facts(policy);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts)?)
+    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
+    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {
@@ -226,14 +229,16 @@ fn host_facts(policy: &Policy) -> HostFacts {
 }
 
 fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted = policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+    let mut trusted =
+        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
-    Safety {
+    let mut safety = Safety {
         trusted,
         trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
-        own: host::own_addresses(),
-        infrastructure: host::gateways_and_resolvers(),
-    }
+        ..Safety::default()
+    };
+    safety.look_at_host();
+    safety
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -319,7 +324,13 @@ impl Agent {
         let Some(kernel) = inner.kernel.as_mut() else { return };
         for (address, ban) in kernel.bans() {
             let prefix = safety::ban_prefix(address);
-            if ban.expires_ns > now_ns && inner.book.get(prefix, BanScope::Kernel).is_none() {
+            if ban.expires_ns <= now_ns {
+                if let Err(error) = kernel.unban(address) {
+                    inner.degraded.push(error.to_string());
+                }
+                continue;
+            }
+            if inner.book.get(prefix, BanScope::Kernel).is_none() {
                 inner.book.insert(book::Ban {
                     prefix,
                     scope: BanScope::Kernel,
@@ -332,7 +343,9 @@ impl Agent {
         let missing: Vec<book::Ban> = inner
             .book
             .iter()
-            .filter(|ban| ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none())
+            .filter(|ban| {
+                ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none()
+            })
             .cloned()
             .collect();
         for ban in missing {
@@ -347,18 +360,20 @@ impl Agent {
     /// Once a second.
     fn tick(&self) {
         self.collect_drops(true);
+        self.catch_proxy_up();
         let now_unix_ns = clock::unix_ns();
         let mut problems = Vec::new();
         let sums = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
+            inner.safety.look_at_host();
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
-                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
-                    if let Err(error) = kernel.unban(ban.prefix.addr()) {
-                        problems.push(error.to_string());
-                    }
+                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
+                    && let Err(error) = kernel.unban(ban.prefix.addr())
+                {
+                    problems.push(error.to_string());
                 }
             }
             if let Err(error) = inner.book.save() {
@@ -370,6 +385,18 @@ impl Agent {
             self.events.publish(event);
         }
         self.report_problems(problems);
+    }
+
+    /// Sends policy and bans whole after a message found no room.
+    fn catch_proxy_up(&self) {
+        if !self.proxy_missed.replace(false) {
+            return;
+        }
+        let (generation, policy, bans) = self.proxy_policy();
+        if let Some(policy) = policy {
+            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(policy) });
+            self.tell_proxy(ToProxy::HttpBans(bans));
+        }
     }
 
     /// Tells what newly goes wrong, once, and keeps it in the status while it lasts.
@@ -389,11 +416,11 @@ impl Agent {
         }
     }
 
-    /// A message to the proxy. A proxy that does not read is replaced by its supervisor; what it
-    /// missed it gets anew.
+    /// A message to the proxy. What finds no room is made up for by the next tick, which sends
+    /// policy and bans whole.
     pub(super) fn tell_proxy(&self, message: ToProxy) {
-        if let Err(error) = self.to_proxy.try_send(message) {
-            log::warn!("a message to the proxy is dropped: {error}");
+        if self.to_proxy.try_send(message).is_err() {
+            self.proxy_missed.set(true);
         }
     }
 
@@ -407,8 +434,7 @@ impl Agent {
             .filter(|ban| ban.scope == BanScope::Http)
             .map(|ban| HttpBan {
                 prefix: ban.prefix,
-                expires_ns: now_ns
-                    .saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
+                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
             })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)
@@ -436,7 +462,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn from_proxy(&self, message: FromProxy) {
+    pub(super) fn received(&self, message: FromProxy) {
         match message {
             FromProxy::Observations { observations, lost } => {
                 for observation in &observations {
@@ -449,18 +475,21 @@ impl Agent {
         }
     }
 
+    /// How long requests in flight may take to finish.
+    fn drain_patience(&self) -> Duration {
+        let inner = self.inner.borrow();
+        inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
+    }
+
     /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
     /// signal ends the wait.
     async fn stop(
         &self,
+        patience: Duration,
         terminate: &mut tokio::signal::unix::Signal,
         interrupt: &mut tokio::signal::unix::Signal,
     ) {
         self.stopping.set(true);
-        let patience = {
-            let inner = self.inner.borrow();
-            inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
-        };
         self.tell_proxy(ToProxy::Drain);
         let drained = async {
             while self.inner.borrow().proxy_pid.is_some() {

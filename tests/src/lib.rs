@@ -12,6 +12,7 @@ pub mod http;
 pub mod netns;
 pub mod origin;
 pub mod process;
+pub mod program;
 pub mod random;
 pub mod raw;
 pub mod scratch;

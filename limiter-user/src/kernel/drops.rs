@@ -1,9 +1,9 @@
 //! What the kernel dropped, as it comes: records of the ring buffer, and what is still gathering
 //! in the slots of each CPU.
 //!
-//! A slot is read without disturbing it. What was told of it once is remembered by the occupancy
-//! (CPU, slot, source, verdict, begin) and taken off when its record arrives, so that told packets
-//! are counted once: records + pending + lost = counters.
+//! A slot is read without disturbing it. What was told of it is remembered by its gathering (CPU,
+//! source, verdict, begin) and taken off when its record arrives, so that no packet is told twice:
+//! records + pending + lost = counters.
 
 use std::{collections::HashMap, fmt, net::IpAddr};
 
@@ -30,14 +30,17 @@ pub struct Dropped {
     pub counter: Counter,
 }
 
-/// What is known of a slot's occupant beside its growing counts.
-type Occupancy = (limiter_common::address::Address, u64, u64);
+/// What tells one gathering in one slot from every other.
+type Gathering = (u64, limiter_common::address::Address, u64);
 
 /// The reader. There is one at a time.
 pub struct Drops {
     ring: RingBuf<MapData>,
     slots: PerCpuArray<MapData, Plain<DropSlot>>,
-    told: HashMap<Occupancy, Counter>,
+    /// What was told of gatherings whose record has not come yet.
+    told: HashMap<Gathering, (Verdict, Counter)>,
+    /// What was told of gatherings whose record was lost: part of the lost counters.
+    told_and_lost: HashMap<Verdict, Counter>,
     /// Records that were none: never happens, and would be seen.
     pub invalid: u64,
 }
@@ -54,10 +57,10 @@ impl Drops {
             ring: pins.ring()?,
             slots: pins.map(maps::DROPS)?,
             told: HashMap::new(),
+            told_and_lost: HashMap::new(),
             invalid: 0,
         };
         // What gathered under an earlier agent is not news.
-        drops.records(|_| {});
         drops.pending(|_| {});
         Ok(drops)
     }
@@ -65,35 +68,53 @@ impl Drops {
     /// Tells the complete records.
     pub fn records(&mut self, mut tell: impl FnMut(Dropped)) {
         let told = &mut self.told;
-        self.invalid += ring::drain(&mut self.ring, MAX_RECORDS, |slot| {
-            let before = told.remove(&occupancy(&slot)).unwrap_or_default();
-            tell_rest(&slot, before, &mut tell);
+        self.invalid += ring::drain(&mut self.ring, MAX_RECORDS, |record| {
+            let before = told.remove(&record.gathering()).map_or_else(Counter::default, |it| it.1);
+            tell_rest(&record, before, &mut tell);
         });
     }
 
-    /// Tells what is gathering in the slots, once a second or so.
+    /// Tells the records and what is gathering in the slots; once a second or so.
     pub fn pending(&mut self, mut tell: impl FnMut(Dropped)) {
-        let mut current = HashMap::new();
+        self.records(&mut tell);
+        let mut gathering = HashMap::new();
         for index in 0..DROP_SLOTS {
             let Ok(values) = self.slots.get(&index, 0) else { continue };
-            for Plain(slot) in values.iter().filter(|Plain(slot)| slot.packets > 0) {
-                let before = self.told.get(&occupancy(slot)).copied().unwrap_or_default();
-                tell_rest(slot, before, &mut tell);
+            for (cpu, Plain(slot)) in values.iter().enumerate() {
+                let slot = slot.on_cpu(u32::try_from(cpu).unwrap_or(u32::MAX));
+                let (Some(verdict), true) = (slot.decode(), slot.packets > 0) else { continue };
+                let before = self.told.remove(&slot.gathering());
+                tell_rest(&slot, before.map_or_else(Counter::default, |it| it.1), &mut tell);
                 let seen = Counter { packets: slot.packets, bytes: slot.bytes };
-                current.insert(occupancy(slot), seen);
+                gathering.insert(slot.gathering(), (verdict, seen));
             }
         }
-        // Occupancies that ended have left a record, which is in the buffer or was lost and
-        // counted as such.
-        self.told.retain(|key, _| !current.contains_key(key));
-        let ended = std::mem::replace(&mut self.told, current);
-        self.records(|dropped| tell(dropped));
-        drop(ended);
+        // What is left in `told` has ended: its record is in the buffer by now, or was lost.
+        let ended = std::mem::take(&mut self.told);
+        self.told = gathering;
+        let current: Vec<Gathering> = self.told.keys().copied().collect();
+        self.told.extend(ended);
+        self.records(&mut tell);
+        let lost: Vec<Gathering> =
+            self.told.keys().filter(|key| !current.contains(key)).copied().collect();
+        for key in lost {
+            if let Some((verdict, counter)) = self.told.remove(&key) {
+                let sum = self.told_and_lost.entry(verdict).or_default();
+                sum.packets += counter.packets;
+                sum.bytes += counter.bytes;
+            }
+        }
     }
-}
 
-fn occupancy(slot: &DropSlot) -> Occupancy {
-    (slot.source, slot.verdict, slot.since_ns)
+    /// Takes off, of newly lost packets with this verdict, what was told before it was lost.
+    pub fn untold(&mut self, verdict: Verdict, lost: Counter) -> Counter {
+        let Some(told) = self.told_and_lost.get_mut(&verdict) else { return lost };
+        let packets = told.packets.min(lost.packets);
+        let bytes = told.bytes.min(lost.bytes);
+        told.packets -= packets;
+        told.bytes -= bytes;
+        Counter { packets: lost.packets - packets, bytes: lost.bytes - bytes }
+    }
 }
 
 fn tell_rest(slot: &DropSlot, before: Counter, tell: &mut impl FnMut(Dropped)) {
