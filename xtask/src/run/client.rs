@@ -98,12 +98,7 @@ fn request(args: &HttpArgs, key: Option<&str>, number: u32) -> String {
         vec![format!("{} {} HTTP/1.1", args.method, args.path), "Host: api.example.com".to_owned()];
     lines.extend(args.header.iter().map(|header| header.replace("{n}", &number)));
     lines.extend(key.map(|key| format!("X-API-Key: {}", key.trim())));
-    lines.join(
-        "
-",
-    ) + "
-
-"
+    lines.join("\r\n") + "\r\n\r\n"
 }
 
 fn connect(args: &HttpArgs) -> Result<BufReader<TcpStream>> {
