@@ -167,12 +167,14 @@ fn what_a_slot_remembers_goes_stale_with_policy_and_bans() {
 #[test]
 fn a_key_of_many_addresses_remembers_nothing() {
     let mut host = Host::new();
+    host.settings.flags |= flags::FINE_ACCESS;
     host.name("2001:db8::2", ListVerdict::Deny);
     for _ in 0..3 {
         assert_eq!(host.frame(&frame_v6(1)), ALLOWED);
         assert_eq!(host.frame(&frame_v6(2)), Verdict::drop(Reason::Denied), "of the same /64");
     }
     let mut host = Host::new();
+    host.settings.flags |= flags::FINE_ACCESS;
     host.settings.masks = crate::address::Masks::new(24, 64);
     host.name("192.0.2.2", ListVerdict::Deny);
     for _ in 0..3 {
