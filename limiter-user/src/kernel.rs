@@ -164,7 +164,7 @@ impl Kernel {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
         let programs = load::Programs::load(policy, &pins, interfaces)?;
-        let mut maps = Maps::open(&pins)?;
+        let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
@@ -369,6 +369,14 @@ impl Kernel {
 /// Makes sure that there is a BPF file system for the pins: needs a capability that the agent then
 /// gives up.
 pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+    let missing = load::missing_capabilities();
+    if !missing.is_empty() {
+        return Err(KernelError::Host(format!(
+            "the kernel half needs capabilities that this process lacks: {} (run it as root, or \
+             grant them, e.g. AmbientCapabilities= of its systemd unit)",
+            missing.join(", "),
+        )));
+    }
     pins::ensure_bpffs(directory)
 }
 

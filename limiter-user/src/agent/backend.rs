@@ -227,6 +227,8 @@ impl Backend for Agent {
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
+        // What was dropped until now is still told.
+        self.collect_drops(true);
         let names = {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
