@@ -12,12 +12,15 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::{
-    socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-        sockopt,
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv,
+            setsockopt, socket, sockopt,
+        },
+        time::{TimeVal, TimeValLike as _},
     },
-    time::{TimeVal, TimeValLike as _},
 };
 
 use self::message::parse_head;
@@ -174,6 +177,19 @@ impl Connection {
         let closed = matches!(self.read_to_end(), Ok(_) | Err(Failure::Reset));
         self.set_timeout(TIMEOUT);
         closed
+    }
+
+    /// Whether the peer has closed or reset by now, without having sent anything.
+    pub fn is_closed(&mut self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let descriptor = match &self.stream {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        match recv(descriptor, &mut [0; 1], flags) {
+            Ok(count) => count == 0,
+            Err(error) => error != Errno::EAGAIN,
+        }
     }
 
     fn read_response(&mut self, without_body: bool) -> Result<Response, Failure> {

@@ -1,0 +1,8 @@
+//! The agent end to end: real packets through real XDP, real processes, signals and files.
+
+#[cfg(test)]
+mod attach;
+#[cfg(test)]
+mod detach;
+#[cfg(test)]
+mod layout;
