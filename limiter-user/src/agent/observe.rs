@@ -1,10 +1,10 @@
 //! What the two halves report, turned into events and evidence.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use limiter_common::verdict::Action;
 
-use super::{Agent, Inner, book, safety::ban_prefix};
+use super::{Agent, Inner, book, lost_by_verdict, safety::ban_prefix};
 use crate::{
     clock,
     events::{Event, EventKind, Lifecycle, Source},
@@ -106,7 +106,8 @@ impl Agent {
         let event = Event::banned(
             now_unix_ns,
             ban.prefix,
-            std::time::Duration::from_nanos(length_ns),
+            // A moment of it has passed already.
+            Duration::from_secs(length_ns.div_ceil(1_000_000_000)),
             &ban.reason,
             Mode::Enforce,
         );
@@ -155,24 +156,26 @@ impl Agent {
         let mut events = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
-            let Some(kernel) = inner.kernel.as_ref() else { return };
-            let (_, lost) = kernel.counts();
-            for count in lost {
-                let key = (count.interface, count.verdict);
-                let told = inner.lost_told.entry(key).or_default();
-                let packets = count.counter.packets.saturating_sub(told.packets);
-                let bytes = count.counter.bytes.saturating_sub(told.bytes);
-                if packets > 0 {
-                    *told = count.counter;
-                    let mode = match count.verdict.action {
-                        Action::Monitor => Mode::Monitor,
-                        Action::Drop | Action::Pass => Mode::Enforce,
-                    };
-                    let reason = count.verdict.reason;
-                    let event =
-                        Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
-                    events.push(event);
+            let inner = &mut *inner;
+            let (Some(kernel), Some(drops)) = (&inner.kernel, &inner.drops) else { return };
+            for (verdict, counter) in lost_by_verdict(kernel) {
+                let before = drops.told_of_lost(verdict);
+                let told = inner.lost_told.entry(verdict).or_default();
+                let packets = counter.packets.saturating_sub(told.packets + before.packets);
+                let bytes = counter.bytes.saturating_sub(told.bytes + before.bytes);
+                if packets == 0 {
+                    continue;
                 }
+                told.packets += packets;
+                told.bytes += bytes;
+                let mode = match verdict.action {
+                    Action::Monitor => Mode::Monitor,
+                    Action::Drop | Action::Pass => Mode::Enforce,
+                };
+                let reason = verdict.reason;
+                let event =
+                    Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
+                events.push(event);
             }
         }
         for event in events {
@@ -198,7 +201,7 @@ fn scope_for(inner: &Inner, observation: &Observation, wanted: BanScope) -> Opti
 }
 
 /// Whole nanoseconds, saturating.
-pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
