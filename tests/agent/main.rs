@@ -3,6 +3,14 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod bans;
+#[cfg(test)]
 mod detach;
 #[cfg(test)]
 mod layout;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
+mod support;
