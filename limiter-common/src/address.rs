@@ -81,16 +81,18 @@ impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
         let octets = match address {
             IpAddr::V4(v4) => return Self::from_v4(v4.octets()),
-            IpAddr::V6(v6) => u128::from_be_bytes(v6.octets()),
+            IpAddr::V6(v6) => v6.octets(),
         };
-        Self { high: (octets >> 64) as u64, low: (octets & u128::from(u64::MAX)) as u64 }
+        let [h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, l4, l5, l6, l7] = octets;
+        Self::from_v6([h0, h1, h2, h3, h4, h5, h6, h7], [l0, l1, l2, l3, l4, l5, l6, l7])
     }
 }
 
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
         if address.is_v4() {
-            Self::V4(Ipv4Addr::from_bits((address.low & u64::from(u32::MAX)) as u32))
+            let [.., a, b, c, d] = address.low.to_be_bytes();
+            Self::V4(Ipv4Addr::new(a, b, c, d))
         } else {
             Self::V6(Ipv6Addr::from(address.to_bytes()))
         }

@@ -201,8 +201,9 @@ mod tests {
                 now += random(&mut state) % 2_000;
                 admitted += u64::from(take(&word, rate, now));
             }
-            let allowed = burst as f64 + (now - start) as f64 * count as f64 / 1e9 * 1.0007 + 1.0;
-            assert!(admitted as f64 <= allowed, "{admitted} of {allowed} at {count}, {burst}");
+            let exact = u128::from(now - start) * u128::from(count) / u128::from(SECOND_NS);
+            let allowed = u128::from(burst) + exact + exact * 7 / 10_000 + 1;
+            assert!(u128::from(admitted) <= allowed, "{admitted} of {allowed} at {count}, {burst}");
         }
     }
 

@@ -11,11 +11,9 @@
 //! Map operations of the common packet (a known source, allowed): settings, two control words, one
 //! source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
 
-use core::sync::atomic::AtomicU64;
-
 use crate::{
     address::Address,
-    bucket::{self, BucketRate},
+    bucket,
     headers::{self, Headers, Parsed, protocol},
     machine::Machine,
     packet::PacketBytes,
@@ -171,10 +169,9 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         } else {
             ListVerdict::None
         };
-        // A key that stands for many addresses cannot remember what holds for one of them.
+        // A slot cannot remember what holds for some of its addresses only.
         if let Some(slot) = slot
-            && self.settings.masks.is_exact()
-            && self.headers.source.is_v4()
+            && !self.settings.has(flags::FINE_ACCESS)
         {
             let access = CachedAccess::new(list, key, generation, ban_epoch);
             T::Machine::write(&slot.access, access.word());
@@ -186,12 +183,11 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn judge(&self, list: ListVerdict) -> Access {
         match list {
             ListVerdict::Trusted => Access::Trusted,
-            ListVerdict::Allow => Access::Open,
             ListVerdict::Deny => Access::Refused(Reason::Denied),
             ListVerdict::None if self.settings.has(flags::DEFAULT_DENY) => {
                 Access::Refused(Reason::NotAllowed)
             }
-            ListVerdict::None => Access::Open,
+            ListVerdict::Allow | ListVerdict::None => Access::Open,
         }
     }
 
@@ -227,32 +223,26 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             return (verdict, None);
         };
         T::Machine::write(&slot.seen_ns, now_ns);
-        let verdict = if !self.take(&slot.packet_bucket, self.settings.packets, now_ns) {
-            Verdict::drop(Reason::PacketRate)
-        } else if self.headers.is_tcp_open()
-            && !self.take(&slot.connection_bucket, self.settings.connections, now_ns)
-        {
-            Verdict::drop(Reason::ConnectionRate)
-        } else {
-            admitted
-        };
+        let verdict =
+            if !bucket::take::<T::Machine>(&slot.packet_bucket, self.settings.packets, now_ns) {
+                Verdict::drop(Reason::PacketRate)
+            } else if self.headers.is_tcp_open()
+                && !bucket::take::<T::Machine>(
+                    &slot.connection_bucket,
+                    self.settings.connections,
+                    now_ns,
+                )
+            {
+                Verdict::drop(Reason::ConnectionRate)
+            } else {
+                admitted
+            };
         (verdict, Some(slot))
     }
 
     #[inline]
-    fn take(&self, bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
-        bucket::take::<T::Machine>(bucket, rate, now_ns)
-    }
-
-    #[inline]
     fn claim(&self, key: u64, sets: [u32; 2], now_ns: u64) -> Option<&SourceSlot> {
-        let [first, second] = sets;
-        claim_in::<T::Machine>(
-            self.tables.source_set(first)?,
-            self.tables.source_set(second)?,
-            key,
-            now_ns,
-        )
+        claim_in::<T::Machine>(|index| self.tables.source_set(index), sets, key, now_ns)
     }
 
     /// Whether a packet that is to be dropped belongs to a connection that this host opened.

@@ -25,6 +25,15 @@ pub const MAX_VLAN_TAGS: usize = 2;
 /// RFC 8200, 4.1 recommends each extension header at most once (destination options twice).
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
+/// 255 times 8 bytes beside the first 8, and all the bits below.
+const LONGEST_EXTENSION_HEADER: usize = 0xfff;
+
+/// Everything before the transport header, and all the bits below.
+const LONGEST_HEADERS: usize = 0x7fff;
+
+/// Ethernet header and tags, and all the bits below.
+const LONGEST_LINK_HEADER: usize = 0x1f;
+
 /// TCP flag bits, as in byte 13 of the header (RFC 9293, 3.1).
 pub mod tcp_flags {
     /// No more data from the sender.
@@ -147,6 +156,7 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Parsed {
     let Some(ether_type) = ethernet(&mut cursor) else {
         return Parsed::Malformed(Address::default());
     };
+    cursor.forget(LONGEST_LINK_HEADER);
     let network = if ether_type == EtherType::Ipv4 as u16 {
         ipv4(packet, &mut cursor)
     } else if ether_type == EtherType::Ipv6 as u16 {
@@ -277,6 +287,7 @@ fn ipv6<P: PacketBytes + ?Sized>(
         fragment_offset: 0,
     };
     extension_headers(cursor, &mut network).ok_or(source)?;
+    cursor.forget(LONGEST_HEADERS);
     let extensions = (cursor.offset() - start) as u64;
     if extensions > payload {
         return Err(source);
@@ -322,7 +333,7 @@ fn extension_headers<P: PacketBytes + ?Sized>(
             _ => return Some(()),
         };
         network.headers.protocol = cursor.peek::<1>(0)?[0];
-        cursor.skip(length);
+        cursor.skip_forgotten(length, LONGEST_EXTENSION_HEADER);
         if network.is_later_fragment {
             return Some(());
         }

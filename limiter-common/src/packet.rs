@@ -11,6 +11,13 @@ pub trait PacketBytes {
 
     /// Length of the whole packet in bytes, all fragments of a multi-buffer packet included.
     fn length(&self) -> u64;
+
+    /// The same value, of which the verifier knows nothing: what follows is then verified once,
+    /// instead of once per value that could come here.
+    #[inline]
+    fn forget(&self, value: usize) -> usize {
+        value
+    }
 }
 
 impl PacketBytes for [u8] {
@@ -53,6 +60,20 @@ impl<'a, P: PacketBytes + ?Sized> Cursor<'a, P> {
     #[inline]
     pub fn skip(&mut self, length: usize) {
         self.offset = self.offset.wrapping_add(length);
+    }
+
+    /// Makes the verifier forget all it knows of the position but that it is at most `limit`,
+    /// which it is, and of which the low bits are set.
+    #[inline]
+    pub fn forget(&mut self, limit: usize) {
+        self.offset = self.packet.forget(self.offset) & limit;
+    }
+
+    /// Like [`Self::skip`], and the verifier knows of `length` only that it is at most `limit`,
+    /// which it is, and of which the low bits are set.
+    #[inline]
+    pub fn skip_forgotten(&mut self, length: usize, limit: usize) {
+        self.skip(self.packet.forget(length) & limit);
     }
 
     /// Bytes passed so far.

@@ -26,6 +26,11 @@ impl PortSet {
         Some(set)
     }
 
+    /// The words of the set.
+    pub(crate) const fn words(&self) -> [u64; MAX_PORTS / LANES] {
+        self.0
+    }
+
     /// Whether this port is in the set.
     ///
     /// A lane equal to the port becomes zero; subtracting 1 from each lane then borrows into its

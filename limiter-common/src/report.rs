@@ -41,15 +41,19 @@ impl Counter {
 pub struct DropSlot {
     /// Source address; IPv6 in full, not its prefix.
     pub source: Address,
-    /// [`Verdict::counter`] plus 1; 0: the slot was never used.
+    /// [`Verdict::counter`] plus 1 in the low half (0: the slot was never used); in a record, the
+    /// CPU in the high half.
     pub verdict: u64,
-    /// When these began to gather, `CLOCK_MONOTONIC` ns.
+    /// When these began to gather, `CLOCK_MONOTONIC` ns (coarse); 0 in the record of the first
+    /// drop, which never was in the slot.
     pub since_ns: u64,
     /// Packets gathered.
     pub packets: u64,
     /// Bytes gathered.
     pub bytes: u64,
 }
+
+const LOW_HALF: u64 = 0xffff_ffff;
 
 /// Words of a [`DropSlot`], as user space reads it.
 pub const DROP_WORDS: usize = 6;
@@ -89,16 +93,29 @@ impl DropSlot {
         let previous = *self;
         *self = Self { source, verdict, since_ns: now_ns, packets: 0, bytes: 0 };
         if previous.packets == 0 {
-            return Some(Self { source, verdict, since_ns: now_ns, packets: 1, bytes });
+            return Some(Self { source, verdict, since_ns: 0, packets: 1, bytes });
         }
         self.packets = 1;
         self.bytes = bytes;
         Some(previous)
     }
 
+    /// The record as it leaves this CPU.
+    #[inline]
+    #[must_use]
+    pub const fn on_cpu(mut self, cpu: u32) -> Self {
+        self.verdict = (self.verdict & LOW_HALF) | ((cpu as u64) << 32);
+        self
+    }
+
+    /// What tells one gathering from every other: CPU, source, verdict and begin.
+    pub const fn gathering(&self) -> (u64, Address, u64) {
+        (self.verdict, self.source, self.since_ns)
+    }
+
     /// Action and reason, if the number is one that this version knows.
     pub fn decode(&self) -> Option<Verdict> {
-        let counter = usize::try_from(self.verdict.checked_sub(1)?).ok()?;
+        let counter = usize::try_from((self.verdict & LOW_HALF).checked_sub(1)?).ok()?;
         let action = *Action::ALL.get(counter / Reason::COUNT)?;
         let reason = *Reason::ALL.get(counter % Reason::COUNT)?;
         Some(Verdict { action, reason })
@@ -160,6 +177,9 @@ mod tests {
         assert_eq!(DropSlot::default().decode(), None);
         let garbage = DropSlot { verdict: u64::MAX, ..DropSlot::default() };
         assert_eq!(garbage.decode(), None);
+        let slot = DropSlot { verdict: VERDICT.counter() as u64 + 1, ..DropSlot::default() };
+        assert_eq!(slot.on_cpu(7).decode(), Some(VERDICT));
+        assert_ne!(slot.on_cpu(7).gathering(), slot.on_cpu(6).gathering());
         assert_eq!(size_of::<DropSlot>(), DROP_WORDS * 8);
         assert!(DropSlot::index(source(200)) < DROP_SLOTS);
     }

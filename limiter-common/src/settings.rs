@@ -34,6 +34,11 @@ pub struct Settings {
     pub listening_ports: PortSet,
 }
 
+/// Words of a [`Settings`], as user space writes it.
+pub const SETTINGS_WORDS: usize = 21;
+
+const _: () = assert!(SETTINGS_WORDS * 8 == size_of::<Settings>());
+
 /// Bits of [`Settings::flags`].
 pub mod flags {
     /// Decide and count, drop nothing.
@@ -54,6 +59,9 @@ pub mod flags {
     pub const LISTS_SECOND: u64 = 1 << 7;
     /// Buckets need the precise clock; jiffies are too coarse for their bursts.
     pub const PRECISE_CLOCK: u64 = 1 << 8;
+    /// Bans or lists can tell addresses of one source apart: source prefixes are shorter than
+    /// bans, or a list entry is longer than a source prefix.
+    pub const FINE_ACCESS: u64 = 1 << 9;
 }
 
 impl Settings {
@@ -74,6 +82,35 @@ impl Settings {
             failsafe_ports: PortSet::EMPTY,
             listening_ports: PortSet::EMPTY,
         }
+    }
+
+    /// The words as user space writes them to the map: every field in order.
+    pub const fn to_words(&self) -> [u64; SETTINGS_WORDS] {
+        let [failsafe0, failsafe1, failsafe2, failsafe3] = self.failsafe_ports.words();
+        let [listening0, listening1, listening2, listening3] = self.listening_ports.words();
+        [
+            self.generation,
+            self.flags,
+            self.masks.v4,
+            self.masks.v6,
+            self.set_mask,
+            self.hash_seed,
+            self.packets.cost_ticks,
+            self.packets.burst_ticks,
+            self.connections.cost_ticks,
+            self.connections.burst_ticks,
+            self.tick_ns,
+            self.tick_offset_ns,
+            self.fixed_now_ns,
+            failsafe0,
+            failsafe1,
+            failsafe2,
+            failsafe3,
+            listening0,
+            listening1,
+            listening2,
+            listening3,
+        ]
     }
 
     /// Whether a bit of [`flags`] is set.

@@ -29,6 +29,9 @@ pub const SLOT_WORDS: usize = 8;
 /// A slot that is being claimed: no source has this key (`ffff::/16` is multicast).
 const CLAIMED: u64 = u64::MAX;
 
+/// No slot: one more than the last.
+const NO_WAY: u64 = WAYS as u64;
+
 /// One set of the table: the value of the array map.
 #[derive(Debug)]
 #[repr(C)]
@@ -71,44 +74,47 @@ impl SourceSet {
     /// slots with the same key (see the module) always the first.
     #[inline]
     pub fn find<M: Machine>(&self, key: u64) -> Option<&SourceSlot> {
-        let mut found = 0_u64;
-        let mut way = 0_u64;
+        let mut others = 0_u64;
         for (number, candidate) in self.keys.iter().enumerate() {
-            let hit = M::opaque(is_equal(M::read(candidate), key) & (found ^ 1));
-            found |= hit;
-            way |= hit.wrapping_neg() & number as u64;
+            others |= differs::<M>(M::read(candidate), key) << number;
         }
-        if found == 0 {
+        let hits = others ^ ((1 << WAYS) - 1);
+        if hits == 0 {
             return None;
         }
-        self.slots.get(index(way))
+        self.slots.get(index(lowest_bit(hits)))
     }
 
-    /// Takes over an empty or idle slot for a new source. `None` where every slot is in debt, or
-    /// another CPU was faster.
+    /// Takes over an empty or idle slot for a new source; which one. [`NO_WAY`] where every slot
+    /// is in debt, or another CPU was faster.
     #[inline]
-    pub fn claim<M: Machine>(&self, key: u64, now_ns: u64) -> Option<&SourceSlot> {
+    fn claim<M: Machine>(&self, key: u64, now_ns: u64) -> u64 {
         // The empty or idle slot seen longest ago, again without branches. Times and ticks are
         // below 2^63, so that the sign of a difference is a comparison.
         let mut best = u64::MAX >> 1;
-        let mut way = WAYS as u64;
+        let mut way = NO_WAY;
         for number in 0..WAYS {
             let slot = &self.slots[number];
-            let empty = is_equal(M::read(&self.keys[number]), 0);
+            let empty = differs::<M>(M::read(&self.keys[number]), 0) ^ 1;
             let rank = M::read(&slot.seen_ns) & empty.wrapping_sub(1);
             let better = M::opaque((empty | slot.is_idle::<M>(now_ns)) & less(rank, best));
             best ^= (best ^ rank) & better.wrapping_neg();
             way ^= (way ^ number as u64) & better.wrapping_neg();
         }
-        let way = usize::from(way.to_le_bytes()[0]);
-        let (word, slot) = (self.keys.get(way)?, self.slots.get(way)?);
+        if way == NO_WAY {
+            return NO_WAY;
+        }
+        let (Some(word), Some(slot)) = (self.keys.get(index(way)), self.slots.get(index(way)))
+        else {
+            return NO_WAY;
+        };
         let previous = M::read(word);
         if previous == CLAIMED || !M::replace(word, previous, CLAIMED) {
-            return None;
+            return NO_WAY;
         }
         slot.reset::<M>();
         M::write(word, key);
-        Some(slot)
+        way
     }
 
     /// How many slots hold a source, idle or not.
@@ -116,7 +122,7 @@ impl SourceSet {
     pub fn occupied<M: Machine>(&self) -> u64 {
         let mut count = 0;
         for key in &self.keys {
-            count += 1 - is_equal(M::read(key), 0);
+            count += differs::<M>(M::read(key), 0);
         }
         count
     }
@@ -203,13 +209,24 @@ impl SourceSlot {
     }
 }
 
-/// 1 where equal, else 0. The difference is folded to 33 bits so that adding 2^32 - 1 carries
-/// exactly when it is not zero; a plain comparison would be compiled to a branch.
+/// 1 where not equal, else 0: a number or its negative has the sign bit, unless it is 0. Opaque in
+/// the middle, or the compiler recognises a comparison and makes it a branch.
 #[inline]
-fn is_equal(left: u64, right: u64) -> u64 {
+fn differs<M: Machine>(left: u64, right: u64) -> u64 {
     let difference = left ^ right;
-    let folded = (difference >> 32) | (difference & 0xffff_ffff);
-    ((folded + 0xffff_ffff) >> 32) ^ 1
+    (difference | M::opaque(difference.wrapping_neg())) >> 63
+}
+
+/// Number of the lowest bit of `bits`, which has one among its lowest [`WAYS`]: a de Bruijn
+/// sequence, multiplied by a power of two, has different upper bits for each (Leiserson, Prokop
+/// and Randall, 1998).
+#[inline]
+const fn lowest_bit(bits: u64) -> u64 {
+    const SEQUENCE: u64 = 0b0001_0111;
+    // What the upper three of eight bits say, one hexadecimal digit each.
+    const NUMBERS: u64 = 0x5637_4210;
+    let upper = (bits & bits.wrapping_neg()).wrapping_mul(SEQUENCE) >> 5 & 7;
+    NUMBERS >> (4 * upper) & 7
 }
 
 /// 1 where `left < right`, both below 2^63, else 0.
@@ -233,19 +250,27 @@ const fn low_half(word: u64) -> u32 {
 }
 
 /// Claims a slot in the emptier of a source's two sets, else in the other.
+///
+/// Sets are looked up by index again and again, so that the verifier sees one slot, wherever it
+/// lies, and not one for each way to get there.
 #[inline]
 pub fn claim_in<'a, M: Machine>(
-    first: &'a SourceSet,
-    second: &'a SourceSet,
+    set: impl Fn(u32) -> Option<&'a SourceSet>,
+    [first, second]: [u32; 2],
     key: u64,
     now_ns: u64,
 ) -> Option<&'a SourceSlot> {
-    let (emptier, fuller) = if second.occupied::<M>() < first.occupied::<M>() {
-        (second, first)
-    } else {
-        (first, second)
+    let second_is_emptier = less(set(second)?.occupied::<M>(), set(first)?.occupied::<M>());
+    let difference = (first ^ second) & low_half(M::opaque(second_is_emptier).wrapping_neg());
+    let (emptier, fuller) = (first ^ difference, second ^ difference);
+    let (index, way) = match set(emptier)?.claim::<M>(key, now_ns) {
+        NO_WAY => (fuller, set(fuller)?.claim::<M>(key, now_ns)),
+        way => (emptier, way),
     };
-    emptier.claim::<M>(key, now_ns).or_else(|| fuller.claim::<M>(key, now_ns))
+    if way == NO_WAY {
+        return None;
+    }
+    set(index)?.slots.get(self::index(M::forget(way, now_ns)))
 }
 
 /// How many sets (a power of two) hold `max_sources` sources: with at most 5 of 8 slots in use and
@@ -329,14 +354,25 @@ mod tests {
         assert!(take::<Native>(&slot.packet_bucket, rate, NOW));
     }
 
+    fn claim(set: &SourceSet, key: u64, now_ns: u64) -> Option<&SourceSlot> {
+        set.slots.get(usize::try_from(set.claim::<Native>(key, now_ns)).unwrap())
+    }
+
     #[test]
-    fn equality_without_branches_is_equality() {
-        for bit in 0..64 {
-            assert_eq!(is_equal(0, 1 << bit), 0);
-            assert_eq!(is_equal(u64::MAX, u64::MAX ^ (1 << bit)), 0);
-            assert_eq!(is_equal(1 << bit, 1 << bit), 1);
+    fn the_lowest_bit_is_found_without_branches() {
+        for bits in 1_u64..1 << WAYS {
+            assert_eq!(lowest_bit(bits), u64::from(bits.trailing_zeros()), "{bits:08b}");
         }
-        assert_eq!(is_equal(0, u64::MAX), 0);
+    }
+
+    #[test]
+    fn difference_without_branches_is_difference() {
+        for bit in 0..64 {
+            assert_eq!(differs::<Native>(0, 1 << bit), 1);
+            assert_eq!(differs::<Native>(u64::MAX, u64::MAX ^ (1 << bit)), 1);
+            assert_eq!(differs::<Native>(1 << bit, 1 << bit), 0);
+        }
+        assert_eq!(differs::<Native>(u64::MAX, u64::MAX), 0);
     }
 
     #[test]
@@ -344,16 +380,16 @@ mod tests {
         let set = SourceSet::empty();
         for key in 1..=WAYS as u64 {
             assert!(set.find::<Native>(key).is_none());
-            in_debt(set.claim::<Native>(key, NOW).unwrap());
+            in_debt(claim(&set, key, NOW).unwrap());
         }
-        assert!(set.claim::<Native>(99, NOW).is_none(), "every slot is in debt");
+        assert!(claim(&set, 99, NOW).is_none(), "every slot is in debt");
         assert_eq!(set.occupied::<Native>(), WAYS as u64);
         let later = NOW + 3_600_000_000_000;
         set.find::<Native>(3).unwrap().seen_ns.store(5, Relaxed);
         for key in [1, 2, 4, 5, 6, 7, 8] {
             set.find::<Native>(key).unwrap().seen_ns.store(6, Relaxed);
         }
-        set.claim::<Native>(99, later).unwrap();
+        claim(&set, 99, later).unwrap();
         assert!(set.find::<Native>(3).is_none(), "the idle slot seen longest ago is reused");
         assert!(set.find::<Native>(99).is_some());
         assert_eq!(set.find::<Native>(99).unwrap().packet_bucket.load(Relaxed), 0);
@@ -362,15 +398,15 @@ mod tests {
     #[test]
     fn of_two_slots_with_one_key_the_first_is_found() {
         let set = SourceSet::empty();
-        let first: *const SourceSlot = set.claim::<Native>(7, NOW).unwrap();
-        set.claim::<Native>(7, NOW).unwrap();
+        let first: *const SourceSlot = claim(&set, 7, NOW).unwrap();
+        claim(&set, 7, NOW).unwrap();
         assert_eq!(first, core::ptr::from_ref(set.find::<Native>(7).unwrap()));
     }
 
     #[test]
     fn words_round_trip() {
         let set = SourceSet::empty();
-        in_debt(set.claim::<Native>(Address::from_v4([192, 0, 2, 1]).ban_key(), NOW).unwrap());
+        in_debt(claim(&set, Address::from_v4([192, 0, 2, 1]).ban_key(), NOW).unwrap());
         let copy = SourceSet::from_words(&set.to_words());
         assert_eq!(copy.to_words(), set.to_words());
         let sources: Vec<_> = copy.sources().map(|(address, _)| address).collect();
@@ -384,9 +420,8 @@ mod tests {
             let count = set_count(max_sources);
             let sets: Vec<_> = (0..count).map(|_| SourceSet::empty()).collect();
             for key in 1..=u64::from(max_sources) {
-                let [first, second] = set_indices((key << 32) | 1, 42, u64::from(count) - 1);
-                let slot =
-                    claim_in::<Native>(&sets[first as usize], &sets[second as usize], key, NOW);
+                let two = set_indices((key << 32) | 1, 42, u64::from(count) - 1);
+                let slot = claim_in::<Native>(|index| sets.get(index as usize), two, key, NOW);
                 in_debt(slot.unwrap_or_else(|| panic!("source {key} of {max_sources}")));
             }
         }

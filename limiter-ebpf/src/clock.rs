@@ -13,26 +13,31 @@ use limiter_common::{decide::Clock, settings::Settings};
 static FIXED_CLOCK: Global<u32> = Global::new(0);
 
 /// The kernel's clocks, as one policy has them calibrated.
+///
+/// Jiffies are read at once: nearly every packet needs them, some of them twice.
 pub(crate) struct KernelClock<'a> {
     settings: &'a Settings,
+    coarse_ns: u64,
 }
 
 impl<'a> KernelClock<'a> {
     #[inline]
     pub(crate) fn new(settings: &'a Settings) -> Self {
-        Self { settings }
+        if FIXED_CLOCK.load() != 0 {
+            return Self { settings, coarse_ns: settings.fixed_now_ns };
+        }
+        // SAFETY: the helper has no preconditions.
+        let jiffies = unsafe { bpf_jiffies64() };
+        let coarse_ns =
+            jiffies.wrapping_mul(settings.tick_ns).wrapping_add(settings.tick_offset_ns);
+        Self { settings, coarse_ns }
     }
 }
 
 impl Clock for KernelClock<'_> {
     #[inline]
     fn coarse_ns(&self) -> u64 {
-        if FIXED_CLOCK.load() != 0 {
-            return self.settings.fixed_now_ns;
-        }
-        // SAFETY: the helper has no preconditions.
-        let jiffies = unsafe { bpf_jiffies64() };
-        jiffies.wrapping_mul(self.settings.tick_ns).wrapping_add(self.settings.tick_offset_ns)
+        self.coarse_ns
     }
 
     #[inline]

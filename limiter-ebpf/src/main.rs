@@ -25,7 +25,7 @@ use crate::{clock::KernelClock, packet::XdpPacket, tables::KernelTables};
 
 /// Decides about every packet that arrives on the interface.
 #[xdp]
-pub fn limiter(ctx: XdpContext) -> u32 {
+fn limiter(ctx: XdpContext) -> u32 {
     let packet = XdpPacket::new(&ctx);
     let Some(tables) = KernelTables::new(&ctx) else {
         // Array look-ups within bounds do not fail.
@@ -49,7 +49,7 @@ fn action(decision: &Decision) -> u32 {
 /// Writes jiffies and `CLOCK_MONOTONIC` (ns) into the packet of a test run, so that user space can
 /// tell how one follows from the other. Never attached.
 #[xdp]
-pub fn clock_probe(ctx: XdpContext) -> u32 {
+fn clock_probe(ctx: XdpContext) -> u32 {
     clock::probe(&ctx);
     xdp_action::XDP_PASS
 }

@@ -1,6 +1,6 @@
 //! The only reader of packet memory: each read compares against the end of the packet first.
 
-use core::ptr;
+use core::{arch::asm, mem::transmute_copy};
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use limiter_common::{machine::Machine, packet::PacketBytes};
@@ -11,12 +11,15 @@ use crate::machine::Kernel;
 /// headers.
 pub(crate) struct XdpPacket<'a> {
     ctx: &'a XdpContext,
+    length: u64,
 }
 
 impl<'a> XdpPacket<'a> {
     #[inline]
     pub(crate) fn new(ctx: &'a XdpContext) -> Self {
-        Self { ctx }
+        // SAFETY: the context is the one that the kernel passed to the program (kernel 5.18).
+        let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
+        Self { ctx, length }
     }
 }
 
@@ -30,14 +33,79 @@ impl PacketBytes for XdpPacket<'_> {
         if end > self.ctx.data_end() {
             return None;
         }
-        // SAFETY: `N` bytes from `start` lie before `data_end`, which the verifier checks again;
-        // bytes have no alignment.
-        Some(unsafe { ptr::read_unaligned(start as *const [u8; N]) })
+        // SAFETY: `N` bytes from `start` lie before `data_end`, which the verifier checks again.
+        Some(unsafe { read(start) })
     }
 
     #[inline]
     fn length(&self) -> u64 {
-        // SAFETY: the context is the one that the kernel passed to the program (kernel 5.18).
-        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }
+        self.length
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        Kernel::forget(value as u64, self.length) as usize
     }
 }
+
+/// `N` bytes of the packet in as few loads as there are words in them. A plain read of bytes is
+/// compiled to as many loads as there are bytes, and as many shifts to put them together.
+///
+/// # Safety
+///
+/// The bytes lie inside the packet.
+#[inline(always)]
+unsafe fn read<const N: usize>(start: usize) -> [u8; N] {
+    const { assert!(matches!(N, 1 | 2 | 20 | 40), "no other size is read") };
+    // SAFETY: the caller's; each tuple's words and no others are read. Kernels that take no
+    // unaligned loads (neither x86-64 nor arm64 is one) reject the program.
+    unsafe {
+        match N {
+            1 => transmute_copy(&(load_1(start) as u8)),
+            2 => transmute_copy(&(load_2(start) as u16)),
+            20 => {
+                let [third, fourth] = halves(load_8(start + 8));
+                let [first, second] = halves(load_8(start));
+                transmute_copy(&[first, second, third, fourth, load_4(start + 16) as u32])
+            }
+            _ => transmute_copy(&[
+                load_8(start),
+                load_8(start + 8),
+                load_8(start + 16),
+                load_8(start + 24),
+                load_8(start + 32),
+            ]),
+        }
+    }
+}
+
+/// The 4 bytes that come first and those that come last in memory.
+#[inline(always)]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
+}
+
+macro_rules! load {
+    ($name:ident, $instruction:literal) => {
+        /// One load, zero-extended.
+        ///
+        /// # Safety
+        ///
+        /// What is loaded lies inside the packet.
+        #[inline(always)]
+        unsafe fn $name(from: usize) -> u64 {
+            let value;
+            // SAFETY: the caller's; reads only.
+            unsafe {
+                asm!($instruction, from = in(reg) from, value = lateout(reg) value,
+                    options(pure, readonly, nostack));
+            }
+            value
+        }
+    };
+}
+
+load!(load_1, "{value} = *(u8 *)({from} + 0)");
+load!(load_2, "{value} = *(u16 *)({from} + 0)");
+load!(load_4, "{value} = *(u32 *)({from} + 0)");
+load!(load_8, "{value} = *(u64 *)({from} + 0)");

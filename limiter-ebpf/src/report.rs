@@ -1,6 +1,9 @@
 //! What happened to a packet, for user space: after the verdict, which nothing here can change.
 
-use aya_ebpf::{Global, bindings::BPF_RB_NO_WAKEUP, programs::XdpContext};
+use aya_ebpf::{
+    Global, bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_get_smp_processor_id,
+    programs::XdpContext,
+};
 use aya_log_ebpf::debug;
 use limiter_common::{
     decide::{Clock, Decision},
@@ -44,6 +47,8 @@ pub(crate) fn record(
         return;
     };
     // The agent empties the buffer on its own schedule: a flood must not wake it per packet.
+    // SAFETY: the helper has no preconditions.
+    let record = record.on_cpu(unsafe { bpf_get_smp_processor_id() });
     if EVENTS.output::<DropSlot>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
         // No larger than the number of counters; the mask only tells the verifier so.
         let lost = lost_index(interface, (record.verdict.wrapping_sub(1) & 0xff) as u32);

@@ -12,6 +12,7 @@ mod observe;
 mod safety;
 mod start;
 mod supervisor;
+mod view;
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,9 +33,7 @@ use tokio::{
     time,
 };
 
-use self::{
-    book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup,
-};
+use self::{book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup};
 use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
@@ -142,10 +141,14 @@ async fn live(
 
     let mut degraded = Vec::new();
     let kernel = match &policy.kernel {
+<<<<<<< HEAD
         Some(kernel_policy) => match prepared
             .map_err(anyhow::Error::from)
             .and_then(|()| start_kernel(&policy, kernel_policy))
         {
+=======
+        Some(kernel_policy) => match start_kernel(&policy, kernel_policy, args) {
+>>>>>>> main
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -218,10 +221,11 @@ async fn live(
 }
 
 /// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy) -> Result<Kernel> {
+fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
     let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
     let facts = host_facts(policy);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts)?)
+    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
+    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 /// Packets of lost drop records, over all interfaces.
@@ -244,7 +248,8 @@ fn host_facts(policy: &Policy) -> HostFacts {
 }
 
 fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted = policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+    let mut trusted =
+        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
     Safety {
         trusted,
@@ -350,7 +355,9 @@ impl Agent {
         let missing: Vec<book::Ban> = inner
             .book
             .iter()
-            .filter(|ban| ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none())
+            .filter(|ban| {
+                ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none()
+            })
             .cloned()
             .collect();
         for ban in missing {
@@ -373,10 +380,10 @@ impl Agent {
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
-                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
-                    if let Err(error) = kernel.unban(ban.prefix.addr()) {
-                        problems.push(error.to_string());
-                    }
+                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
+                    && let Err(error) = kernel.unban(ban.prefix.addr())
+                {
+                    problems.push(error.to_string());
                 }
             }
             if let Err(error) = inner.book.save() {
@@ -425,8 +432,7 @@ impl Agent {
             .filter(|ban| ban.scope == BanScope::Http)
             .map(|ban| HttpBan {
                 prefix: ban.prefix,
-                expires_ns: now_ns
-                    .saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
+                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
             })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)
@@ -454,7 +460,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn from_proxy(&self, message: FromProxy) {
+    pub(super) fn received(&self, message: FromProxy) {
         match message {
             FromProxy::Observations { observations, lost } => {
                 for observation in &observations {

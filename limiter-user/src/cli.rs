@@ -12,6 +12,7 @@ mod control;
 mod events;
 pub mod init;
 pub mod keys;
+mod logger;
 mod output;
 pub mod run;
 mod sources;
@@ -83,6 +84,14 @@ enum Command {
 }
 
 impl Command {
+    /// What the process says of itself.
+    fn log_level(&self) -> log::LevelFilter {
+        match self {
+            Self::Run(RunArgs { kernel_log: Some(level), .. }) => *level,
+            _ => log::LevelFilter::Warn,
+        }
+    }
+
     fn run(&self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(args) => run::run(args),
@@ -99,7 +108,7 @@ impl Command {
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
             Self::Detach(args) => control::detach(args),
-            Self::Proxy => run::proxy(),
+            Self::Proxy => Ok(run::proxy()),
         }
     }
 }
@@ -126,6 +135,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    logger::start(cli.command.log_level());
     match cli.command.run() {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -26,7 +26,11 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
-pub use self::{attach::AttachMode, drops::Drops, explain::Explanation};
+pub use self::{
+    attach::AttachMode,
+    drops::Drops,
+    explain::{Explanation, Probe},
+};
 use self::{
     attach::Attachment,
     image::{HostFacts, KernelImage, Running},
@@ -93,6 +97,7 @@ pub(crate) struct Maps {
 pub struct Kernel {
     maps: Maps,
     attachments: Vec<Attachment>,
+    loggers: Vec<load::KernelLogger>,
     policy: KernelPolicy,
     image: KernelImage,
     in_force: InForce,
@@ -160,10 +165,15 @@ impl Kernel {
         interfaces: &[(String, u32)],
         pins: &Path,
         host: &HostFacts,
+        diagnostics: log::LevelFilter,
     ) -> Result<Self, KernelError> {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
+<<<<<<< HEAD
         let programs = load::Programs::load(policy, &pins, interfaces)?;
+=======
+        let mut programs = load::Programs::load(policy, &pins, interfaces, diagnostics)?;
+>>>>>>> main
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
@@ -175,6 +185,7 @@ impl Kernel {
             image: image.clone(),
             policy: policy.clone(),
             attachments: Vec::new(),
+            loggers: Vec::new(),
             maps,
             pins,
         };
@@ -184,6 +195,10 @@ impl Kernel {
             kernel.raise_ban_epoch()?;
         }
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
+        if diagnostics != log::LevelFilter::Off {
+            kernel.loggers =
+                programs.interfaces.iter_mut().map(|one| one.logger()).collect::<Result<_, _>>()?;
+        }
         kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
         kernel.pins.remove_other_generations();
         Ok(kernel)
@@ -350,6 +365,13 @@ impl Kernel {
     pub fn capacities(&self) -> (u64, u64) {
         let slots = u64::from(self.maps.sources.len()) * limiter_common::source::WAYS as u64;
         (slots, u64::from(self.policy.max_bans))
+    }
+
+    /// Prints the program's diagnostics, where they are on.
+    pub fn flush_diagnostics(&mut self) {
+        for logger in &mut self.loggers {
+            logger.flush();
+        }
     }
 
     /// The drops as they come: ring buffer and slots. Can be taken once.

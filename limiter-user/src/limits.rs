@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod table;
+mod windows;
 
 use std::{
     collections::HashMap,
@@ -95,26 +96,19 @@ impl Counter {
     pub fn charge(&self, key: Key<'_>, now_ns: u64) -> Verdict {
         let fingerprint = self.hasher.hash_one(key);
         let decision = self.allowed.charge(fingerprint, &self.meter, now_ns);
-        Verdict {
-            decision,
-            far: !decision.allowed && !self.persists(fingerprint, now_ns),
-        }
+        Verdict { decision, far: !decision.allowed && !self.persists(fingerprint, now_ns) }
     }
 
     /// What [`Self::charge`] would say; counts only refused attempts.
     pub fn check(&self, key: Key<'_>, now_ns: u64) -> Verdict {
         let fingerprint = self.hasher.hash_one(key);
         let decision = self.allowed.peek(fingerprint, &self.meter, now_ns);
-        Verdict {
-            decision,
-            far: !decision.allowed && !self.persists(fingerprint, now_ns),
-        }
+        Verdict { decision, far: !decision.allowed && !self.persists(fingerprint, now_ns) }
     }
 
     /// What [`Self::charge`] would decide, counting nothing.
     pub fn peek(&self, key: Key<'_>, now_ns: u64) -> Decision {
-        self.allowed
-            .peek(self.hasher.hash_one(key), &self.meter, now_ns)
+        self.allowed.peek(self.hasher.hash_one(key), &self.meter, now_ns)
     }
 
     /// Entries in use, and requests that found no entry.
@@ -124,9 +118,7 @@ impl Counter {
 
     /// Counts a refused attempt; whether it is still within what an honest client does.
     fn persists(&self, fingerprint: u64, now_ns: u64) -> bool {
-        self.refused
-            .charge(fingerprint, &self.persistence, now_ns)
-            .allowed
+        self.refused.charge(fingerprint, &self.persistence, now_ns).allowed
     }
 }
 
@@ -161,12 +153,10 @@ impl Counters {
 
     /// Entries in use, and requests that found no entry, over all limits.
     pub fn usage(&self) -> (u64, u64) {
-        self.by_name
-            .values()
-            .fold((0, 0), |(entries, full), counter| {
-                let usage = counter.usage();
-                (entries + usage.0, full + usage.1)
-            })
+        self.by_name.values().fold((0, 0), |(entries, full), counter| {
+            let usage = counter.usage();
+            (entries + usage.0, full + usage.1)
+        })
     }
 }
 
@@ -183,10 +173,7 @@ mod tests {
     #[test]
     fn ipv6_counts_by_its_64_and_mapped_addresses_as_ipv4() {
         let one = AddressKey::new("2001:db8:0:1::1".parse().unwrap());
-        assert_eq!(
-            one,
-            AddressKey::new("2001:db8:0:1:ffff::2".parse().unwrap())
-        );
+        assert_eq!(one, AddressKey::new("2001:db8:0:1:ffff::2".parse().unwrap()));
         assert_ne!(one, AddressKey::new("2001:db8:0:2::1".parse().unwrap()));
         let mapped = AddressKey::new("::ffff:192.0.2.1".parse().unwrap());
         assert_eq!(mapped, AddressKey::new("192.0.2.1".parse().unwrap()));
@@ -195,21 +182,11 @@ mod tests {
 
     #[test]
     fn going_on_regardless_is_told_from_exceeding() {
-        let meter = Meter::fixed_window(10, Duration::from_secs(60));
-        let counter = Counter::with_capacity(meter, Duration::from_secs(60), 64);
-        let verdicts: Vec<_> = (0..40)
-            .map(|_| counter.charge(key("192.0.2.1"), 0))
-            .collect();
-        assert!(
-            verdicts[..10]
-                .iter()
-                .all(|verdict| verdict.decision.allowed)
-        );
-        assert!(
-            verdicts[10..30]
-                .iter()
-                .all(|v| !v.decision.allowed && !v.far)
-        );
+        let meter = Meter::fixed_window(10, Duration::from_mins(1));
+        let counter = Counter::with_capacity(meter, Duration::from_mins(1), 64);
+        let verdicts: Vec<_> = (0..40).map(|_| counter.charge(key("192.0.2.1"), 0)).collect();
+        assert!(verdicts[..10].iter().all(|verdict| verdict.decision.allowed));
+        assert!(verdicts[10..30].iter().all(|v| !v.decision.allowed && !v.far));
         assert!(verdicts[30..].iter().all(|verdict| verdict.far));
         assert!(counter.charge(key("192.0.2.2"), 0).decision.allowed);
         let later = counter.charge(key("192.0.2.1"), 61_000_000_000);
@@ -219,7 +196,7 @@ mod tests {
     #[test]
     fn a_reload_keeps_debts() {
         let mut counters = Counters::default();
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let meter = Meter::fixed_window(1, minute);
         let counter = counters.counter("a", meter, minute);
         assert!(counter.charge(key("192.0.2.1"), 0).decision.allowed);

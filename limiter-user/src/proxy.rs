@@ -7,8 +7,8 @@
 //! listener -> connection -> pipeline::admit (stage/*) -> Cleared -> upstream -> response
 //! ```
 //!
-//! One thread per core, each with a runtime, pools and bans of its own ([`core`]); the main
-//! thread ([`conductor`]) stands between them and the agent.
+//! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
+//! thread (`conductor`) stands between them and the agent.
 
 mod body;
 mod clients;
@@ -17,8 +17,10 @@ mod compiled_cors;
 mod conductor;
 mod connection;
 mod core;
+mod diagnostics;
 mod exchange;
 mod listener;
+mod meeting;
 mod outbox;
 mod pipeline;
 pub mod privileges;
@@ -45,6 +47,7 @@ pub const THREADS_VARIABLE: &str = "LIMITER_PROXY_THREADS";
 /// The whole life of the proxy process (`limiter proxy`), started by the agent with its end of
 /// the socketpair as [`LINK_FD`]. To be called before anything else opens files or makes threads.
 pub fn run() -> ExitCode {
+    diagnostics::start();
     let started = privileges::drop_all(LINK_FD).and_then(|()| {
         let link = UnixStream::from(descriptors::inherited(LINK_FD)?);
         serve(link, threads())

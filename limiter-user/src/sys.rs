@@ -14,7 +14,7 @@ use std::{
 #[expect(unsafe_code, reason = "a descriptor can be placed only between fork and exec")]
 pub(crate) fn spawn_with_descriptor(
     command: &mut Command,
-    descriptor: OwnedFd,
+    descriptor: &OwnedFd,
     number: RawFd,
 ) -> io::Result<Child> {
     let source = descriptor.as_raw_fd();

@@ -13,6 +13,7 @@ pub mod load;
 pub mod netns;
 pub mod origin;
 pub mod process;
+pub mod program;
 pub mod random;
 pub mod raw;
 pub mod scratch;

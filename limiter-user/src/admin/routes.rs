@@ -22,7 +22,10 @@ use super::{
     Backend,
     follow::Wish,
     query::{Query, mistake},
-    view::{BanRequest, DetachView, Failure, SourceSort, StatusView, UnbanView, parse_prefix},
+    view::{
+        BanRequest, DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView,
+        parse_prefix,
+    },
 };
 use crate::{
     events::filter::{self, Filter},
@@ -146,9 +149,18 @@ async fn routed<B: Backend>(
         }
         "/v1/why" => {
             let source: Option<IpAddr> = query.parsed("source", "an IP address")?;
+            let protocol = query.parsed("proto", "tcp, udp or icmp")?;
+            let port = query.parsed("port", "a port number")?;
             query.finish()?;
+            let packet = match (protocol, port) {
+                (Some(protocol), port) => {
+                    Some(PacketQuery { protocol, port: port.unwrap_or_default() })
+                }
+                (None, Some(_)) => return Err(Failure::invalid("`port` needs `proto`")),
+                (None, None) => None,
+            };
             let source = source.ok_or_else(|| Failure::invalid("`source` is missing"))?;
-            Ok(json(&backend.why(source.to_canonical())?))
+            Ok(json(&backend.why(source.to_canonical(), packet)?))
         }
         "/v1/bans" if request.method() == Method::DELETE => {
             let prefix = query.one("prefix")?;

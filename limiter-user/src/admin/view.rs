@@ -245,7 +245,40 @@ pub struct DetachView {
     pub interfaces: Vec<String>,
 }
 
-/// `GET /v1/why?source=`.
+/// A packet to be explained, beside its source.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PacketQuery {
+    /// Its transport protocol.
+    pub protocol: PacketProtocol,
+    /// Destination port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// Transport protocols that can be explained.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PacketProtocol {
+    /// The first packet of a connection (SYN).
+    Tcp,
+    /// A datagram.
+    Udp,
+    /// An echo request.
+    Icmp,
+}
+
+impl std::str::FromStr for PacketProtocol {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "icmp" => Ok(Self::Icmp),
+            _ => Err(()),
+        }
+    }
+}
+
+/// `GET /v1/why?source=`, with `&proto=&port=` for one kind of packet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct WhyView {
     /// The address asked about.

@@ -1,30 +1,29 @@
 //! What the control socket can ask of the agent.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use limiter_common::verdict::Action;
 
 use super::{
-    Agent, Inner, book, host_facts, load,
-    observe::{nanoseconds, plain},
+    Agent, Inner, host_facts, load,
+    observe::BanOrder,
     safety::{Immunity, ban_prefix},
     safety_of,
+    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, source_view},
 };
 use crate::{
     admin::{
         Backend,
         view::{
-            BanRequest, BanView, Failure, InterfaceView, MapFillView, PacketCountView, ReloadView,
-            SourceSort, SourceView, StatusView, WhyView,
+            BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView,
+            StatusView, WhyView,
         },
     },
     clock,
     events::{Event, Lifecycle, stream::EventStream},
-    kernel::{Kernel, KernelError, SourceRecord},
     link::{HttpBan, ToProxy},
-    policy::{BanScope, Mode},
-    refusal::Refusal,
+    policy::BanScope,
 };
 
 /// The longest ban: ten years.
@@ -50,12 +49,11 @@ impl Backend for Agent {
             ..StatusView::default()
         };
         let serves = inner.policy.http.is_none() || inner.applied == inner.generation;
-        view.state = match (serves, inner.degraded.is_empty()) {
+        view.state = String::from(match (serves, inner.degraded.is_empty()) {
             (false, _) => "starting",
             (true, true) => "ready",
             (true, false) => "degraded",
-        }
-        .to_owned();
+        });
         if let Some(http) = &inner.policy.http {
             view.listeners = http.listeners.iter().map(|one| one.address.to_string()).collect();
             view.upstreams = http
@@ -117,15 +115,14 @@ impl Backend for Agent {
             Some(_) | None => {}
         }
         let reason = if request.reason.is_empty() { "by hand" } else { &request.reason };
-        let ban = book::Ban {
+        let order = BanOrder {
             prefix,
             scope: request.scope,
-            expires_unix_ns: clock::unix_ns()
-                .saturating_add(nanoseconds(Duration::from_secs(request.seconds))),
+            length: Duration::from_secs(request.seconds),
             reason: reason.chars().filter(|c| !c.is_control()).take(200).collect(),
-            origin: "manual".to_owned(),
+            origin: "manual",
         };
-        self.enforce_ban(ban.clone()).map_err(|error| failure(&error))?;
+        let ban = self.enforce_ban(order).map_err(|error| failure(&error))?;
         Ok(ban_view(&self.inner.borrow(), &ban))
     }
 
@@ -168,8 +165,8 @@ impl Backend for Agent {
         Ok(bans)
     }
 
-    fn why(&self, source: IpAddr) -> Result<WhyView, Failure> {
-        let source = plain(source);
+    fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure> {
+        let source = source.to_canonical();
         let inner = self.inner.borrow();
         let prefix = ban_prefix(source);
         let now_ns = clock::monotonic_ns();
@@ -194,16 +191,17 @@ impl Backend for Agent {
             record: None,
         };
         if let Some(ban) = ban {
-            let scope = ban.scope.label();
-            view.explanation.push(format!("it is banned ({scope}): {}", ban.reason));
+            let place = ban.scope.label();
+            view.explanation.push(format!("it is banned ({place}): {}", ban.reason));
         }
-        explain_packets(&inner, source, &mut view)?;
+        explain_packets(&inner, source, packet, &mut view)?;
         if shared {
             view.explanation
                 .push("it authenticated lately, so it is throttled before it is banned".to_owned());
         }
         if let Some(immunity) = inner.safety.immunity(prefix) {
-            view.explanation.push(format!("it is never banned in the kernel: {}", immunity.reason()));
+            view.explanation
+                .push(format!("it is never banned in the kernel: {}", immunity.reason()));
         }
         if view.explanation.is_empty() {
             view.explanation.push("nothing is known of it and no rule names it".to_owned());
@@ -232,16 +230,13 @@ impl Backend for Agent {
         let names = {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
-            match inner.kernel.take() {
-                Some(kernel) => {
-                    inner.degraded.push("XDP was taken off by `limiter detach`".to_owned());
-                    kernel.detach()
-                }
-                None => {
-                    let pins = inner.policy.agent.pins.clone();
-                    let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
-                    (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
-                }
+            if let Some(kernel) = inner.kernel.take() {
+                inner.degraded.push("XDP was taken off by `limiter detach`".to_owned());
+                kernel.detach()
+            } else {
+                let pins = inner.policy.agent.pins.clone();
+                let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
+                (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
             }
         };
         for name in &names {
@@ -339,124 +334,5 @@ fn widen(request: &BanRequest) -> Result<IpNet, Failure> {
             "{prefix} is not supported by this version: the kernel bans one IPv4 address or one \
              IPv6 /64; use `deny` in the configuration for networks, or --scope http",
         ))),
-    }
-}
-
-fn kernel(inner: &Inner) -> Result<&Kernel, Failure> {
-    inner.kernel.as_ref().ok_or_else(|| Failure {
-        status: 404,
-        message: "the kernel half is off (no [kernel] section, or degraded): no sources are \
-                  tracked"
-            .to_owned(),
-    })
-}
-
-fn failure(error: &KernelError) -> Failure {
-    match error {
-        KernelError::Full(text) => Failure::full(text.clone()),
-        KernelError::Policy(text) | KernelError::Host(text) => Failure::invalid(text.clone()),
-        KernelError::Pins(text) | KernelError::System(text) => Failure::internal(text.clone()),
-    }
-}
-
-fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
-    Refusal::ALL
-        .iter()
-        .zip(counts)
-        .filter(|(_, count)| **count > 0)
-        .map(|(refusal, count)| (refusal.label().to_owned(), *count))
-        .collect()
-}
-
-fn kernel_status(inner: &Inner, view: &mut StatusView) {
-    let Some(kernel) = &inner.kernel else {
-        view.kernel_mode = "off".to_owned();
-        return;
-    };
-    let monitors = inner.policy.kernel.as_ref().is_some_and(|policy| policy.mode == Mode::Monitor);
-    view.kernel_mode = if monitors { "monitor" } else { "enforce" }.to_owned();
-    view.interfaces = kernel
-        .interfaces()
-        .into_iter()
-        .map(|state| InterfaceView {
-            name: state.name,
-            index: state.index,
-            mode: state.mode.label().to_owned(),
-            taken_over: state.taken_over,
-        })
-        .collect();
-    let (counts, lost) = kernel.counts();
-    view.packets = counts
-        .iter()
-        .map(|count| PacketCountView {
-            interface: kernel.interface_name(count.interface),
-            verdict: count.verdict.action.label().to_owned(),
-            reason: count.verdict.reason.label().to_owned(),
-            packets: count.counter.packets,
-            bytes: count.counter.bytes,
-        })
-        .collect();
-    let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
-    view.events_lost.insert("kernel".to_owned(), lost);
-    let (slots, bans) = kernel.capacities();
-    let sources = kernel.sources().len().try_into().unwrap_or(u64::MAX);
-    view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
-    let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
-    view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
-}
-
-fn explain_packets(inner: &Inner, source: IpAddr, view: &mut WhyView) -> Result<(), Failure> {
-    let Some(kernel) = &inner.kernel else {
-        view.explanation.push("the kernel half is off: its packets are not looked at".to_owned());
-        return Ok(());
-    };
-    let explained = kernel.explain(source, None).map_err(|error| failure(&error))?;
-    view.verdict = explained.verdict.action.label().to_owned();
-    view.reason = explained.verdict.reason.label().to_owned();
-    let meaning = explained.verdict.reason.meaning();
-    view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
-    view.explanation.push(format!("the lists say: {}", explained.list.label()));
-    let wanted = ban_prefix(source);
-    view.record = kernel
-        .sources()
-        .iter()
-        .find(|record| ban_prefix(record.address) == wanted)
-        .map(|record| source_view(inner, kernel, record));
-    Ok(())
-}
-
-fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord) -> SourceView {
-    let policy = inner.policy.kernel.as_ref();
-    let length = match (record.address, policy) {
-        (IpAddr::V4(_), policy) => policy.map_or(32, |policy| policy.ipv4_prefix),
-        (IpAddr::V6(_), policy) => policy.map_or(64, |policy| policy.ipv6_prefix),
-    };
-    let idle_ns = clock::monotonic_ns().saturating_sub(record.seen_ns);
-    SourceView {
-        source: IpNet::new(record.address, length).unwrap_or_else(|_| record.address.into()),
-        packets: record.packets,
-        bytes: record.bytes,
-        connections: record.connections,
-        dropped: record.dropped,
-        list: kernel.list(record.address).label().to_owned(),
-        idle_milliseconds: idle_ns / 1_000_000,
-    }
-}
-
-fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
-    let left_ns = ban.expires_unix_ns.saturating_sub(clock::unix_ns());
-    let packets = match (ban.scope, &inner.kernel) {
-        (BanScope::Kernel, Some(kernel)) => {
-            kernel.ban_of(ban.prefix.addr()).map_or(0, |entry| entry.packets)
-        }
-        (BanScope::Kernel, None) | (BanScope::Http, _) => 0,
-    };
-    BanView {
-        prefix: ban.prefix,
-        scope: ban.scope,
-        seconds_left: left_ns.div_ceil(1_000_000_000),
-        reason: ban.reason.clone(),
-        origin: ban.origin.clone(),
-        packets,
     }
 }

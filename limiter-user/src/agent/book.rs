@@ -49,7 +49,8 @@ impl Book {
                 Err(error) => {
                     let aside = path.with_extension("json.broken");
                     let kept = fs::rename(&path, &aside).is_ok();
-                    let kept = if kept { format!(", kept as {}", aside.display()) } else { String::new() };
+                    let kept =
+                        if kept { format!(", kept as {}", aside.display()) } else { String::new() };
                     (Vec::new(), Some(format!("{}: {error}{kept}", path.display())))
                 }
             },

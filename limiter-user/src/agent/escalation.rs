@@ -149,8 +149,9 @@ impl Client {
     }
 
     fn is_shared(&self, policy: &EscalationPolicy, now_ns: u64) -> bool {
-        self.authenticated_ns
-            .is_some_and(|at_ns| now_ns.saturating_sub(at_ns) < nanoseconds(policy.shared_address_guard))
+        self.authenticated_ns.is_some_and(|at_ns| {
+            now_ns.saturating_sub(at_ns) < nanoseconds(policy.shared_address_guard)
+        })
     }
 
     fn explain(&self, score: u32, policy: &EscalationPolicy) -> String {
@@ -241,7 +242,10 @@ mod tests {
     fn each_ban_is_longer_up_to_the_longest_until_it_decays() {
         let mut escalation = Escalation::default();
         let mut ban = |at| {
-            escalation.observe(client(), Refusal::MalformedRequest, 2, &policy(), at).unwrap().length
+            escalation
+                .observe(client(), Refusal::MalformedRequest, 2, &policy(), at)
+                .unwrap()
+                .length
         };
         let lengths: Vec<u64> = (0..4).map(|n| ban((1 + n) * 1_000 * SECOND).as_secs()).collect();
         assert_eq!(lengths, [600, 2_400, 3_600, 3_600]);
@@ -280,6 +284,9 @@ mod tests {
             one.observe(client(), Refusal::InvalidCredential, 1, &policy(), SECOND + at);
         }
         let (score, findings, shared) = one.standing(client(), &policy(), SECOND + 1_000);
-        assert_eq!((score, findings, shared), (5_000, vec![(Refusal::InvalidCredential, 1_000)], true));
+        assert_eq!(
+            (score, findings, shared),
+            (5_000, vec![(Refusal::InvalidCredential, 1_000)], true)
+        );
     }
 }

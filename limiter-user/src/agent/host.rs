@@ -98,7 +98,7 @@ struct Ipv4Route {
     gateway: Ipv4Addr,
 }
 
-/// Default routes of `/proc/net/route` (fib_trie in the kernel), of this thread's namespace.
+/// Default routes of `/proc/net/route` (`fib_trie` in the kernel), of this thread's namespace.
 fn ipv4_routes() -> Vec<Ipv4Route> {
     fs::read_to_string("/proc/thread-self/net/route")
         .map(|text| parse_ipv4_routes(&text))
@@ -178,18 +178,14 @@ mod tests {
             "{zero} 00 {zero} 00 20010db8000000000000000000000001 00000400 00000001 00000000 \
              00000003     eth1\n{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n"
         );
-        assert_eq!(
-            parse_ipv6_routes(&text),
-            [("eth1".to_owned(), "2001:db8::1".parse().unwrap())],
-        );
+        assert_eq!(parse_ipv6_routes(&text), [("eth1".to_owned(), "2001:db8::1".parse().unwrap())],);
     }
 
     #[test]
     fn ports_and_resolvers_are_read() {
         assert_eq!(parse_sshd_ports("#Port 1\nPort 2222\n port 22 # two\nPorts 9\n"), [2222, 22]);
         let text = "search x\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\noptions\n";
-        let expected: Vec<IpAddr> =
-            vec!["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
+        let expected: Vec<IpAddr> = vec!["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(resolvers(text), expected);
     }
 

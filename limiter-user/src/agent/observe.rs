@@ -1,8 +1,13 @@
 //! What the two halves report, turned into events and evidence.
 
+<<<<<<< HEAD
 use std::{net::IpAddr, time::Duration};
+=======
+use std::time::Duration;
+>>>>>>> main
 
-use limiter_common::verdict::Action;
+use ipnet::IpNet;
+use limiter_common::{report::Counter, verdict::Action};
 
 use super::{Agent, Inner, book, lost_by_verdict, safety::ban_prefix};
 use crate::{
@@ -12,6 +17,17 @@ use crate::{
     link::{HttpBan, Observation, ObservedOutcome, ToProxy},
     policy::{BanScope, Mode},
 };
+
+/// A ban to be made.
+#[derive(Debug)]
+pub(super) struct BanOrder {
+    pub(super) prefix: IpNet,
+    pub(super) scope: BanScope,
+    pub(super) length: Duration,
+    pub(super) reason: String,
+    /// `manual` or `escalation`.
+    pub(super) origin: &'static str,
+}
 
 impl Agent {
     /// One observation of the proxy: an event, and evidence.
@@ -71,24 +87,27 @@ impl Agent {
             self.publish(event);
             return;
         }
-        let ban = book::Ban {
+        drop(inner);
+        let order = BanOrder {
             prefix: client,
             scope,
-            expires_unix_ns: clock::unix_ns().saturating_add(nanoseconds(verdict.length)),
+            length: verdict.length,
             reason: verdict.reason,
-            origin: "escalation".to_owned(),
+            origin: "escalation",
         };
-        drop(inner);
-        if let Err(error) = self.enforce_ban(ban) {
+        if let Err(error) = self.enforce_ban(order) {
             self.degraded_event(&format!("a ban could not be made: {error}"));
         }
     }
 
     /// Puts a ban in force, in the kernel or the proxy, and says so.
-    pub(super) fn enforce_ban(&self, ban: book::Ban) -> Result<(), KernelError> {
+    pub(super) fn enforce_ban(&self, request: BanOrder) -> Result<book::Ban, KernelError> {
+        let BanOrder { prefix, scope, length, reason, origin } = request;
         let now_unix_ns = clock::unix_ns();
-        let length_ns = ban.expires_unix_ns.saturating_sub(now_unix_ns);
-        let expires_ns = clock::monotonic_ns().saturating_add(length_ns);
+        let expires_ns = clock::monotonic_ns().saturating_add(nanoseconds(length));
+        let expires_unix_ns = now_unix_ns.saturating_add(nanoseconds(length));
+        let origin = origin.to_owned();
+        let ban = book::Ban { prefix, scope, expires_unix_ns, reason, origin };
         let mut inner = self.inner.borrow_mut();
         match ban.scope {
             BanScope::Kernel => {
@@ -103,6 +122,7 @@ impl Agent {
                 self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns }));
             }
         }
+<<<<<<< HEAD
         let event = Event::banned(
             now_unix_ns,
             ban.prefix,
@@ -112,11 +132,14 @@ impl Agent {
             Mode::Enforce,
         );
         if !inner.book.insert(ban) {
+=======
+        if !inner.book.insert(ban.clone()) {
+>>>>>>> main
             return Err(KernelError::Full("the book of http bans is full".to_owned()));
         }
         drop(inner);
-        self.publish(event);
-        Ok(())
+        self.publish(Event::banned(now_unix_ns, prefix, length, &ban.reason, Mode::Enforce));
+        Ok(ban)
     }
 
     /// What the kernel dropped since the last look. `pending`: also what is still gathering.
@@ -124,6 +147,9 @@ impl Agent {
         let mut told = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
+            if let Some(kernel) = inner.kernel.as_mut() {
+                kernel.flush_diagnostics();
+            }
             let Some(drops) = inner.drops.as_mut() else { return };
             if pending {
                 drops.pending(|dropped| told.push(dropped));
@@ -156,6 +182,7 @@ impl Agent {
         let mut events = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
+<<<<<<< HEAD
             let inner = &mut *inner;
             let (Some(kernel), Some(drops)) = (&inner.kernel, &inner.drops) else { return };
             for (verdict, counter) in lost_by_verdict(kernel) {
@@ -165,6 +192,30 @@ impl Agent {
                 let bytes = counter.bytes.saturating_sub(told.bytes + before.bytes);
                 if packets == 0 {
                     continue;
+=======
+            let Inner { kernel: Some(kernel), drops: Some(drops), lost_told, .. } = &mut *inner
+            else {
+                return;
+            };
+            let (_, lost) = kernel.counts();
+            for count in lost {
+                let told = lost_told.entry((count.interface, count.verdict)).or_default();
+                let newly = Counter {
+                    packets: count.counter.packets.saturating_sub(told.packets),
+                    bytes: count.counter.bytes.saturating_sub(told.bytes),
+                };
+                *told = count.counter;
+                let Counter { packets, bytes } = drops.untold(count.verdict, newly);
+                if packets > 0 {
+                    let mode = match count.verdict.action {
+                        Action::Monitor => Mode::Monitor,
+                        Action::Drop | Action::Pass => Mode::Enforce,
+                    };
+                    let reason = count.verdict.reason;
+                    let event =
+                        Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
+                    events.push(event);
+>>>>>>> main
                 }
                 told.packets += packets;
                 told.bytes += bytes;
@@ -191,21 +242,15 @@ fn scope_for(inner: &Inner, observation: &Observation, wanted: BanScope) -> Opti
     let immunity = inner.safety.immunity(ban_prefix(observation.client));
     match immunity {
         Some(Immunity::Trusted | Immunity::TrustedProxy | Immunity::Infrastructure) => None,
-        // Arrived without passing XDP, or not by its own address: refused before routing.
-        Some(Immunity::Own) => Some(BanScope::Http),
         None if direct && wanted == BanScope::Kernel && inner.kernel.is_some() => {
             Some(BanScope::Kernel)
         }
-        None => Some(BanScope::Http),
+        // Arrived without passing XDP, or not by its own address: refused before routing.
+        Some(Immunity::Own) | None => Some(BanScope::Http),
     }
 }
 
 /// Whole nanoseconds, saturating.
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The address of a source for people.
-pub(super) fn plain(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }

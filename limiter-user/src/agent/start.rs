@@ -66,9 +66,7 @@ pub(super) fn lock(policy: &AgentPolicy) -> Result<Lock> {
             policy.state.display(),
             path.display(),
         ),
-        Err((_, error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 

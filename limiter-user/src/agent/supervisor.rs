@@ -96,7 +96,7 @@ async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
     if let Some((uid, gid)) = setup.user {
         command.env(UID_VARIABLE, uid.to_string()).env(GID_VARIABLE, gid.to_string());
     }
-    let child = crate::sys::spawn_with_descriptor(&mut command, theirs.into(), LINK_FD)?;
+    let child = crate::sys::spawn_with_descriptor(&mut command, &theirs.into(), LINK_FD)?;
     let mut link = Link::from_std(ours)?;
     let greeted = time::timeout(GREETING_TIMEOUT, async {
         link.send(&ToProxy::Hello(Hello::of_this_process(super::BUILD)), &[]).await?;
@@ -139,7 +139,7 @@ async fn attend(
     let (mut sender, mut receiver) = link.split();
     loop {
         tokio::select! {
-            received = receiver.recv::<FromProxy>() => match received? {
+            said = receiver.recv::<FromProxy>() => match said? {
                 Some((FromProxy::PolicyApplied { generation }, _)) => {
                     agent.proxy_applied(generation);
                     if let Some(mut earlier) = earlier.take() {
@@ -147,7 +147,7 @@ async fn attend(
                         drop(earlier.send(&ToProxy::Drain, &[]).await);
                     }
                 }
-                Some((message, _)) => agent.from_proxy(message),
+                Some((message, _)) => agent.received(message),
                 None => return Ok(()),
             },
             Some(message) = messages.recv() => send(&mut sender, &message).await?,
@@ -183,7 +183,9 @@ async fn describe_end(child: &mut Child, link: io::Result<()>) -> String {
 }
 
 /// Asks a proxy that an earlier agent left for its listening sockets.
-pub(super) async fn take_over(path: &std::path::Path) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
+pub(super) async fn take_over(
+    path: &std::path::Path,
+) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
     let socket = UnixStream::connect(path).ok()?;
     let mut link = Link::from_std(socket).ok()?;
     let asked = time::timeout(GREETING_TIMEOUT, async {
@@ -214,8 +216,9 @@ pub(super) async fn take_over(path: &std::path::Path) -> Option<(Link, Vec<(Sock
 
 /// Ends a proxy that did not drain in time.
 pub(super) fn end(pid: u32) {
-    if let Ok(pid) = i32::try_from(pid) {
-        drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+    let Ok(pid) = i32::try_from(pid) else { return };
+    if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        log::warn!("the proxy cannot be ended: {error}");
     }
 }
 

@@ -27,12 +27,15 @@ pub struct RunArgs {
     /// Serve others than loopback even where nothing asks for a credential
     #[arg(long)]
     pub allow_unauthenticated: bool,
+    /// Print the kernel program's own diagnostics (error, warn, info, debug, trace); costs time
+    #[arg(long, value_name = "LEVEL", hide = true)]
+    pub kernel_log: Option<log::LevelFilter>,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     crate::agent::run(args)
 }
 
-pub(super) fn proxy() -> Result<ExitCode> {
-    Ok(crate::proxy::run())
+pub(super) fn proxy() -> ExitCode {
+    crate::proxy::run()
 }

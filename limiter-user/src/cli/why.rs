@@ -53,7 +53,8 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) fn why(args: &WhyArgs) -> Result<ExitCode> {
-    show(&args.agent, args.source, None, args.json)
+    let target = Target::new("/v1/why").with("source", &args.source.to_string());
+    show(&args.agent, &target, args.json)
 }
 
 pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
@@ -62,23 +63,21 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
                        without --request the packet is explained";
         return Err(UsageError(message.into()).into());
     }
-    let note = args.proto.as_ref().map(|proto| {
-        let port = args.port.map_or(String::new(), |port| format!("/{port}"));
-        format!(
-            "this version looks at the source only: for {proto}{port} it holds unless that is a \
-             failsafe port or a packet that always passes"
-        )
-    });
-    show(&args.agent, args.source, note, args.json)
+    let mut target = Target::new("/v1/why").with("source", &args.source.to_string());
+    if let Some(protocol) = &args.proto {
+        target = target.with("proto", protocol);
+    }
+    if let Some(port) = args.port {
+        target = target.with("port", &port.to_string());
+    }
+    show(&args.agent, &target, args.json)
 }
 
-fn show(agent: &AgentArgs, source: IpAddr, note: Option<String>, json: bool) -> Result<ExitCode> {
-    let target = Target::new("/v1/why").with("source", &source.to_string());
-    let mut document = agent.client()?.ask::<WhyView>(Method::GET, &target, Vec::new())?;
+fn show(agent: &AgentArgs, target: &Target, json: bool) -> Result<ExitCode> {
+    let document = agent.client()?.ask::<WhyView>(Method::GET, target, Vec::new())?;
     if json {
         output::print_json(&document.json)?;
     } else {
-        document.view.explanation.extend(note);
         output::print(&text(&document.view)?)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,15 @@
 //! What the kernel dropped, as it comes: records of the ring buffer, and what is still gathering
 //! in the slots of each CPU.
 //!
+<<<<<<< HEAD
 //! A slot is read without disturbing it. What was told of it is remembered and taken off when its
 //! record arrives, so that told packets are counted once: told + lost = counters, exactly, once
 //! nothing gathers any more.
+=======
+//! A slot is read without disturbing it. What was told of it is remembered by its gathering (CPU,
+//! source, verdict, begin) and taken off when its record arrives, so that no packet is told twice:
+//! records + pending + lost = counters.
+>>>>>>> main
 
 use std::{collections::HashMap, fmt, net::IpAddr};
 
@@ -34,11 +40,24 @@ pub struct Dropped {
     pub counter: Counter,
 }
 
+<<<<<<< HEAD
+=======
+/// What tells one gathering in one slot from every other.
+type Gathering = (u64, limiter_common::address::Address, u64);
+
+>>>>>>> main
 /// The reader. There is one at a time.
 pub struct Drops {
     ring: RingBuf<MapData>,
     slots: PerCpuArray<MapData, Plain<DropSlot>>,
+<<<<<<< HEAD
     ledger: Ledger,
+=======
+    /// What was told of gatherings whose record has not come yet.
+    told: HashMap<Gathering, (Verdict, Counter)>,
+    /// What was told of gatherings whose record was lost: part of the lost counters.
+    told_and_lost: HashMap<Verdict, Counter>,
+>>>>>>> main
     /// Records that were none: never happens, and would be seen.
     pub invalid: u64,
 }
@@ -54,17 +73,22 @@ impl Drops {
         let mut drops = Self {
             ring: pins.ring()?,
             slots: pins.map(maps::DROPS)?,
+<<<<<<< HEAD
             ledger: Ledger::default(),
+=======
+            told: HashMap::new(),
+            told_and_lost: HashMap::new(),
+>>>>>>> main
             invalid: 0,
         };
         // What gathered under an earlier agent is not news.
-        drops.records(|_| {});
         drops.pending(|_| {});
         Ok(drops)
     }
 
     /// Tells the complete records.
     pub fn records(&mut self, mut tell: impl FnMut(Dropped)) {
+<<<<<<< HEAD
         let ledger = &mut self.ledger;
         self.invalid += ring::drain(&mut self.ring, MAX_RECORDS, |slot| {
             tell_some(&slot, ledger.record(&slot), &mut tell);
@@ -179,11 +203,56 @@ impl Ledger {
             }
         }
         sum
+=======
+        let told = &mut self.told;
+        self.invalid += ring::drain(&mut self.ring, MAX_RECORDS, |record| {
+            let before = told.remove(&record.gathering()).map_or_else(Counter::default, |it| it.1);
+            tell_rest(&record, before, &mut tell);
+        });
     }
-}
 
-fn occupancy(slot: &DropSlot) -> Occupancy {
-    (slot.source, slot.verdict, slot.since_ns)
+    /// Tells the records and what is gathering in the slots; once a second or so.
+    pub fn pending(&mut self, mut tell: impl FnMut(Dropped)) {
+        self.records(&mut tell);
+        let mut gathering = HashMap::new();
+        for index in 0..DROP_SLOTS {
+            let Ok(values) = self.slots.get(&index, 0) else { continue };
+            for (cpu, Plain(slot)) in values.iter().enumerate() {
+                let slot = slot.on_cpu(u32::try_from(cpu).unwrap_or(u32::MAX));
+                let (Some(verdict), true) = (slot.decode(), slot.packets > 0) else { continue };
+                let before = self.told.remove(&slot.gathering());
+                tell_rest(&slot, before.map_or_else(Counter::default, |it| it.1), &mut tell);
+                let seen = Counter { packets: slot.packets, bytes: slot.bytes };
+                gathering.insert(slot.gathering(), (verdict, seen));
+            }
+        }
+        // What is left in `told` has ended: its record is in the buffer by now, or was lost.
+        let ended = std::mem::take(&mut self.told);
+        self.told = gathering;
+        let current: Vec<Gathering> = self.told.keys().copied().collect();
+        self.told.extend(ended);
+        self.records(&mut tell);
+        let lost: Vec<Gathering> =
+            self.told.keys().filter(|key| !current.contains(key)).copied().collect();
+        for key in lost {
+            if let Some((verdict, counter)) = self.told.remove(&key) {
+                let sum = self.told_and_lost.entry(verdict).or_default();
+                sum.packets += counter.packets;
+                sum.bytes += counter.bytes;
+            }
+        }
+>>>>>>> main
+    }
+
+    /// Takes off, of newly lost packets with this verdict, what was told before it was lost.
+    pub fn untold(&mut self, verdict: Verdict, lost: Counter) -> Counter {
+        let Some(told) = self.told_and_lost.get_mut(&verdict) else { return lost };
+        let packets = told.packets.min(lost.packets);
+        let bytes = told.bytes.min(lost.bytes);
+        told.packets -= packets;
+        told.bytes -= bytes;
+        Counter { packets: lost.packets - packets, bytes: lost.bytes - bytes }
+    }
 }
 
 fn less(left: Counter, right: Counter) -> Counter {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use limiter_common::{
     address::Address,
     decide::{Clock, Tables, decide},
-    headers::Headers,
+    headers::{Headers, protocol, tcp_flags},
     machine::Native,
     settings::{ListVerdict, Settings},
     source::{SourceSet, set_indices},
@@ -28,13 +28,20 @@ pub struct Explanation {
     pub is_tracked: bool,
 }
 
+/// A packet to be explained.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probe {
+    /// TCP SYN to this port.
+    Tcp(u16),
+    /// A datagram to this port.
+    Udp(u16),
+    /// An echo request.
+    Icmp,
+}
+
 impl Kernel {
-    /// Explains a packet from `source`: TCP SYN to `port`, or a plain UDP one.
-    pub fn explain(
-        &self,
-        source: IpAddr,
-        tcp_port: Option<u16>,
-    ) -> Result<Explanation, KernelError> {
+    /// Explains a packet from `source`.
+    pub fn explain(&self, source: IpAddr, probe: Probe) -> Result<Explanation, KernelError> {
         let settings = self.maps.active_settings()?;
         let address = Address::from(source);
         let key = address.source_key(settings.masks);
@@ -49,7 +56,7 @@ impl Kernel {
         let ban_expires_ns =
             self.ban_of(source).map(|ban| ban.expires_ns).filter(|expires| *expires > now_ns);
         let tables = Copies { settings, sets, ban_expires_ns, image: &self.image };
-        let frame = frame(source, tcp_port);
+        let frame = frame(source, probe);
         let decision = decide(frame.as_slice(), &tables, &Now(now_ns));
         let is_tracked = tables.sets.iter().any(|(_, set)| {
             set.sources().any(|(tracked, _)| tracked.source_key(settings.masks) == key)
@@ -127,23 +134,24 @@ impl Clock for Now {
     }
 }
 
-/// A minimal frame from this source: TCP SYN to a port, or UDP to port 9 (discard).
-fn frame(source: IpAddr, tcp_port: Option<u16>) -> Vec<u8> {
-    let transport = match tcp_port {
-        Some(port) => {
-            let mut tcp = vec![0; 20];
-            tcp[0..2].copy_from_slice(&40_000_u16.to_be_bytes());
-            tcp[2..4].copy_from_slice(&port.to_be_bytes());
+/// A minimal frame from this source, from port 40000 where there are ports.
+fn frame(source: IpAddr, probe: Probe) -> Vec<u8> {
+    const SOURCE_PORT: u16 = 40_000;
+    const ECHO_V4: u8 = 8;
+    const ECHO_V6: u8 = 128;
+
+    let ports = |port: u16| [SOURCE_PORT.to_be_bytes(), port.to_be_bytes()].concat();
+    let (protocol, transport) = match probe {
+        Probe::Tcp(port) => {
+            let mut tcp = ports(port);
+            tcp.resize(20, 0);
             tcp[12] = 5 << 4;
-            tcp[13] = limiter_common::headers::tcp_flags::SYN;
-            tcp
+            tcp[13] = tcp_flags::SYN;
+            (protocol::TCP, tcp)
         }
-        None => [[0x9c, 0x40], [0, 9], [0, 8], [0, 0]].concat(),
-    };
-    let protocol = if tcp_port.is_some() {
-        limiter_common::headers::protocol::TCP
-    } else {
-        limiter_common::headers::protocol::UDP
+        Probe::Udp(port) => (protocol::UDP, [ports(port), vec![0, 8, 0, 0]].concat()),
+        Probe::Icmp if source.is_ipv4() => (protocol::ICMP, vec![ECHO_V4, 0, 0, 0, 0, 0, 0, 0]),
+        Probe::Icmp => (protocol::ICMPV6, vec![ECHO_V6, 0, 0, 0, 0, 0, 0, 0]),
     };
     let length = u16::try_from(transport.len()).unwrap_or(0);
     let mut frame = vec![0; 12];
@@ -177,13 +185,18 @@ mod tests {
     fn frames_are_what_they_say() {
         for source in ["192.0.2.9", "2001:db8::9"] {
             let source: IpAddr = source.parse().unwrap();
-            for port in [None, Some(443)] {
-                let Parsed::Ip(headers) = parse(frame(source, port).as_slice()) else {
-                    panic!("{source} {port:?} is not a packet")
+            for (probe, protocols, port) in [
+                (Probe::Tcp(443), [6, 6], 443),
+                (Probe::Udp(53), [17, 17], 53),
+                (Probe::Icmp, [1, 58], 0),
+            ] {
+                let Parsed::Ip(headers) = parse(frame(source, probe).as_slice()) else {
+                    panic!("{source} {probe:?} is not a packet")
                 };
                 assert_eq!(IpAddr::from(headers.source), source);
-                assert_eq!(headers.is_tcp_open(), port.is_some());
-                assert_eq!(headers.destination_port, port.unwrap_or(9));
+                assert_eq!(headers.is_tcp_open(), probe == Probe::Tcp(443));
+                assert_eq!(headers.destination_port, port);
+                assert!(protocols.contains(&headers.protocol) && !headers.is_essential);
             }
         }
     }

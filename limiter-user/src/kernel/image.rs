@@ -71,6 +71,7 @@ impl KernelImage {
             (policy.fragments == Fragments::Drop, flags::FRAGMENTS_DROP),
             (policy.fragments == Fragments::Pass, flags::FRAGMENTS_PASS),
             (!lists.is_empty(), flags::LISTS),
+            (is_fine(template.masks, policy.ipv6_prefix, &lists), flags::FINE_ACCESS),
         ]
         .into_iter()
         .filter_map(|(holds, flag)| holds.then_some(flag))
@@ -146,6 +147,15 @@ fn merge_lists(policy: &KernelPolicy) -> BTreeMap<ListKey, ListVerdict> {
     own.iter()
         .map(|(key, verdict)| (*key, if is_trusted(key) { ListVerdict::Trusted } else { *verdict }))
         .collect()
+}
+
+/// Whether bans or lists can tell addresses of one source apart.
+fn is_fine(masks: Masks, ipv6_prefix: u8, lists: &BTreeMap<ListKey, ListVerdict>) -> bool {
+    let mapped = &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+    !masks.is_exact()
+        || lists
+            .keys()
+            .any(|(length, bytes)| *length > u32::from(ipv6_prefix) && !bytes.starts_with(mapped))
 }
 
 fn bucket(name: &str, limit: Option<RateLimit>) -> Result<BucketRate, KernelError> {

@@ -4,10 +4,15 @@ use aya::{
     Ebpf, EbpfLoader, TestRun,
     programs::{ProgramError, TestRunOptions, Xdp},
 };
+use aya_log::EbpfLogger;
 use limiter_common::{maps, maps::VALUE_SIZES, source::set_count};
+use log::LevelFilter;
 
 use super::{KernelError, Maps, image::Running, pins::Pins};
 use crate::{clock, policy::KernelPolicy};
+
+/// Reads what the program logs, if it was loaded to log anything.
+pub(super) type KernelLogger = EbpfLogger<&'static dyn log::Log>;
 
 /// The object that `cargo xtask build-ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LIMITER_EBPF_OBJECT"));
@@ -36,6 +41,7 @@ impl Programs {
         policy: &KernelPolicy,
         pins: &Pins,
         interfaces: &[(String, u32)],
+        diagnostics: LevelFilter,
     ) -> Result<Self, KernelError> {
         if interfaces.len() > maps::MAX_INTERFACES as usize {
             return Err(KernelError::Policy(format!(
@@ -50,7 +56,7 @@ impl Programs {
             .iter()
             .zip(slots)
             .map(|((name, index), slot)| {
-                let ebpf = load(pins, slot)?;
+                let ebpf = load(pins, slot, diagnostics)?;
                 Ok(LoadedProgram { name: name.clone(), index: *index, slot, ebpf })
             })
             .collect::<Result<_, KernelError>>()?;
@@ -59,6 +65,12 @@ impl Programs {
 }
 
 impl LoadedProgram {
+    /// The reader of the program's diagnostics.
+    pub(super) fn logger(&mut self) -> Result<KernelLogger, KernelError> {
+        EbpfLogger::init(&mut self.ebpf)
+            .map_err(|error| KernelError::system("opening the kernel's diagnostics", &error))
+    }
+
     pub(super) fn program(&mut self) -> Result<&mut Xdp, KernelError> {
         xdp(&mut self.ebpf, PROGRAM)
     }
@@ -91,10 +103,10 @@ fn slots(pins: &Pins, interfaces: &[(String, u32)]) -> Vec<u32> {
         .collect()
 }
 
-fn load(pins: &Pins, slot: u32) -> Result<Ebpf, KernelError> {
+fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     // Diagnostics cost nothing while off: the verifier removes them.
-    let level = 0_u8;
+    let level = diagnostics as u8;
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     loader.override_global("INTERFACE", &slot, true);
     for (name, size) in pins.sizes() {

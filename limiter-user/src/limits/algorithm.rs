@@ -6,13 +6,12 @@
 
 use std::time::Duration;
 
+pub use super::windows::MAX_WINDOW_COUNT;
+use super::windows::{Windows, fixed, sliding};
 use crate::policy::{
     Rate,
     http::{Algorithm, LimitPolicy},
 };
-
-/// Most that a window can count; a larger rate with a window algorithm is held to it.
-pub const MAX_WINDOW_COUNT: u64 = (1 << 20) - 1;
 
 /// Token bucket times are in 1/16 ns, so that the rounding of one token's time does not add up.
 const TICKS_PER_NS: u64 = 16;
@@ -56,14 +55,6 @@ pub enum Meter {
         /// Length of a window.
         period_ns: u64,
     },
-}
-
-/// Window index (24 bits), count of the window before (20), count of this window (20).
-#[derive(Clone, Copy)]
-struct Windows {
-    index: u64,
-    previous: u64,
-    current: u64,
 }
 
 impl Meter {
@@ -146,119 +137,15 @@ fn token_bucket(word: u64, now_ns: u64, cost: u64, burst: u64) -> (Decision, u64
         limit: burst,
         remaining: (depth - debt_after) / cost,
         reset_after_ns: debt_after.div_ceil(TICKS_PER_NS),
-        retry_after_ns: if allowed {
-            0
-        } else {
-            (after - depth).div_ceil(TICKS_PER_NS)
-        },
+        retry_after_ns: if allowed { 0 } else { (after - depth).div_ceil(TICKS_PER_NS) },
     };
-    let next = if allowed {
-        now.saturating_add(after)
-    } else {
-        word
-    };
+    let next = if allowed { now.saturating_add(after) } else { word };
     (decision, next)
-}
-
-fn sliding(word: u64, now_ns: u64, count: u64, period_ns: u64) -> (Decision, u64) {
-    let windows = Windows::at(word, now_ns / period_ns);
-    let left_ns = period_ns - now_ns % period_ns;
-    let used = weighted(windows.previous, left_ns, period_ns) + windows.current;
-    let allowed = used < count;
-    let mut next = windows;
-    if allowed {
-        next.current += 1;
-    }
-    let decision = Decision {
-        allowed,
-        limit: count,
-        remaining: count.saturating_sub(used + u64::from(allowed)),
-        reset_after_ns: left_ns,
-        retry_after_ns: if allowed {
-            0
-        } else if windows.current < count {
-            // The previous window must fade until there is room for one.
-            left_ns.saturating_sub(faded(
-                windows.previous,
-                count - 1 - windows.current,
-                period_ns,
-            ))
-        } else {
-            // This window becomes the previous one, then must fade.
-            left_ns + (period_ns - faded(windows.current, count - 1, period_ns))
-        }
-        .max(u64::from(!allowed)),
-    };
-    (decision, if allowed { next.word() } else { word })
-}
-
-fn fixed(word: u64, now_ns: u64, count: u64, period_ns: u64) -> (Decision, u64) {
-    let mut windows = Windows::at(word, now_ns / period_ns);
-    windows.previous = 0;
-    let left_ns = period_ns - now_ns % period_ns;
-    let allowed = windows.current < count;
-    if allowed {
-        windows.current += 1;
-    }
-    let decision = Decision {
-        allowed,
-        limit: count,
-        remaining: count.saturating_sub(windows.current),
-        reset_after_ns: left_ns,
-        retry_after_ns: if allowed { 0 } else { left_ns },
-    };
-    (decision, if allowed { windows.word() } else { word })
-}
-
-/// What a window's count still weighs with `left_ns` of overlap, rounded up.
-fn weighted(count: u64, left_ns: u64, period_ns: u64) -> u64 {
-    let weight = (u128::from(count) * u128::from(left_ns)).div_ceil(u128::from(period_ns));
-    u64::try_from(weight).unwrap_or(u64::MAX)
-}
-
-/// The longest overlap at which `count` weighs at most `room`.
-fn faded(count: u64, room: u64, period_ns: u64) -> u64 {
-    let overlap = u128::from(room) * u128::from(period_ns) / u128::from(count.max(1));
-    u64::try_from(overlap).unwrap_or(u64::MAX).min(period_ns)
 }
 
 /// A period as checked arithmetic needs it: between a microsecond and four years.
 fn period_ns(rate: Rate) -> u64 {
-    u64::try_from(rate.period.as_nanos())
-        .unwrap_or(u64::MAX)
-        .clamp(1_000, 1 << 57)
-}
-
-impl Windows {
-    const COUNT_BITS: u32 = 20;
-    const INDEX_MASK: u64 = (1 << 24) - 1;
-
-    /// What `word` says at window `index`: windows that have passed count no more.
-    fn at(word: u64, index: u64) -> Self {
-        let index = index & Self::INDEX_MASK;
-        let before = index.wrapping_sub(1) & Self::INDEX_MASK;
-        let kept = word >> (2 * Self::COUNT_BITS);
-        let previous = (word >> Self::COUNT_BITS) & MAX_WINDOW_COUNT;
-        let current = word & MAX_WINDOW_COUNT;
-        let (previous, current) = if kept == index {
-            (previous, current)
-        } else if kept == before {
-            (current, 0)
-        } else {
-            (0, 0)
-        };
-        Self {
-            index,
-            previous,
-            current,
-        }
-    }
-
-    fn word(self) -> u64 {
-        self.index << (2 * Self::COUNT_BITS)
-            | self.previous.min(MAX_WINDOW_COUNT) << Self::COUNT_BITS
-            | self.current.min(MAX_WINDOW_COUNT)
-    }
+    u64::try_from(rate.period.as_nanos()).unwrap_or(u64::MAX).clamp(1_000, 1 << 57)
 }
 
 #[cfg(test)]
@@ -280,10 +167,7 @@ mod tests {
     }
 
     fn rate(count: u64, seconds: u64) -> Rate {
-        Rate {
-            count,
-            period: Duration::from_secs(seconds),
-        }
+        Rate { count, period: Duration::from_secs(seconds) }
     }
 
     /// Runs `steps` requests at random times; checks each decision against `reference`.
@@ -299,10 +183,7 @@ mod tests {
             } else {
                 assert_eq!(next, word, "a refused request changes nothing");
                 let soon = now_ns + decision.retry_after_ns;
-                assert!(
-                    meter.charge(word, soon).0.allowed,
-                    "retry-after holds, step {step}"
-                );
+                assert!(meter.charge(word, soon).0.allowed, "retry-after holds, step {step}");
                 assert!(!meter.charge(word, soon - 1).0.allowed || decision.retry_after_ns <= 1);
             }
             word = next;
@@ -325,11 +206,7 @@ mod tests {
                 }
                 allowed
             };
-            compare(
-                Meter::token_bucket(rate(count, 1), burst),
-                reference,
-                2 * SECOND / count,
-            );
+            compare(Meter::token_bucket(rate(count, 1), burst), reference, 2 * SECOND / count);
         }
     }
 
@@ -342,10 +219,7 @@ mod tests {
             allowed += u64::from(decision.allowed);
             word = next;
         }
-        assert!(
-            (200_000..=200_011).contains(&allowed),
-            "{allowed} in ten seconds"
-        );
+        assert!((200_000..=200_011).contains(&allowed), "{allowed} in ten seconds");
     }
 
     #[test]
@@ -358,11 +232,7 @@ mod tests {
             used += 1;
             used <= 10
         };
-        compare(
-            Meter::fixed_window(10, Duration::from_secs(2)),
-            reference,
-            SECOND / 4,
-        );
+        compare(Meter::fixed_window(10, Duration::from_secs(2)), reference, SECOND / 4);
     }
 
     #[test]
@@ -370,10 +240,7 @@ mod tests {
         let mut admitted: Vec<u64> = Vec::new();
         let reference = |now: u64| {
             let window = now / SECOND;
-            let previous = admitted
-                .iter()
-                .filter(|at| *at / SECOND == window - 1)
-                .count() as u64;
+            let previous = admitted.iter().filter(|at| *at / SECOND == window - 1).count() as u64;
             let current = admitted.iter().filter(|at| *at / SECOND == window).count() as u64;
             let used = (u128::from(previous) * u128::from(SECOND - now % SECOND))
                 .div_ceil(u128::from(SECOND))
@@ -402,10 +269,7 @@ mod tests {
         let meters = [
             Meter::token_bucket(rate(5, 1), 5),
             Meter::fixed_window(5, Duration::from_secs(1)),
-            Meter::SlidingWindow {
-                count: 5,
-                period_ns: SECOND,
-            },
+            Meter::SlidingWindow { count: 5, period_ns: SECOND },
         ];
         for meter in meters {
             let mut random = Random(7);
@@ -424,19 +288,10 @@ mod tests {
     fn extremes_do_not_overflow() {
         let long = Duration::from_secs(u64::MAX);
         for meter in [
-            Meter::token_bucket(
-                Rate {
-                    count: 1,
-                    period: long,
-                },
-                u64::MAX,
-            ),
+            Meter::token_bucket(Rate { count: 1, period: long }, u64::MAX),
             Meter::token_bucket(rate(u64::MAX, 1), u64::MAX),
             Meter::fixed_window(u64::MAX, long),
-            Meter::SlidingWindow {
-                count: MAX_WINDOW_COUNT,
-                period_ns: 1 << 57,
-            },
+            Meter::SlidingWindow { count: MAX_WINDOW_COUNT, period_ns: 1 << 57 },
         ] {
             for word in [0, 1, u64::MAX, u64::MAX >> 1] {
                 for now_ns in [0, 1, SECOND, 1 << 58] {

@@ -44,15 +44,10 @@ struct Entry {
 impl Table {
     /// A table for about `capacity` clients (rounded up to a power of two, 128 bytes per 8).
     pub fn new(capacity: usize) -> Self {
-        let sets = capacity
-            .div_ceil(WAYS)
-            .clamp(1, 1 << 24)
-            .next_power_of_two();
+        let sets = capacity.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two();
         Self {
             sets: (0..sets)
-                .map(|_| Set {
-                    ways: std::array::from_fn(|_| Entry::default()),
-                })
+                .map(|_| Set { ways: std::array::from_fn(|_| Entry::default()) })
                 .collect(),
             overflow: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -88,18 +83,12 @@ impl Table {
 
     /// Entries in use, and requests that found no entry.
     pub fn usage(&self) -> (u64, u64) {
-        (
-            self.entries.load(Ordering::Relaxed),
-            self.full.load(Ordering::Relaxed),
-        )
+        (self.entries.load(Ordering::Relaxed), self.full.load(Ordering::Relaxed))
     }
 
     fn set(&self, fingerprint: u64) -> &Set {
         // The length is a power of two; the low bits choose the set.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "masked by the number of sets"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "masked by the number of sets")]
         let index = fingerprint as usize & (self.sets.len() - 1);
         &self.sets[index]
     }
@@ -130,18 +119,14 @@ impl Table {
             }
             // Another thread may have inserted the same client in an earlier way meanwhile: the
             // first one counts for everybody, this one stays unused until it is taken again.
-            return set
-                .find(fingerprint)
-                .map_or(&entry.word, |first| &first.word);
+            return set.find(fingerprint).map_or(&entry.word, |first| &first.word);
         }
     }
 }
 
 impl Set {
     fn find(&self, fingerprint: u64) -> Option<&Entry> {
-        self.ways
-            .iter()
-            .find(|entry| entry.fingerprint.load(Ordering::Acquire) == fingerprint)
+        self.ways.iter().find(|entry| entry.fingerprint.load(Ordering::Acquire) == fingerprint)
     }
 
     /// The first way that may be taken, and the fingerprint it holds.
@@ -164,10 +149,7 @@ mod tests {
     const NOW: u64 = 1_000_000_000_000;
 
     fn bucket(count: u64, burst: u64) -> Meter {
-        let rate = Rate {
-            count,
-            period: Duration::from_secs(3600),
-        };
+        let rate = Rate { count, period: Duration::from_hours(1) };
         Meter::token_bucket(rate, burst)
     }
 
@@ -196,22 +178,13 @@ mod tests {
         }
         assert!(table.charge(100, &meter, NOW).allowed);
         assert!(table.charge(101, &meter, NOW).allowed);
-        assert!(
-            !table.charge(102, &meter, NOW).allowed,
-            "newcomers share a budget"
-        );
+        assert!(!table.charge(102, &meter, NOW).allowed, "newcomers share a budget");
         for client in 1..=8 {
-            assert!(
-                !table.charge(client, &meter, NOW).allowed,
-                "{client} is still in debt"
-            );
+            assert!(!table.charge(client, &meter, NOW).allowed, "{client} is still in debt");
         }
         assert_eq!(table.usage(), (8, 3));
         let later = NOW + 3 * 3_600_000_000_000;
-        assert!(
-            table.charge(103, &meter, later).allowed,
-            "an idle entry is reused"
-        );
+        assert!(table.charge(103, &meter, later).allowed, "an idle entry is reused");
         assert_eq!(table.usage(), (8, 3));
     }
 
@@ -220,11 +193,8 @@ mod tests {
         const THREADS: u64 = 4;
         for meter in [
             bucket(1, 1000),
-            Meter::fixed_window(1000, Duration::from_secs(3600)),
-            Meter::SlidingWindow {
-                count: 1000,
-                period_ns: 3_600_000_000_000,
-            },
+            Meter::fixed_window(1000, Duration::from_hours(1)),
+            Meter::SlidingWindow { count: 1000, period_ns: 3_600_000_000_000 },
         ] {
             let table = Table::new(1024);
             let barrier = Barrier::new(usize::try_from(THREADS).unwrap());
@@ -233,21 +203,14 @@ mod tests {
                     .map(|_| {
                         scope.spawn(|| {
                             barrier.wait();
-                            (0..1000)
-                                .filter(|_| table.charge(42, &meter, NOW).allowed)
-                                .count() as u64
+                            (0..1000).filter(|_| table.charge(42, &meter, NOW).allowed).count()
+                                as u64
                         })
                     })
                     .collect();
-                workers
-                    .into_iter()
-                    .map(|worker| worker.join().unwrap())
-                    .sum()
+                workers.into_iter().map(|worker| worker.join().unwrap()).sum()
             });
-            assert!(
-                (1000..1000 + THREADS).contains(&admitted),
-                "{admitted} of 1000"
-            );
+            assert!((1000..1000 + THREADS).contains(&admitted), "{admitted} of 1000");
         }
     }
 }

@@ -53,9 +53,7 @@ impl Link {
     pub fn from_tokio(socket: UnixStream) -> Self {
         let socket = Rc::new(socket);
         Self {
-            sender: LinkSender {
-                socket: Rc::clone(&socket),
-            },
+            sender: LinkSender { socket: Rc::clone(&socket) },
             receiver: LinkReceiver {
                 socket,
                 frame: vec![0; LENGTH_BYTES],
@@ -136,11 +134,8 @@ impl LinkReceiver {
                 let room = (LENGTH_BYTES + body).min(self.filled + (64 << 10));
                 self.frame.resize(room, 0);
             }
-            let (socket, unread, owned) = (
-                &self.socket,
-                &mut self.frame[self.filled..],
-                &mut self.descriptors,
-            );
+            let (socket, unread, owned) =
+                (&self.socket, &mut self.frame[self.filled..], &mut self.descriptors);
             let count = socket
                 .async_io(Interest::READABLE, || {
                     descriptors::receive(socket.as_fd(), unread, owned)
@@ -164,11 +159,7 @@ impl LinkReceiver {
 impl Hello {
     /// This process, speaking [`PROTOCOL_VERSION`].
     pub fn of_this_process(build: impl Into<String>) -> Self {
-        Self {
-            protocol: PROTOCOL_VERSION,
-            build: build.into(),
-            pid: std::process::id(),
-        }
+        Self { protocol: PROTOCOL_VERSION, build: build.into(), pid: std::process::id() }
     }
 
     /// Whether both ends speak the same version of everything beyond the hand-over.
@@ -196,9 +187,8 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 
 /// Length of the body that `frame` announces, checked against the bound.
 fn frame_bytes(frame: &[u8]) -> io::Result<usize> {
-    let length = frame
-        .first_chunk::<LENGTH_BYTES>()
-        .map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
+    let length =
+        frame.first_chunk::<LENGTH_BYTES>().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
     if length == 0 || length > MAX_FRAME_BYTES {
         return Err(invalid("frame length out of bounds"));
     }
@@ -225,11 +215,7 @@ mod tests {
     use crate::link::{FromProxy, ToProxy};
 
     fn run<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(future)
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
     fn pair() -> (StdUnixStream, StdUnixStream) {
@@ -246,9 +232,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let hello = ToProxy::Hello(Hello::of_this_process("test"));
             left.send(&hello, &[]).await.unwrap();
-            left.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()])
-                .await
-                .unwrap();
+            left.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]).await.unwrap();
             left.send(&ToProxy::Drain, &[]).await.unwrap();
             let (message, descriptors) = right.recv::<ToProxy>().await.unwrap().unwrap();
             assert_eq!(message, hello);
@@ -309,9 +293,6 @@ mod tests {
     #[test]
     fn an_oversized_message_is_not_sent() {
         let message = FromProxy::Hello(Hello::of_this_process("x".repeat(MAX_FRAME_BYTES + 1)));
-        assert_eq!(
-            encode(&message).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(encode(&message).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -68,19 +68,13 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(adopt(number))
 }
 
-#[expect(
-    unsafe_code,
-    reason = "the one place where a number becomes a borrowed descriptor"
-)]
+#[expect(unsafe_code, reason = "the one place where a number becomes a borrowed descriptor")]
 fn borrow(number: RawFd) -> BorrowedFd<'static> {
     // SAFETY: only used for F_GETFD, which reports EBADF for a number that is not open.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "the one place where a number becomes an owned descriptor"
-)]
+#[expect(unsafe_code, reason = "the one place where a number becomes an owned descriptor")]
 fn adopt(number: RawFd) -> OwnedFd {
     // SAFETY: the number was just made by the kernel for this process (SCM_RIGHTS), or handed
     // down by the parent for this sole owner, and was checked to be open.

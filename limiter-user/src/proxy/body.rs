@@ -45,11 +45,7 @@ impl RequestBody {
 
     /// The same without a body, for a request that had none.
     pub(super) fn empty(&self) -> Self {
-        Self {
-            incoming: None,
-            connection: Rc::clone(&self.connection),
-            ..*self
-        }
+        Self { incoming: None, connection: Rc::clone(&self.connection), ..*self }
     }
 
     fn fail(
@@ -64,11 +60,7 @@ impl RequestBody {
     /// The client's turn to send is over or not: a deadline of its own while it is.
     fn waits(&self, waits: bool) {
         if self.connection.awaits_body.replace(waits) != waits {
-            let limit = if waits {
-                self.body_timeout
-            } else {
-                self.upstream_timeout
-            };
+            let limit = if waits { self.body_timeout } else { self.upstream_timeout };
             self.connection.set_deadline(limit);
         }
     }
@@ -115,9 +107,7 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -126,10 +116,7 @@ fn blame(error: &hyper::Error) -> Refusal {
     let mut source = StdError::source(error);
     while let Some(cause) = source {
         let malformed = cause.downcast_ref::<io::Error>().is_some_and(|error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
-            )
+            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
         });
         if malformed {
             return Refusal::MalformedRequest;

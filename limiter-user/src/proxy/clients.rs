@@ -53,10 +53,7 @@ impl ClientConnections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut shard = self
-            .shard(client)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
         let count = shard.entry(client).or_default();
         if *count >= max_per_client {
             if *count == 0 {
@@ -66,17 +63,11 @@ impl ClientConnections {
             return None;
         }
         *count += 1;
-        Some(Permit {
-            counts: Arc::clone(self),
-            client,
-        })
+        Some(Permit { counts: Arc::clone(self), client })
     }
 
     fn shard(&self, client: AddressKey) -> &Mutex<HashMap<AddressKey, usize>> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "reduced to the number of shards"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "reduced to the number of shards")]
         let index = self.hasher.hash_one(client) as usize % SHARDS;
         &self.shards[index]
     }
@@ -86,10 +77,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let counts = &self.counts;
         counts.open.fetch_sub(1, Ordering::Relaxed);
-        let mut shard = counts
-            .shard(self.client)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shard = counts.shard(self.client).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = shard.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {

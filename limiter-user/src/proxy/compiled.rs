@@ -150,29 +150,14 @@ impl Compiled {
             upstreams: policy
                 .upstreams
                 .iter()
-                .map(|upstream| Upstream {
-                    host: upstream.host.clone(),
-                    port: upstream.port,
-                })
+                .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
                 .collect(),
             groups: group(&policy.routes, &routes)?,
             routes,
-            auth: policy
-                .auth
-                .iter()
-                .map(compile_scheme)
-                .collect::<Result<_, _>>()?,
+            auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
             limits,
-            cors: policy
-                .cors
-                .iter()
-                .map(Cors::new)
-                .collect::<Result<_, _>>()?,
-            headers: policy
-                .headers
-                .iter()
-                .map(compile_headers)
-                .collect::<Result<_, _>>()?,
+            cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
+            headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -183,9 +168,7 @@ const GUARD_COUNTER: &str = "\0guard";
 impl Scheme {
     /// Index of the key with this digest, compared in constant time.
     pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
-        let first = self
-            .keys
-            .partition_point(|key| key.digest[..8] < digest[..8]);
+        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
         self.keys[first..]
             .iter()
             .take_while(|key| key.digest[..8] == digest[..8])
@@ -246,9 +229,8 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
 fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<Vec<RouteGroup>, String> {
     let mut groups: Vec<RouteGroup> = Vec::new();
     for (index, policy) in policies.iter().enumerate() {
-        let known = groups
-            .iter_mut()
-            .find(|group| group.host == policy.host && group.path == policy.path);
+        let known =
+            groups.iter_mut().find(|group| group.host == policy.host && group.path == policy.path);
         match known {
             Some(group) => group.routes.push(index),
             None => groups.push(RouteGroup {
@@ -261,11 +243,7 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<Vec<RouteGroup>, 
     }
     for group in &mut groups {
         let mut methods: Vec<&str> = Vec::new();
-        for method in group
-            .routes
-            .iter()
-            .flat_map(|index| &routes[*index].methods)
-        {
+        for method in group.routes.iter().flat_map(|index| &routes[*index].methods) {
             methods.push(method.as_str());
             if *method == Method::GET {
                 methods.push("HEAD");
@@ -288,11 +266,7 @@ fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
                 expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
                 principal: key.name.as_str().into(),
                 subject: value(&key.name, "key name")?,
-                tier: key
-                    .tier
-                    .as_deref()
-                    .map(|tier| value(tier, "tier"))
-                    .transpose()?,
+                tier: key.tier.as_deref().map(|tier| value(tier, "tier")).transpose()?,
             })
         })
         .collect::<Result<_, String>>()?;
@@ -307,10 +281,7 @@ fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
 
 fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {
     let meter = Meter::new(policy);
-    let quoted_name = format!(
-        "\"{}\"",
-        policy.name.replace('\\', "\\\\").replace('"', "\\\"")
-    );
+    let quoted_name = format!("\"{}\"", policy.name.replace('\\', "\\\\").replace('"', "\\\""));
     let seconds = ceil_seconds(policy.rate.period);
     Ok(Limit {
         mode: policy.mode,
@@ -336,11 +307,7 @@ fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
             .iter()
             .map(|(key, text)| Ok((name(key)?, value(text, key)?)))
             .collect::<Result<_, String>>()?,
-        remove: policy
-            .remove
-            .iter()
-            .map(|key| name(key))
-            .collect::<Result<_, _>>()?,
+        remove: policy.remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
     })
 }
 

@@ -109,9 +109,7 @@ fn host_matches(pattern: &OriginPattern, host: &str) -> bool {
     };
     labels > 0
         && host.as_bytes()[labels] == b'.'
-        && host
-            .get(labels + 1..)
-            .is_some_and(|rest| rest.eq_ignore_ascii_case(&pattern.host))
+        && host.get(labels + 1..).is_some_and(|rest| rest.eq_ignore_ascii_case(&pattern.host))
 }
 
 /// Scheme, host and port of a serialised origin; `None` for `null` and anything else.
@@ -148,7 +146,7 @@ mod tests {
             headers: vec!["content-type".into(), "*".into()],
             expose: Vec::new(),
             credentials: false,
-            max_age: Duration::from_secs(60),
+            max_age: Duration::from_mins(1),
             mode: Mode::Enforce,
         })
         .unwrap()

@@ -6,11 +6,9 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixListener as StdUnixListener,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
@@ -26,13 +24,14 @@ use super::{
     clients::ClientConnections,
     compiled::Compiled,
     core::{self, CoreSetup, ToCore},
+    meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
     report::{Batch, CoreCounters},
 };
 use crate::{
     limits::Counters,
     link::{
-        FromProxy, Hello, ProxyCounters, ToProxy,
+        FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
     },
     policy::HttpPolicy,
@@ -40,9 +39,6 @@ use crate::{
 
 /// How often totals are sent, if they changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
-
-/// How long a new agent may take to say hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages that may wait for a core.
 const CORE_QUEUE: usize = 256;
@@ -57,7 +53,9 @@ pub(super) struct Conductor {
     limits: Counters,
     addresses: Vec<SocketAddr>,
     sockets: Arc<Vec<TcpListener>>,
-    rendezvous: Option<UnixListener>,
+    rendezvous: Option<Rc<UnixListener>>,
+    /// Waits for a later agent while there is none.
+    meeting: Option<tokio::task::JoinHandle<Link>>,
     /// The receiving half while an agent is there; the sending half is the outbox's.
     agent: Option<LinkReceiver>,
     outbox: Option<Outbox>,
@@ -88,6 +86,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         addresses: Vec::new(),
         sockets: Arc::default(),
         rendezvous: None,
+        meeting: None,
         agent: None,
         outbox: None,
         lost: 0,
@@ -96,9 +95,9 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     ignore(SignalKind::interrupt())?;
     ignore(SignalKind::hangup())?;
-    match conductor.attach(link).await {
-        Ok(hello) if hello.is_compatible() => {}
-        Ok(hello) => {
+    match greet(link).await {
+        Ok((link, hello)) if hello.is_compatible() => conductor.attach(link),
+        Ok((_, hello)) => {
             log::error!("the agent speaks version {} of the link", hello.protocol);
             return Ok(ExitCode::FAILURE);
         }
@@ -127,18 +126,13 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
             };
-            let thread = std::thread::Builder::new()
-                .name(format!("core-{number}"))
-                .spawn(move || {
+            let thread =
+                std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
                     if let Err(error) = core::run(setup) {
                         log::error!("core {number}: {error}");
                     }
                 })?;
-            Ok(CoreHandle {
-                messages,
-                counters,
-                thread,
-            })
+            Ok(CoreHandle { messages, counters, thread })
         })
         .collect()
 }
@@ -150,29 +144,24 @@ fn ignore(kind: SignalKind) -> io::Result<()> {
 }
 
 impl Conductor {
-    /// Exchanges hellos on a new link and goes on with it.
-    async fn attach(&mut self, mut link: Link) -> io::Result<Hello> {
-        let build = env!("CARGO_PKG_VERSION");
-        let ours = FromProxy::Hello(Hello::of_this_process(build));
-        let greeting = async {
-            link.send(&ours, &[]).await?;
-            link.recv::<ToProxy>().await
-        };
-        let greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting).await??;
-        let Some((ToProxy::Hello(hello), _)) = greeted else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no hello"));
-        };
+    /// Goes on with an agent that said hello.
+    fn attach(&mut self, link: Link) {
         let (sender, receiver) = link.split();
         self.agent = Some(receiver);
         self.outbox = Some(Outbox::start(sender));
-        Ok(hello)
+        if self.lost > 0 {
+            self.report(Batch::default());
+        }
     }
 
     async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let attached = self.agent.is_some();
+            if self.agent.is_none() && self.meeting.is_none() {
+                let socket = self.rendezvous.clone();
+                self.meeting = socket.map(|socket| tokio::task::spawn_local(meet(socket)));
+            }
             tokio::select! {
                 received = receive(self.agent.as_mut()) => match received {
                     Ok(Some((message, descriptors))) => {
@@ -183,9 +172,10 @@ impl Conductor {
                     Ok(None) => self.detach("the agent is gone"),
                     Err(error) => self.detach(&format!("the link broke: {error}")),
                 },
-                link = meet(self.rendezvous.as_ref()), if !attached => {
-                    if let Err(error) = self.attach(link).await {
-                        self.detach(&format!("a new agent did not say hello: {error}"));
+                met = finished(self.meeting.as_mut()) => {
+                    self.meeting = None;
+                    if let Some(link) = met {
+                        self.attach(link);
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
@@ -208,8 +198,7 @@ impl Conductor {
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
                 self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
                 self.addresses = addresses;
-                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets)))
-                    .await;
+                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
                 "{} listening sockets for {} addresses",
@@ -217,7 +206,7 @@ impl Conductor {
                 addresses.len()
             ),
             ToProxy::Rendezvous => match descriptors.into_iter().next().map(rendezvous) {
-                Some(Ok(listener)) => self.rendezvous = Some(listener),
+                Some(Ok(listener)) => self.rendezvous = Some(Rc::new(listener)),
                 Some(Err(error)) => log::error!("rendezvous socket: {error}"),
                 None => log::error!("no rendezvous socket beside its frame"),
             },
@@ -291,10 +280,7 @@ impl Conductor {
             observations: batch.observations,
             lost: batch.lost + self.lost,
         };
-        let sent = self
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| outbox.send(message, Vec::new()));
+        let sent = self.outbox.as_ref().is_some_and(|outbox| outbox.send(message, Vec::new()));
         self.lost = if sent { 0 } else { self.lost + all };
     }
 
@@ -316,10 +302,7 @@ impl Conductor {
         // What waits in the queues of sockets that nobody else holds is refused at once.
         self.sockets = Arc::default();
         let mut running = std::mem::take(&mut self.cores);
-        let counters: Vec<_> = running
-            .iter()
-            .map(|core| Arc::clone(&core.counters))
-            .collect();
+        let counters: Vec<_> = running.iter().map(|core| Arc::clone(&core.counters)).collect();
         let mut poll = tokio::time::interval(Duration::from_millis(10));
         while running.iter().any(|core| !core.thread.is_finished()) {
             tokio::select! {
@@ -352,30 +335,5 @@ async fn receive(agent: Option<&mut LinkReceiver>) -> io::Result<Option<(ToProxy
     match agent {
         Some(agent) => agent.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-fn rendezvous(socket: OwnedFd) -> io::Result<UnixListener> {
-    let listener = StdUnixListener::from(socket);
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
-}
-
-/// A later agent's link; only root is let in.
-async fn meet(listener: Option<&UnixListener>) -> Link {
-    let Some(listener) = listener else {
-        return std::future::pending().await;
-    };
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) if socket.peer_cred().is_ok_and(|peer| peer.uid() == 0) => {
-                return Link::from_tokio(socket);
-            }
-            Ok(_) => log::warn!("a process that is not root tried to take the proxy over"),
-            Err(error) => {
-                log::warn!("rendezvous socket: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
     }
 }

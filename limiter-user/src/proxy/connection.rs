@@ -3,11 +3,14 @@
 //! In: an accepted socket; out: requests to the pipeline, and an observation for what hyper
 //! refused before there was a request.
 
-use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll};
+use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     clients::Permit,
@@ -21,6 +24,10 @@ use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Ref
 
 /// hyper keeps header fields on the stack up to this many.
 const PARSER_HEADERS: usize = 100;
+
+/// How long, and in how many reads, a connection that was ended here may still send.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 128;
 
 /// hyper's smallest read buffer bound.
 const MIN_BUFFER_BYTES: usize = 8192;
@@ -47,10 +54,7 @@ pub(super) async fn serve(
 }
 
 async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, socket: TcpStream) {
-    let io = TokioIo::new(ClientStream {
-        socket,
-        connection: Rc::clone(state),
-    });
+    let io = TokioIo::new(ClientStream { socket, connection: Rc::clone(state) });
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (core, state) = (Rc::clone(core), Rc::clone(state));
         async move {
@@ -64,12 +68,7 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
         }
     });
     let mut http = builder(bounds).serve_connection(io, service);
-    let mut told_to_drain = false;
     let outcome = poll_fn(|context| {
-        if state.is_draining() && !told_to_drain {
-            told_to_drain = true;
-            Pin::new(&mut http).graceful_shutdown();
-        }
         // First hyper, so that a request may answer to its own deadline.
         if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
             return Poll::Ready(Ok(result));
@@ -81,10 +80,17 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
     })
     .await;
     match outcome {
-        Ok(Ok(())) | Err(Ended::Idle) => {}
-        Ok(Err(error)) if error.is_parse_too_large() => tell(core, state, Refusal::HeadTooLarge),
-        Ok(Err(error)) if error.is_parse() => tell(core, state, Refusal::MalformedRequest),
-        Ok(Err(_)) => {}
+        Ok(result) => {
+            match result {
+                Err(error) if error.is_parse_too_large() => {
+                    tell(core, state, Refusal::HeadTooLarge);
+                }
+                Err(error) if error.is_parse() => tell(core, state, Refusal::MalformedRequest),
+                _ => {}
+            }
+            linger(http.into_parts().io.into_inner().socket).await;
+        }
+        Err(Ended::Idle) => {}
         Err(Ended::Aborted) => {
             // The peer was banned or takes nothing: nothing waits to be sent to it.
             let stream = http.into_parts().io.into_inner();
@@ -92,22 +98,36 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
         }
         Err(Ended::HeadTimeout) => {
             tell(core, state, Refusal::Timeout);
-            let stream = http.into_parts().io.into_inner();
+            let socket = http.into_parts().io.into_inner().socket;
             // As much as the socket takes without waiting.
-            drop(
-                stream
-                    .socket
-                    .try_write(reply::raw(Refusal::Timeout).as_bytes()),
-            );
+            drop(socket.try_write(reply::raw(Refusal::Timeout).as_bytes()));
+            linger(socket).await;
         }
     }
 }
 
+/// Closes without losing the answer: a socket closed with bytes unread resets the connection, and
+/// the client may never see what was sent before (RFC 9112, 9.6). Bounded in time and bytes.
+async fn linger(mut socket: TcpStream) {
+    let drained = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut unread = [0; 2048];
+        for _ in 0..LINGER_READS {
+            if !matches!(socket.read(&mut unread).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    drop(tokio::time::timeout(LINGER, drained).await);
+}
+
+/// Without `pipeline_flush`: with bytes unread it keeps the answer to a malformed head back for ever.
 fn builder(bounds: HttpBounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .half_close(false)
-        .pipeline_flush(true)
         .max_header_size(bounds.max_header_bytes)
         .max_buf_size(bounds.max_header_bytes.max(MIN_BUFFER_BYTES));
     if bounds.max_headers != PARSER_HEADERS {
@@ -120,10 +140,5 @@ fn builder(bounds: HttpBounds) -> http1::Builder {
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refused[refusal as usize].bump();
     let who = (connection.peer, connection.peer);
-    core.report.note(
-        clock::unix_ns(),
-        who,
-        ObservedOutcome::Refused(refusal),
-        || None,
-    );
+    core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

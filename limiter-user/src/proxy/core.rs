@@ -124,13 +124,14 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
             }
             ToCore::Policy(policy, acknowledge) => {
                 let pools = core.pools.select(&policy.upstreams);
-                core.in_force
-                    .replace(Some(Rc::new(InForce { policy, pools })));
+                core.in_force.replace(Some(Rc::new(InForce { policy, pools })));
                 if accepting.is_empty() {
                     accepting = start(core, sockets.as_deref());
                 }
                 // The conductor waits for as many as there are cores.
-                drop(acknowledge.send(()).await);
+                if acknowledge.send(()).await.is_err() {
+                    log::error!("nobody waits for a policy to be in force");
+                }
                 continue;
             }
             ToCore::Bans(bans) => core.bans.borrow_mut().replace(&bans, clock::monotonic_ns()),
@@ -145,9 +146,7 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
     stop(&mut accepting);
     // Listening sockets are gone here: what waits in their queues is another process's.
     drop(sockets);
-    let limit = core
-        .policy()
-        .map_or(Duration::ZERO, |in_force| in_force.policy.timeouts.drain);
+    let limit = core.policy().map_or(Duration::ZERO, |in_force| in_force.policy.timeouts.drain);
     core.connections.drain();
     let drained = tokio::time::timeout(limit, core.connections.emptied()).await;
     if drained.is_err() {

@@ -5,7 +5,11 @@
 
 use std::{net::IpAddr, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, header::USER_AGENT, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, Uri,
+    header::{CONNECTION, USER_AGENT},
+    request::Parts,
+};
 
 use super::{
     body::{ResponseBody, Source},
@@ -130,22 +134,22 @@ impl Exchange {
         let (mut parts, source) = response.into_parts();
         self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
-        self.connection
-            .begin_response(self.in_force.policy.timeouts.idle);
+        self.connection.begin_response(self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
     }
 
     fn complete(&self, headers: &mut HeaderMap) {
         let policy = &*self.in_force.policy;
         let route = self.route.map(|index| &policy.routes[index]);
-        let own = route
-            .and_then(|route| route.headers)
-            .map(|index| &policy.headers[index]);
+        let own = route.and_then(|route| route.headers).map(|index| &policy.headers[index]);
         response_headers::apply(own, &self.id, headers);
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
         self.quota.apply(policy, self.unix_seconds(), headers);
+        if self.connection.is_draining() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     fn route<'a>(&self, policy: &'a Compiled) -> Option<&'a Route> {
@@ -168,21 +172,14 @@ impl Exchange {
                 .map(|value| bounded(value.as_bytes(), 128))
                 .unwrap_or_default(),
             status: self.status,
-            route: self
-                .route(policy)
-                .map(|route| route.name.to_string())
-                .unwrap_or_default(),
-            principal: self
-                .principal
-                .map(|who| who.record(policy).principal.to_string()),
+            route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
+            principal: self.principal.map(|who| who.record(policy).principal.to_string()),
         })
     }
 
     fn tell(&self, client: IpAddr, outcome: ObservedOutcome) {
         let who = (self.peer(), client);
-        self.core
-            .report
-            .note(self.unix_ns, who, outcome, || Some(self.facts()));
+        self.core.report.note(self.unix_ns, who, outcome, || Some(self.facts()));
     }
 }
 
@@ -209,7 +206,6 @@ impl Drop for Exchange {
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
         }
-        self.connection
-            .end_request(self.in_force.policy.timeouts.idle);
+        self.connection.end_request(self.in_force.policy.timeouts.idle);
     }
 }

@@ -34,16 +34,9 @@ fn open(core: &Rc<Core>, socket: TcpStream, peer: std::net::IpAddr) {
     let policy = &in_force.policy;
     let bounds = policy.bounds;
     // All clients behind a proxy share its address.
-    let exempt = policy
-        .trusted
-        .iter()
-        .chain(&policy.trusted_proxies)
-        .any(|prefix| prefix.contains(&peer));
-    let per_client = if exempt {
-        usize::MAX
-    } else {
-        bounds.max_connections_per_client
-    };
+    let exempt =
+        policy.trusted.iter().chain(&policy.trusted_proxies).any(|prefix| prefix.contains(&peer));
+    let per_client = if exempt { usize::MAX } else { bounds.max_connections_per_client };
     let key = AddressKey::new(peer);
     let Some(permit) = core.clients.admit(key, bounds.max_connections, per_client) else {
         refuse(core, socket, peer);
@@ -59,8 +52,7 @@ fn refuse(core: &Core, socket: TcpStream, peer: std::net::IpAddr) {
     core.counters.connections_refused.bump();
     core.counters.refused[Refusal::Overloaded as usize].bump();
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
-    core.report
-        .note(clock::unix_ns(), (peer, peer), outcome, || None);
+    core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     // As much as the socket takes without waiting; the runtime does not know it as writable yet.
     if let Ok(mut socket) = socket.into_std() {
         drop(socket.write(reply::raw(Refusal::Overloaded).as_bytes()));
@@ -70,8 +62,5 @@ fn refuse(core: &Core, socket: TcpStream, peer: std::net::IpAddr) {
 /// Errors of a connection that ended while it waited (`accept(2)`); the next one may be fine.
 fn is_of_the_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::{
     HeaderMap, HeaderValue, Request, Response,
-    header::{CONTENT_LENGTH, WWW_AUTHENTICATE},
+    header::{CONTENT_LENGTH, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use super::{
     compiled::{Compiled, Route},
     core::{Core, InForce},
     exchange::Exchange,
-    proof::{Client, Principal},
+    proof::{Client, Grant, Principal},
     registry::Connection,
     reply::Reply,
     stage::{address, auth, bans, client_address, cors, guard, limits, route, target, transform},
@@ -75,6 +75,9 @@ fn admit(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Result<Cl
         exchange.grant = cors::grant(cors, &parts.headers);
         address::by_route(route, &client)?;
         if let Some(refusal) = cors::violation(cors, &target, &parts.headers) {
+            if cors.mode == Mode::Enforce {
+                exchange.grant = Grant::Vary;
+            }
             exchange.enforce(cors.mode, refusal)?;
         }
         if target.preflight.is_some() {
@@ -111,23 +114,18 @@ fn authenticate(
     let refusal = match auth::authenticate(policy, route, headers, exchange.unix_seconds()) {
         Ok(principal) => return Ok(principal),
         Err(Refusal::InvalidCredential) => {
-            let refusal = guard::failed(&policy.guard, client, exchange.now_ns);
-            if refusal == Refusal::Guarded {
-                exchange.enforce(policy.guard.mode, refusal)?;
+            if let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns) {
+                let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
+                let reply =
+                    Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds));
+                exchange.enforce(policy.guard.mode, reply)?;
             }
             Refusal::InvalidCredential
         }
         Err(refusal) => refusal,
     };
-    let enforced = route
-        .auth
-        .iter()
-        .any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
-    let mode = if enforced {
-        Mode::Enforce
-    } else {
-        Mode::Monitor
-    };
+    let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
+    let mode = if enforced { Mode::Enforce } else { Mode::Monitor };
     exchange.enforce(mode, challenge(refusal))?;
     Ok(None)
 }
@@ -144,9 +142,8 @@ fn challenge(refusal: Refusal) -> Reply {
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.
 fn declared_length(policy: &Compiled, headers: &HeaderMap) -> Result<(), Reply> {
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
         Some(length) if length > policy.bounds.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
         _ => Ok(()),

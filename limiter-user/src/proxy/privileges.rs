@@ -48,10 +48,7 @@ pub(super) fn drop_all(keep: RawFd) -> io::Result<()> {
 fn number(variable: &str) -> io::Result<Option<u32>> {
     match std::env::var(variable) {
         Ok(text) => text.parse().map(Some).map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{variable}: not a number"),
-            )
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{variable}: not a number"))
         }),
         Err(_) => Ok(None),
     }
@@ -64,9 +61,5 @@ fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: called before anything else in this process opened a descriptor; nothing owns those
     // that are closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

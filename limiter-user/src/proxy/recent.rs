@@ -20,10 +20,7 @@ pub(super) struct Recent {
 
 impl Default for Recent {
     fn default() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            places: RefCell::new(vec![(0, 0); PLACES]),
-        }
+        Self { hasher: RandomState::new(), places: RefCell::new(vec![(0, 0); PLACES]) }
     }
 }
 
@@ -32,10 +29,7 @@ impl Recent {
     pub(super) fn is_news(&self, client: IpAddr, now_ns: u64) -> bool {
         let hash = self.hasher.hash_one(client);
         let mut places = self.places.borrow_mut();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "reduced to the number of places"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "reduced to the number of places")]
         let place = &mut places[hash as usize % PLACES];
         if place.0 == hash && now_ns < place.1 {
             return false;

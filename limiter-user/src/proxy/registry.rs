@@ -22,6 +22,9 @@ use crate::clock;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
+/// How long an idle connection may still begin a request after draining began.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
 /// Bytes of a request head that are kept as received.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
@@ -127,7 +130,7 @@ impl Connection {
     /// The response has ended; the next request may come.
     pub(super) fn end_request(&self, idle: Duration) {
         self.phase.set(Phase::Idle);
-        self.set_deadline(idle);
+        self.set_deadline(if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle });
     }
 
     pub(super) fn set_deadline(&self, limit: Duration) {
@@ -158,10 +161,7 @@ impl Connection {
     /// Whether the task should stop, and why; remembers whom to wake.
     pub(super) fn poll_ended(&self, context: &Context<'_>) -> Option<Ended> {
         let mut waker = self.waker.borrow_mut();
-        if !waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(context.waker()))
-        {
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
         if self.aborted.get() {
@@ -176,7 +176,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection should end after the request in flight.
+    /// Whether the connection should end after the request in flight, and its answer say so.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
@@ -255,12 +255,15 @@ impl Registry {
         });
     }
 
-    /// Lets connections end after the request in flight, later ones too.
+    /// Lets connections end after their next answer, which says so, later ones too. One that is
+    /// idle is not closed at once: its next request may be on the way.
     pub(super) fn drain(&self) {
         self.places.borrow_mut().draining = true;
         self.each(|connection| {
             connection.draining.set(true);
-            connection.wake();
+            if connection.phase.get() == Phase::Idle {
+                connection.set_deadline(DRAIN_IDLE);
+            }
         });
     }
 

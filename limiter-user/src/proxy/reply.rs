@@ -43,11 +43,7 @@ impl Reply {
 
     /// Answers a preflight.
     pub(super) fn preflight() -> Self {
-        Self {
-            answer: Answer::Preflight,
-            headers: Vec::new(),
-            close: false,
-        }
+        Self { answer: Answer::Preflight, headers: Vec::new(), close: false }
     }
 
     /// With one more header.
@@ -100,7 +96,8 @@ impl From<Refusal> for Reply {
 /// closed after it.
 pub(super) fn raw(refusal: Refusal) -> String {
     let status = status(refusal);
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
+    format!("HTTP/1.1 {status}\r\n{retry}connection: close\r\ncontent-length: 0\r\n\r\n")
 }
 
 fn status(refusal: Refusal) -> StatusCode {
@@ -108,10 +105,7 @@ fn status(refusal: Refusal) -> StatusCode {
 }
 
 fn problem_headers(headers: &mut HeaderMap) {
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
@@ -126,10 +120,7 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
             "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
             "Request cannot be satisfied due to temporary server capacity constraints",
         ),
-        other => (
-            "about:blank",
-            status(other).canonical_reason().unwrap_or("Refused"),
-        ),
+        other => ("about:blank", status(other).canonical_reason().unwrap_or("Refused")),
     }
 }
 

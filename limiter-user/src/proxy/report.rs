@@ -33,7 +33,7 @@ const MAX_KEYS: usize = 4096;
 const REFUSALS: usize = Refusal::ALL.len();
 
 /// What one core sends to the link.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) observations: Vec<Observation>,
     pub(super) lost: u64,
@@ -68,11 +68,7 @@ struct Tally {
 
 impl Report {
     pub(super) fn new(channel: mpsc::Sender<Batch>) -> Self {
-        Self {
-            inner: RefCell::default(),
-            wake: Notify::new(),
-            channel,
-        }
+        Self { inner: RefCell::default(), wake: Notify::new(), channel }
     }
 
     /// Notes one outcome; `facts` is asked only if it goes with details.
@@ -205,10 +201,8 @@ impl CoreCounters {
         sum.requests += self.requests.get();
         sum.forwarded += self.forwarded.get();
         sum.connections += self.connections.get();
-        sum.connections_open += self
-            .connections
-            .get()
-            .saturating_sub(self.connections_closed.get());
+        sum.connections_open +=
+            self.connections.get().saturating_sub(self.connections_closed.get());
         sum.connections_refused += self.connections_refused.get();
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
@@ -243,14 +237,7 @@ mod tests {
         let batch = receiver.try_recv().unwrap();
         assert_eq!(batch.observations.len(), 6);
         assert_eq!(batch.observations.iter().map(|o| o.count).sum::<u32>(), 100);
-        assert_eq!(
-            batch
-                .observations
-                .iter()
-                .filter(|o| o.request.is_some())
-                .count(),
-            5
-        );
+        assert_eq!(batch.observations.iter().filter(|o| o.request.is_some()).count(), 5);
         report.note(1, (peer, peer), refused, facts);
         report.flush_now();
         assert_eq!(receiver.try_recv().unwrap().observations[0].count, 1);

@@ -3,4 +3,5 @@
 mod admission;
 mod http1;
 mod lifecycle;
+mod origin;
 mod support;

@@ -73,12 +73,7 @@ impl Pools {
             .map(|upstream| {
                 let known = pools.iter().find(|pool| pool.upstream == *upstream);
                 known.map_or_else(
-                    || {
-                        Rc::new(Pool {
-                            upstream: upstream.clone(),
-                            idle: RefCell::default(),
-                        })
-                    },
+                    || Rc::new(Pool { upstream: upstream.clone(), idle: RefCell::default() }),
                     Rc::clone,
                 )
             })
@@ -142,10 +137,7 @@ pub(super) async fn send(
             },
         }
     }
-    let connection = exchange
-        .connection
-        .within(policy.timeouts.connect, pool.connect())
-        .await;
+    let connection = exchange.connection.within(policy.timeouts.connect, pool.connect()).await;
     let sender = match connection {
         Some(Ok(sender)) => sender,
         Some(Err(())) => return Err(Refusal::UpstreamFailed.into()),
@@ -176,11 +168,10 @@ async fn attempt(
             if sender.ready().await.is_err() {
                 return Err(Attempt::Unsent(request));
             }
-            sender.try_send_request(request).await.map_err(|mut error| {
-                error
-                    .take_message()
-                    .map_or(Attempt::Failed, Attempt::Unsent)
-            })
+            sender
+                .try_send_request(request)
+                .await
+                .map_err(|mut error| error.take_message().map_or(Attempt::Failed, Attempt::Unsent))
         })
         .await;
     match answer {
@@ -205,10 +196,7 @@ fn finish(
     }
     let (mut parts, body) = response.into_parts();
     hop_by_hop(&mut parts.headers);
-    let lease = Lease {
-        pool: Rc::clone(pool),
-        sender: Some(sender),
-    };
+    let lease = Lease { pool: Rc::clone(pool), sender: Some(sender) };
     Ok(Response::from_parts(parts, Source::Upstream(body, lease)))
 }
 

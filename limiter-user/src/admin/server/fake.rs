@@ -10,7 +10,8 @@ use crate::{
         Backend,
         client::Client,
         view::{
-            BanRequest, BanView, Failure, ReloadView, SourceSort, SourceView, StatusView, WhyView,
+            BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView,
+            StatusView, WhyView,
         },
     },
     events::stream::EventStream,
@@ -57,7 +58,7 @@ impl Backend for Fake {
         Ok(self.bans.borrow().clone())
     }
 
-    fn why(&self, source: IpAddr) -> Result<WhyView, Failure> {
+    fn why(&self, source: IpAddr, _packet: Option<PacketQuery>) -> Result<WhyView, Failure> {
         Err(Failure::full(source.to_string()))
     }
 

@@ -67,9 +67,7 @@ pub(in crate::proxy) fn authenticate(
     }
     match found {
         Found { invalid: true, .. } => Err(Refusal::InvalidCredential),
-        Found {
-            principal: None, ..
-        } => Err(Refusal::Unauthorized),
+        Found { principal: None, .. } => Err(Refusal::Unauthorized),
         Found { principal, .. } => Ok(principal),
     }
 }
@@ -126,13 +124,8 @@ fn look_up(
     admits: impl Fn(usize) -> bool,
 ) -> Option<Principal> {
     let digest: [u8; 32] = digest(&SHA256, key).as_ref().try_into().ok()?;
-    route
-        .auth
-        .iter()
-        .copied()
-        .filter(|scheme| admits(*scheme))
-        .find_map(|scheme| {
-            let key = policy.auth[scheme].find(&digest)?;
-            Some(Principal { scheme, key })
-        })
+    route.auth.iter().copied().filter(|scheme| admits(*scheme)).find_map(|scheme| {
+        let key = policy.auth[scheme].find(&digest)?;
+        Some(Principal { scheme, key })
+    })
 }

@@ -56,8 +56,7 @@ impl Bans {
             }
         } else {
             let prefix = ban.prefix.trunc();
-            self.prefixes
-                .retain(|held| held.prefix != prefix && held.expires_ns > now_ns);
+            self.prefixes.retain(|held| held.prefix != prefix && held.expires_ns > now_ns);
             if ban.expires_ns > now_ns && self.prefixes.len() < MAX_PREFIXES {
                 self.prefixes.push(HttpBan { prefix, ..ban });
             }
@@ -66,10 +65,7 @@ impl Bans {
 
     fn holds(&self, address: IpAddr, now_ns: u64) -> bool {
         (!self.addresses.is_empty()
-            && self
-                .addresses
-                .get(&address)
-                .is_some_and(|expires_ns| *expires_ns > now_ns))
+            && self.addresses.get(&address).is_some_and(|expires_ns| *expires_ns > now_ns))
             || self
                 .prefixes
                 .iter()
@@ -82,10 +78,7 @@ mod tests {
     use super::*;
 
     fn ban(prefix: &str, expires_ns: u64) -> HttpBan {
-        HttpBan {
-            prefix: prefix.parse().unwrap(),
-            expires_ns,
-        }
+        HttpBan { prefix: prefix.parse().unwrap(), expires_ns }
     }
 
     #[test]

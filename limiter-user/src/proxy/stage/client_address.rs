@@ -39,11 +39,7 @@ pub(in crate::proxy) fn resolve(policy: &Compiled, peer: IpAddr, headers: &Heade
             untrusted(&policy.trusted_proxies, peer, hops)
         }
     };
-    Client {
-        address,
-        key: AddressKey::new(address),
-        trusted: contains(&policy.trusted, address),
-    }
+    Client { address, key: AddressKey::new(address), trusted: contains(&policy.trusted, address) }
 }
 
 /// Whether any of `prefixes` has `address`.
@@ -107,13 +103,7 @@ impl<'a> Iterator for Elements<'a> {
 
 /// Whether an odd number of backslashes ends `before`.
 fn escaped(before: &[u8]) -> bool {
-    before
-        .iter()
-        .rev()
-        .take_while(|byte| **byte == b'\\')
-        .count()
-        % 2
-        == 1
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// The value of `for=` in one element of `Forwarded` (RFC 7239, 4), without quotes. An element
@@ -135,19 +125,15 @@ fn forwarded_for(element: &str) -> Option<&str> {
 
 /// An address with or without port (RFC 7239, 6); `None` for `unknown` and obfuscated names.
 fn parse_node(node: &str) -> Option<IpAddr> {
-    let bare = node
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(node);
+    let bare = node.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(node);
     bare.parse::<IpAddr>()
         .or_else(|_| node.parse::<SocketAddr>().map(|address| address.ip()))
         .ok()
         .or_else(|| {
             // A port may be obfuscated too (`_abc`).
             let (address, port) = node.rsplit_once(':')?;
-            let address = address
-                .strip_prefix('[')
-                .map_or(Some(address), |v| v.strip_suffix(']'))?;
+            let address =
+                address.strip_prefix('[').map_or(Some(address), |v| v.strip_suffix(']'))?;
             port.starts_with('_').then(|| address.parse().ok())?
         })
         .map(|address: IpAddr| address.to_canonical())
@@ -162,14 +148,11 @@ mod tests {
     fn resolve_lines(name: &str, lines: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(
-                HeaderName::try_from(name).unwrap(),
-                HeaderValue::from_str(line).unwrap(),
-            );
+            headers
+                .append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(line).unwrap());
         }
-        let proxies: Vec<IpNet> = ["10.0.0.0/8", "2001:db8::/32"]
-            .map(|prefix| prefix.parse().unwrap())
-            .to_vec();
+        let proxies: Vec<IpNet> =
+            ["10.0.0.0/8", "2001:db8::/32"].map(|prefix| prefix.parse().unwrap()).to_vec();
         let peer: IpAddr = "10.0.0.1".parse().unwrap();
         let address = if name == "forwarded" {
             let hops = backwards(&headers, name).map(|e| forwarded_for(e).and_then(parse_node));
@@ -204,10 +187,7 @@ mod tests {
         for (lines, client) in [
             (&["for=192.0.2.1"][..], "192.0.2.1"),
             (&["For=\"[2001:db9::17]:4711\";proto=http"], "2001:db9::17"),
-            (
-                &["for=1.1.1.1, for=192.0.2.43;by=10.0.0.9, for=10.0.0.9"],
-                "192.0.2.43",
-            ),
+            (&["for=1.1.1.1, for=192.0.2.43;by=10.0.0.9, for=10.0.0.9"], "192.0.2.43"),
             (&["for=\", for=192.0.2.43"], "192.0.2.43"),
             (&["for=\"a,b\\\"\", for=192.0.2.44"], "192.0.2.44"),
             (&["for=\"192.0.2.43:_port\""], "192.0.2.43"),

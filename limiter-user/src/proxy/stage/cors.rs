@@ -54,21 +54,16 @@ pub(in crate::proxy) fn violation(
 ) -> Option<Refusal> {
     let announced = target.preflight.as_ref()?;
     let mut origins = headers.get_all(ORIGIN).iter();
-    let origin_admitted = origins
-        .next()
-        .is_some_and(|origin| cors.admits(origin.as_bytes()))
+    let origin_admitted = origins.next().is_some_and(|origin| cors.admits(origin.as_bytes()))
         && origins.next().is_none();
-    let headers_admitted = headers
-        .get_all(ACCESS_CONTROL_REQUEST_HEADERS)
-        .iter()
-        .all(|line| {
-            line.to_str().is_ok_and(|line| {
-                line.split(',')
-                    .map(str::trim)
-                    .filter(|name| !name.is_empty())
-                    .all(|name| cors.admits_header(name))
-            })
-        });
+    let headers_admitted = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().all(|line| {
+        line.to_str().is_ok_and(|line| {
+            line.split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .all(|name| cors.admits_header(name))
+        })
+    });
     let admitted = origin_admitted && headers_admitted && cors.admits_method(announced.as_str());
     (!admitted).then_some(Refusal::CorsRefused)
 }
@@ -113,10 +108,7 @@ pub(in crate::proxy) fn apply(cors: &Cors, grant: &Grant, headers: &mut HeaderMa
     };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     if cors.credentials {
-        headers.insert(
-            ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            HeaderValue::from_static("true"),
-        );
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
     if let Some(expose) = &cors.expose {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());

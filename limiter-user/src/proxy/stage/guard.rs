@@ -7,18 +7,14 @@
 use crate::{
     limits::Key,
     proxy::{compiled::Guard, proof::Client},
-    refusal::Refusal,
 };
 
-/// What a failed attempt is answered with now; it is charged to the budget.
-pub(in crate::proxy) fn failed(guard: &Guard, client: &Client, now_ns: u64) -> Refusal {
+/// Charges a failed attempt to the budget: `Ok` while there is some, else until when there will be
+/// again, in ns from now.
+pub(in crate::proxy) fn failed(guard: &Guard, client: &Client, now_ns: u64) -> Result<(), u64> {
     if client.trusted {
-        return Refusal::InvalidCredential;
+        return Ok(());
     }
-    let verdict = guard.failures.charge(Key::Address(client.key), now_ns);
-    if verdict.decision.allowed {
-        Refusal::InvalidCredential
-    } else {
-        Refusal::Guarded
-    }
+    let decision = guard.failures.charge(Key::Address(client.key), now_ns).decision;
+    if decision.allowed { Ok(()) } else { Err(decision.retry_after_ns) }
 }

@@ -53,12 +53,12 @@ pub(in crate::proxy) fn charge(
         }
         _ => Key::Address(client.key),
     };
-    let refuses = |index: &usize| {
+    let is_over = |index: &usize| {
         let limit = &policy.limits[*index];
         limit.mode == Mode::Enforce && !limit.counter.peek(key(limit), now_ns).allowed
     };
     // With a single limit, charging decides; looking first would only cost.
-    let refused = route.limits.len() > 1 && counted().any(|index| refuses(&index));
+    let refused = route.limits.len() > 1 && counted().any(|index| is_over(&index));
     for index in counted() {
         let limit = &policy.limits[index];
         let verdict = if refused {
@@ -77,17 +77,13 @@ impl Quota {
         &'a self,
         policy: &'a Compiled,
     ) -> impl Iterator<Item = (Mode, Refusal)> + 'a {
-        self.standings
-            .iter()
-            .filter(|(_, verdict)| !verdict.decision.allowed)
-            .map(|(index, verdict)| {
-                let refusal = if verdict.far {
-                    Refusal::RateLimitedFar
-                } else {
-                    Refusal::RateLimited
-                };
+        self.standings.iter().filter(|(_, verdict)| !verdict.decision.allowed).map(
+            |(index, verdict)| {
+                let refusal =
+                    if verdict.far { Refusal::RateLimitedFar } else { Refusal::RateLimited };
                 (policy.limits[*index].mode, refusal)
-            })
+            },
+        )
     }
 
     /// Sets the fields of a limited response. `unix_seconds` is now.
@@ -98,14 +94,10 @@ impl Quota {
         headers: &mut HeaderMap,
     ) {
         // The limit with the least remaining fraction speaks for all in the older fields.
-        let tightest = self
-            .standings
-            .iter()
-            .map(|(_, verdict)| verdict.decision)
-            .min_by(|a, b| {
-                let left = u128::from(a.remaining) * u128::from(b.limit);
-                left.cmp(&(u128::from(b.remaining) * u128::from(a.limit)))
-            });
+        let tightest = self.standings.iter().map(|(_, verdict)| verdict.decision).min_by(|a, b| {
+            let left = u128::from(a.remaining) * u128::from(b.limit);
+            left.cmp(&(u128::from(b.remaining) * u128::from(a.limit)))
+        });
         let Some(tightest) = tightest else {
             return;
         };
@@ -118,11 +110,8 @@ impl Quota {
             let limit = &policy.limits[*index];
             headers.append(RATE_LIMIT_POLICY, limit.policy_field.clone());
             let decision = verdict.decision;
-            let after_ns = if decision.allowed {
-                decision.reset_after_ns
-            } else {
-                decision.retry_after_ns
-            };
+            let after_ns =
+                if decision.allowed { decision.reset_after_ns } else { decision.retry_after_ns };
             let separator = if standing.is_empty() { "" } else { ", " };
             // Writing to a string cannot fail.
             let _infallible = write!(
@@ -145,10 +134,7 @@ impl Quota {
             .map(|(_, verdict)| verdict.decision.retry_after_ns)
             .max();
         if let Some(wait_ns) = wait_ns {
-            headers.insert(
-                RETRY_AFTER,
-                HeaderValue::from(wait_ns.div_ceil(SECOND_NS).max(1)),
-            );
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait_ns.div_ceil(SECOND_NS).max(1)));
         }
     }
 }

@@ -14,10 +14,7 @@ pub(in crate::proxy) fn take_or_make(
     let mut sent = headers.get_all(&X_REQUEST_ID).iter();
     if let (Some(id), None) = (sent.next(), sent.next())
         && (8..=128).contains(&id.len())
-        && id
-            .as_bytes()
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+        && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
     {
         return id.clone();
     }

@@ -54,10 +54,7 @@ fn by_method(policy: &Compiled, group: &RouteGroup, method: &Method) -> Option<u
 
 fn find<'a>(policy: &'a Compiled, host: &str, path: &str) -> Option<&'a RouteGroup> {
     policy.groups.iter().find(|group| {
-        group
-            .host
-            .as_deref()
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
+        group.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
             && matches(&group.path, path)
     })
 }
@@ -75,8 +72,7 @@ fn matches(pattern: &PathPattern, path: &str) -> bool {
         PathPattern::Exact(exact) => path == exact,
         PathPattern::Prefix(prefix) => {
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-            path.strip_prefix(prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
     }
 }
@@ -99,11 +95,7 @@ mod tests {
             ("/api", "/apix", false),
             ("/api", "/API", false),
         ] {
-            assert_eq!(
-                matches(&prefix(pattern), path),
-                expected,
-                "{pattern} {path}"
-            );
+            assert_eq!(matches(&prefix(pattern), path), expected, "{pattern} {path}");
         }
         let exact = PathPattern::Exact("/a".into());
         assert!(matches(&exact, "/a") && !matches(&exact, "/a/"));

@@ -34,7 +34,7 @@ const IDENTITY_PREFIX: &str = "x-auth-";
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct ForwardedFor {
     client: std::net::IpAddr,
-    x_forwarded_for: HeaderValue,
+    chain: HeaderValue,
     forwarded: HeaderValue,
 }
 
@@ -45,19 +45,11 @@ impl ForwardedFor {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
         };
-        let chain = if client == peer {
-            client.to_string()
-        } else {
-            format!("{client}, {peer}")
-        };
+        let chain = if client == peer { client.to_string() } else { format!("{client}, {peer}") };
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        Self {
-            client,
-            x_forwarded_for: value(chain),
-            forwarded: value(format!("for={node};proto=http")),
-        }
+        Self { client, chain: value(chain), forwarded: value(format!("for={node};proto=http")) }
     }
 
     /// Whether these are the headers for `client`.
@@ -75,10 +67,7 @@ pub(in crate::proxy) fn request(
     (client, forwarded): (&Client, &ForwardedFor),
     principal: Option<Principal>,
 ) {
-    debug_assert!(
-        forwarded.is_for(client.address),
-        "address headers of another client"
-    );
+    debug_assert!(forwarded.is_for(client.address), "address headers of another client");
     let headers = &mut parts.headers;
     hop_by_hop(headers);
     for name in [EXPECT, PROXY_AUTHORIZATION, X_REAL_IP] {
@@ -101,7 +90,7 @@ pub(in crate::proxy) fn request(
             headers.insert(X_AUTH_TIER, tier.clone());
         }
     }
-    headers.insert(X_FORWARDED_FOR, forwarded.x_forwarded_for.clone());
+    headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
@@ -123,11 +112,7 @@ fn remove_identity(headers: &mut HeaderMap) {
                 .all(|(byte, wanted)| *byte == wanted || (*byte == b'_' && wanted == b'-'))
     };
     if headers.keys().any(forged) {
-        let names: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| forged(name))
-            .cloned()
-            .collect();
+        let names: Vec<HeaderName> = headers.keys().filter(|name| forged(name)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
@@ -144,22 +129,16 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim_ascii().as_bytes()).ok())
-            .filter(|name| may_be_named(name))
+            .filter(may_be_named)
             .collect();
         for name in named {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    for name in
+        [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
+    {
         headers.remove(name);
     }
 }
@@ -187,22 +166,14 @@ mod tests {
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
     }
 
     #[test]
     fn hop_by_hop_goes_and_meaning_stays() {
         let mut headers = map(&[
-            (
-                "connection",
-                "close, Foo, host, authorization, x-api-key, x-forwarded-for",
-            ),
+            ("connection", "close, Foo, host, authorization, x-api-key, x-forwarded-for"),
             ("foo", "1"),
             ("host", "a"),
             ("authorization", "b"),
@@ -219,11 +190,7 @@ mod tests {
 
     #[test]
     fn forged_identities_go() {
-        let mut headers = map(&[
-            ("x-auth-subject", "root"),
-            ("x_auth_tier", "x"),
-            ("x-auth", "y"),
-        ]);
+        let mut headers = map(&[("x-auth-subject", "root"), ("x_auth_tier", "x"), ("x-auth", "y")]);
         remove_identity(&mut headers);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-auth"));
@@ -233,9 +200,9 @@ mod tests {
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
         let alone = ForwardedFor::new(peer, peer);
-        assert_eq!(alone.x_forwarded_for, "10.0.0.1");
+        assert_eq!(alone.chain, "10.0.0.1");
         let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer);
-        assert_eq!(behind.x_forwarded_for, "2001:db8::1, 10.0.0.1");
+        assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
         assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
     }
 }

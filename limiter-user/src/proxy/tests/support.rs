@@ -1,4 +1,4 @@
-//! A proxy on threads of this process, its agent's end of the link, and an origin.
+//! A proxy on threads of this process, its agent's end of the link, and a client.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -8,27 +8,15 @@ use std::{
         unix::net::UnixStream,
     },
     process::ExitCode,
-    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
 };
 
 use crate::{
     link::{FromProxy, Hello, Observation, ObservedOutcome, ProxyCounters, ToProxy, codec::Link},
-    policy::{
-        HttpPolicy, Mode, Rate,
-        http::{
-            Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
-            CorsPolicy, GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
-            LimitPolicy, ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
-            UpstreamPolicy,
-        },
-    },
+    policy::HttpPolicy,
     refusal::Refusal,
 };
-
-/// The good key of the test policy.
-pub(super) const KEY: &str = "lk_good";
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,10 +39,7 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn new(socket: UnixStream) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let link = runtime.block_on(async { Link::from_std(socket).unwrap() });
         let mut agent = Self {
             runtime,
@@ -69,9 +54,7 @@ impl Agent {
     }
 
     pub(super) fn send(&mut self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) {
-        self.runtime
-            .block_on(self.link.send(message, descriptors))
-            .unwrap();
+        self.runtime.block_on(self.link.send(message, descriptors)).unwrap();
     }
 
     pub(super) fn recv(&mut self) -> (FromProxy, Vec<OwnedFd>) {
@@ -80,10 +63,7 @@ impl Agent {
 
     fn try_recv(&mut self, patience: Duration) -> Option<(FromProxy, Vec<OwnedFd>)> {
         self.runtime.block_on(async {
-            tokio::time::timeout(patience, self.link.recv())
-                .await
-                .ok()?
-                .unwrap()
+            tokio::time::timeout(patience, self.link.recv()).await.ok()?.unwrap()
         })
     }
 
@@ -120,8 +100,7 @@ impl Agent {
     pub(super) fn observe(&mut self, outcome: ObservedOutcome) -> Observation {
         let find = |agent: &Self| {
             let mut all = agent.observations.iter();
-            all.find(|observation| observation.outcome == outcome)
-                .cloned()
+            all.find(|observation| observation.outcome == outcome).cloned()
         };
         match find(self) {
             Some(found) => found,
@@ -147,11 +126,7 @@ impl Proxy {
         let mut agent = Agent::new(ours);
         agent.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]);
         agent.apply(1, policy);
-        Self {
-            address,
-            agent,
-            thread,
-        }
+        Self { address, agent, thread }
     }
 
     pub(super) fn connect(&self) -> Client {
@@ -240,14 +215,8 @@ impl Client {
                 None => headers.push((line.trim_end().to_owned(), String::new())),
             }
         }
-        let mut reply = Reply {
-            status,
-            headers,
-            body: String::new(),
-        };
-        let length = reply
-            .header("content-length")
-            .and_then(|text| text.parse().ok());
+        let mut reply = Reply { status, headers, body: String::new() };
+        let length = reply.header("content-length").and_then(|text| text.parse().ok());
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = self.read_chunks();
         } else if let Some(length) = length {
@@ -258,7 +227,7 @@ impl Client {
         Some(reply)
     }
 
-    fn read_chunks(&mut self) -> String {
+    pub(super) fn read_chunks(&mut self) -> String {
         let mut body = String::new();
         loop {
             let mut line = String::new();
@@ -275,197 +244,5 @@ impl Client {
 
     pub(super) fn is_closed(&mut self) -> bool {
         !matches!(self.0.read(&mut [0; 1]), Ok(1))
-    }
-}
-
-/// An origin that echoes each request's head and body as its response's body. `/sleep` answers
-/// after a second, `/close` closes without answering, `/chunked` answers in chunks.
-pub(super) struct Origin {
-    pub(super) port: u16,
-    pub(super) connections: Arc<Mutex<usize>>,
-}
-
-impl Origin {
-    pub(super) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let connections = Arc::<Mutex<usize>>::default();
-        let count = Arc::clone(&connections);
-        std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                *count.lock().unwrap() += 1;
-                std::thread::spawn(move || answer(socket.unwrap()));
-            }
-        });
-        Self { port, connections }
-    }
-}
-
-fn answer(socket: TcpStream) -> Option<()> {
-    socket.set_nodelay(true).ok()?;
-    let mut client = Client(BufReader::new(socket));
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if client.0.read_line(&mut head).ok()? == 0 {
-                return None;
-            }
-        }
-        let lower = head.to_lowercase();
-        let body = if lower.contains("transfer-encoding: chunked") {
-            client.read_chunks()
-        } else if let Some((_, rest)) = lower.split_once("content-length: ") {
-            let length = rest.lines().next()?.parse().ok()?;
-            let mut body = vec![0; length];
-            client.0.read_exact(&mut body).ok()?;
-            String::from_utf8_lossy(&body).into_owned()
-        } else {
-            String::new()
-        };
-        let echo = format!("{head}{body}");
-        let path = head.split(' ').nth(1)?;
-        match path {
-            "/close" => return None,
-            "/sleep" => std::thread::sleep(Duration::from_secs(1)),
-            _ => {}
-        }
-        let response = if path == "/chunked" {
-            let chunks: String = echo
-                .as_bytes()
-                .chunks(100)
-                .map(|chunk| {
-                    format!(
-                        "{:x}\r\n{}\r\n",
-                        chunk.len(),
-                        String::from_utf8_lossy(chunk)
-                    )
-                })
-                .collect();
-            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
-        } else {
-            format!(
-                "HTTP/1.1 200 OK\r\nServer: origin\r\nKeep-Alive: x\r\nX-Frame-Options: upstream\r\n\
-                 Access-Control-Allow-Origin: https://upstream.test\r\nContent-Length: {}\r\n\r\n{echo}",
-                echo.len()
-            )
-        };
-        client.0.get_mut().write_all(response.as_bytes()).ok()?;
-    }
-}
-
-/// A policy with one public route `/`, and `/api` with everything that a route can have.
-pub(super) fn policy(origin: &Origin) -> HttpPolicy {
-    let second = Duration::from_secs(1);
-    let route = |path: &str, auth| RoutePolicy {
-        name: path.into(),
-        host: None,
-        path: PathPattern::Prefix(path.into()),
-        methods: Vec::new(),
-        upstream: 0,
-        auth,
-        limits: Vec::new(),
-        cors: None,
-        headers: None,
-        allow: None,
-    };
-    HttpPolicy {
-        listeners: vec![ListenerPolicy {
-            address: "127.0.0.1:0".parse().unwrap(),
-        }],
-        client_address: ClientAddressSource::Peer,
-        trusted_proxies: Vec::new(),
-        trusted: Vec::new(),
-        bounds: HttpBounds {
-            max_body_bytes: 1000,
-            max_headers: 100,
-            max_header_bytes: 16384,
-            max_connections: 1000,
-            max_connections_per_client: 500,
-        },
-        timeouts: HttpTimeouts {
-            header: 5 * second,
-            body: 5 * second,
-            idle: 10 * second,
-            connect: second,
-            upstream: 5 * second,
-            drain: 3 * second,
-        },
-        guard: GuardPolicy {
-            failures: Rate {
-                count: 5,
-                period: 600 * second,
-            },
-            mode: Mode::Enforce,
-        },
-        upstreams: vec![UpstreamPolicy {
-            name: "origin".into(),
-            host: "127.0.0.1".into(),
-            port: origin.port,
-        }],
-        routes: vec![
-            RoutePolicy {
-                methods: vec!["GET".into(), "POST".into()],
-                limits: vec![0],
-                cors: Some(0),
-                headers: Some(0),
-                ..route("/api", RouteAuth::AnyOf(vec![0]))
-            },
-            route("/", RouteAuth::Public),
-        ],
-        auth: vec![AuthPolicy {
-            name: "keys".into(),
-            kind: AuthKind::ApiKey {
-                header: "x-api-key".into(),
-                keys: vec![
-                    key("alice", KEY, None),
-                    key("bob", "lk_other", None),
-                    key("old", "lk_expired", Some(1)),
-                ],
-            },
-            mode: Mode::Enforce,
-        }],
-        limits: vec![LimitPolicy {
-            name: "tight".into(),
-            algorithm: Algorithm::FixedWindow,
-            key: LimitKey::Client,
-            rate: Rate {
-                count: 100,
-                period: 3600 * second,
-            },
-            burst: 100,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        }],
-        cors: vec![CorsPolicy {
-            name: "app".into(),
-            origins: CorsOrigins::List(vec![OriginPattern {
-                scheme: "https".into(),
-                host: "app.test".into(),
-                port: None,
-                subdomains: false,
-            }]),
-            methods: vec!["PUT".into()],
-            headers: vec!["x-api-key".into()],
-            expose: vec!["X-RateLimit-Remaining".into()],
-            credentials: true,
-            max_age: 60 * second,
-            mode: Mode::Enforce,
-        }],
-        headers: vec![HeadersPolicy {
-            name: "api".into(),
-            set: vec![("x-frame-options".into(), "DENY".into())],
-            remove: vec!["server".into()],
-        }],
-    }
-}
-
-fn key(name: &str, secret: &str, expires_unix_seconds: Option<u64>) -> KeyRecord {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
-    KeyRecord {
-        name: name.into(),
-        tier: Some("gold".into()),
-        scopes: Vec::new(),
-        digest: digest.as_ref().try_into().unwrap(),
-        expires_unix_seconds,
     }
 }

@@ -1,0 +1,151 @@
+//! What the agent knows, as the documents of the control socket show it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{Inner, book, safety::ban_prefix};
+use crate::{
+    admin::view::{
+        BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
+        SourceView, StatusView, WhyView,
+    },
+    clock,
+    kernel::{Kernel, KernelError, Probe, SourceRecord},
+    policy::{BanScope, Mode},
+    refusal::Refusal,
+};
+
+pub(super) fn kernel(inner: &Inner) -> Result<&Kernel, Failure> {
+    inner.kernel.as_ref().ok_or_else(|| Failure {
+        status: 404,
+        message: "the kernel half is off (no [kernel] section, or degraded): no sources are \
+                  tracked"
+            .to_owned(),
+    })
+}
+
+pub(super) fn failure(error: &KernelError) -> Failure {
+    match error {
+        KernelError::Full(text) => Failure::full(text.clone()),
+        KernelError::Policy(text) | KernelError::Host(text) => Failure::invalid(text.clone()),
+        KernelError::Pins(text) | KernelError::System(text) => Failure::internal(text.clone()),
+    }
+}
+
+pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
+    Refusal::ALL
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0)
+        .map(|(refusal, count)| (refusal.label().to_owned(), *count))
+        .collect()
+}
+
+pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
+    let Some(kernel) = &inner.kernel else {
+        view.kernel_mode = String::from("off");
+        return;
+    };
+    let monitors = inner.policy.kernel.as_ref().is_some_and(|policy| policy.mode == Mode::Monitor);
+    view.kernel_mode = String::from(if monitors { "monitor" } else { "enforce" });
+    view.interfaces = kernel
+        .interfaces()
+        .into_iter()
+        .map(|state| InterfaceView {
+            name: state.name,
+            index: state.index,
+            mode: state.mode.label().to_owned(),
+            taken_over: state.taken_over,
+        })
+        .collect();
+    let (counts, lost) = kernel.counts();
+    view.packets = counts
+        .iter()
+        .map(|count| PacketCountView {
+            interface: kernel.interface_name(count.interface),
+            verdict: count.verdict.action.label().to_owned(),
+            reason: count.verdict.reason.label().to_owned(),
+            packets: count.counter.packets,
+            bytes: count.counter.bytes,
+        })
+        .collect();
+    let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
+    view.events_lost.insert("kernel".to_owned(), lost);
+    let (slots, bans) = kernel.capacities();
+    let sources = kernel.sources().len().try_into().unwrap_or(u64::MAX);
+    view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
+    let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
+    view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
+}
+
+pub(super) fn explain_packets(
+    inner: &Inner,
+    source: IpAddr,
+    packet: Option<PacketQuery>,
+    view: &mut WhyView,
+) -> Result<(), Failure> {
+    let Some(kernel) = &inner.kernel else {
+        view.explanation.push("the kernel half is off: its packets are not looked at".to_owned());
+        return Ok(());
+    };
+    let explained = kernel.explain(source, probe(packet)).map_err(|error| failure(&error))?;
+    view.verdict = String::from(explained.verdict.action.label());
+    view.reason = String::from(explained.verdict.reason.label());
+    let meaning = explained.verdict.reason.meaning();
+    view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
+    view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    let wanted = ban_prefix(source);
+    view.record = kernel
+        .sources()
+        .iter()
+        .find(|record| ban_prefix(record.address) == wanted)
+        .map(|record| source_view(inner, kernel, record));
+    Ok(())
+}
+
+/// What to send through `decide`; a plain datagram where nothing is asked for.
+const fn probe(packet: Option<PacketQuery>) -> Probe {
+    match packet {
+        Some(PacketQuery { protocol: PacketProtocol::Tcp, port }) => Probe::Tcp(port),
+        Some(PacketQuery { protocol: PacketProtocol::Udp, port }) => Probe::Udp(port),
+        Some(PacketQuery { protocol: PacketProtocol::Icmp, .. }) => Probe::Icmp,
+        None => Probe::Udp(9),
+    }
+}
+
+pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord) -> SourceView {
+    let policy = inner.policy.kernel.as_ref();
+    let length = match (record.address, policy) {
+        (IpAddr::V4(_), policy) => policy.map_or(32, |policy| policy.ipv4_prefix),
+        (IpAddr::V6(_), policy) => policy.map_or(64, |policy| policy.ipv6_prefix),
+    };
+    let idle_ns = clock::monotonic_ns().saturating_sub(record.seen_ns);
+    SourceView {
+        source: IpNet::new(record.address, length).unwrap_or_else(|_| record.address.into()),
+        packets: record.packets,
+        bytes: record.bytes,
+        connections: record.connections,
+        dropped: record.dropped,
+        list: kernel.list(record.address).label().to_owned(),
+        idle_milliseconds: idle_ns / 1_000_000,
+    }
+}
+
+pub(super) fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
+    let left_ns = ban.expires_unix_ns.saturating_sub(clock::unix_ns());
+    let packets = match (ban.scope, &inner.kernel) {
+        (BanScope::Kernel, Some(kernel)) => {
+            kernel.ban_of(ban.prefix.addr()).map_or(0, |entry| entry.packets)
+        }
+        (BanScope::Kernel, None) | (BanScope::Http, _) => 0,
+    };
+    BanView {
+        prefix: ban.prefix,
+        scope: ban.scope,
+        seconds_left: left_ns.div_ceil(1_000_000_000),
+        reason: ban.reason.clone(),
+        origin: ban.origin.clone(),
+        packets,
+    }
+}

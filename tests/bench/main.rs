@@ -1,0 +1,32 @@
+//! Measurements of what is shipped, as root: `cargo xtask bench [packet]`. Prints numbers beside
+//! their targets; a missed target is no failure, because a measurement is no test.
+
+mod cases;
+mod packet;
+mod table;
+
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+fn main() -> ExitCode {
+    let mut chosen: Vec<String> = env::args().skip(1).collect();
+    if chosen.is_empty() {
+        chosen.push("packet".to_owned());
+    }
+    for name in &chosen {
+        let text = match name.as_str() {
+            "packet" => packet::measure(),
+            other => {
+                eprintln!("bench: no measurement named {other}; there is: packet");
+                return ExitCode::from(2);
+            }
+        };
+        if io::stdout().write_all(text.as_bytes()).is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
