@@ -141,14 +141,10 @@ async fn live(
 
     let mut degraded = Vec::new();
     let kernel = match &policy.kernel {
-<<<<<<< HEAD
         Some(kernel_policy) => match prepared
             .map_err(anyhow::Error::from)
-            .and_then(|()| start_kernel(&policy, kernel_policy))
+            .and_then(|()| start_kernel(&policy, kernel_policy, args))
         {
-=======
-        Some(kernel_policy) => match start_kernel(&policy, kernel_policy, args) {
->>>>>>> main
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {

@@ -7,10 +7,18 @@ mod bans;
 #[cfg(test)]
 mod detach;
 #[cfg(test)]
+mod escalation;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
 mod layout;
+#[cfg(test)]
+mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod support;
