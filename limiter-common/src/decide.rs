@@ -285,3 +285,6 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use crate::{
 pub const MAX_VLAN_TAGS: usize = 2;
 
 /// RFC 8200, 4.1 recommends each extension header at most once (destination options twice).
-pub const MAX_EXTENSION_HEADERS: usize = 8;
+pub const MAX_EXTENSION_HEADERS: usize = 7;
 
 /// 255 times 8 bytes beside the first 8, and all the bits below.
 const LONGEST_EXTENSION_HEADER: usize = 0xfff;
@@ -316,7 +316,7 @@ fn extension_headers<P: PacketBytes + ?Sized>(
     const HOST_IDENTITY: u8 = IpProto::Hip as u8;
     const SHIM6: u8 = IpProto::Shim6 as u8;
 
-    for _ in 0..MAX_EXTENSION_HEADERS {
+    for _ in 0..=MAX_EXTENSION_HEADERS {
         let length = match network.headers.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => {
                 (usize::from(cursor.peek::<1>(1)?[0]) + 1) * 8
@@ -445,3 +445,6 @@ fn field<const LEN: usize, const N: usize>(header: &[u8; LEN], offset: usize) ->
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;

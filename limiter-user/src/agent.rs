@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
     stopping: Cell<bool>,
+    /// A message to the proxy found no room.
+    proxy_missed: Cell<bool>,
     inner: RefCell<Inner>,
 }
 
@@ -170,6 +172,7 @@ async fn live(
         events,
         to_proxy,
         stopping: Cell::new(false),
+        proxy_missed: Cell::new(false),
         inner: RefCell::new(Inner {
             safety: safety_of(&policy),
             generation: 1,
@@ -200,7 +203,7 @@ async fn live(
 
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
-    loop {
+    let patience = loop {
         tokio::select! {
             _ = drain.tick() => agent.collect_drops(false),
             _ = tick.tick() => agent.tick(),
@@ -208,11 +211,11 @@ async fn live(
                 agent.events.reopen();
                 drop(agent.reload().await);
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break agent.drain_patience(),
+            _ = interrupt.recv() => break Duration::ZERO,
         }
-    }
-    agent.stop(&mut terminate, &mut interrupt).await;
+    };
+    agent.stop(patience, &mut terminate, &mut interrupt).await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -247,12 +250,13 @@ fn safety_of(policy: &Policy) -> Safety {
     let mut trusted =
         policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
-    Safety {
+    let mut safety = Safety {
         trusted,
         trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
-        own: host::own_addresses(),
-        infrastructure: host::gateways_and_resolvers(),
-    }
+        ..Safety::default()
+    };
+    safety.look_at_host();
+    safety
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -338,7 +342,13 @@ impl Agent {
         let Some(kernel) = inner.kernel.as_mut() else { return };
         for (address, ban) in kernel.bans() {
             let prefix = safety::ban_prefix(address);
-            if ban.expires_ns > now_ns && inner.book.get(prefix, BanScope::Kernel).is_none() {
+            if ban.expires_ns <= now_ns {
+                if let Err(error) = kernel.unban(address) {
+                    inner.degraded.push(error.to_string());
+                }
+                continue;
+            }
+            if inner.book.get(prefix, BanScope::Kernel).is_none() {
                 inner.book.insert(book::Ban {
                     prefix,
                     scope: BanScope::Kernel,
@@ -368,11 +378,13 @@ impl Agent {
     /// Once a second.
     fn tick(&self) {
         self.collect_drops(true);
+        self.catch_proxy_up();
         let now_unix_ns = clock::unix_ns();
         let mut problems = Vec::new();
         let sums = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
+            inner.safety.look_at_host();
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
@@ -393,6 +405,18 @@ impl Agent {
         self.report_problems(problems);
     }
 
+    /// Sends policy and bans whole after a message found no room.
+    fn catch_proxy_up(&self) {
+        if !self.proxy_missed.replace(false) {
+            return;
+        }
+        let (generation, policy, bans) = self.proxy_policy();
+        if let Some(policy) = policy {
+            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(policy) });
+            self.tell_proxy(ToProxy::HttpBans(bans));
+        }
+    }
+
     /// Tells what newly goes wrong, once, and keeps it in the status while it lasts.
     fn report_problems(&self, problems: Vec<String>) {
         for problem in problems {
@@ -410,11 +434,11 @@ impl Agent {
         }
     }
 
-    /// A message to the proxy. A proxy that does not read is replaced by its supervisor; what it
-    /// missed it gets anew.
+    /// A message to the proxy. What finds no room is made up for by the next tick, which sends
+    /// policy and bans whole.
     pub(super) fn tell_proxy(&self, message: ToProxy) {
-        if let Err(error) = self.to_proxy.try_send(message) {
-            log::warn!("a message to the proxy is dropped: {error}");
+        if self.to_proxy.try_send(message).is_err() {
+            self.proxy_missed.set(true);
         }
     }
 
@@ -469,18 +493,21 @@ impl Agent {
         }
     }
 
+    /// How long requests in flight may take to finish.
+    fn drain_patience(&self) -> Duration {
+        let inner = self.inner.borrow();
+        inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
+    }
+
     /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
     /// signal ends the wait.
     async fn stop(
         &self,
+        patience: Duration,
         terminate: &mut tokio::signal::unix::Signal,
         interrupt: &mut tokio::signal::unix::Signal,
     ) {
         self.stopping.set(true);
-        let patience = {
-            let inner = self.inner.borrow();
-            inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
-        };
         self.tell_proxy(ToProxy::Drain);
         let drained = async {
             while self.inner.borrow().proxy_pid.is_some() {

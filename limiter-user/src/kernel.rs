@@ -196,8 +196,11 @@ impl Kernel {
         }
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
         if diagnostics != log::LevelFilter::Off {
-            kernel.loggers =
-                programs.interfaces.iter_mut().map(|one| one.logger()).collect::<Result<_, _>>()?;
+            kernel.loggers = programs
+                .interfaces
+                .iter_mut()
+                .map(load::LoadedProgram::logger)
+                .collect::<Result<_, _>>()?;
         }
         kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
         kernel.pins.remove_other_generations();

@@ -1,1 +1,68 @@
-//! x
+//! Frames worth keeping, one file each: what host and kernel once disagreed about, and what is
+//! easily judged otherwise. `#` lines say why, then the verdict and the frame in hexadecimal.
+
+use std::{fs, path::PathBuf};
+
+use limiter_common::{
+    settings::Settings,
+    verdict::{Action, Verdict},
+};
+use limiter_tests::program::{Options, Program, quiet_namespace};
+
+use crate::{policies::SETS, reference::Reference};
+
+struct Case {
+    name: String,
+    verdict: String,
+    frame: Vec<u8>,
+}
+
+fn cases() -> Vec<Case> {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/frames");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| read(path)).collect()
+}
+
+fn read(path: &std::path::Path) -> Case {
+    let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+    let text = fs::read_to_string(path).expect("a text");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let [verdict, hex @ ..] = lines.as_slice() else { panic!("{name}: no verdict") };
+    let digits: Vec<char> =
+        hex.iter().flat_map(|line| line.chars()).filter(|c| *c != ' ').collect();
+    let byte = |pair: &[char]| {
+        u8::from_str_radix(&pair.iter().collect::<String>(), 16)
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let frame = digits.chunks(2).map(byte).collect();
+    Case { verdict: (*verdict).to_owned(), frame, name }
+}
+
+fn text(verdict: Verdict) -> String {
+    format!("{} {}", verdict.action.label(), verdict.reason.label())
+}
+
+#[test]
+fn kept_frames_are_judged_as_their_files_say_by_both() {
+    let mut settings = Settings::open(u64::from(SETS), 0);
+    settings.fixed_now_ns = 1_000_000_000_000;
+    let mut host = Reference::new(SETS);
+    host.settings = settings;
+    let mut kernel = Program::load(Options { sets: SETS, ..Options::default() });
+    kernel.switch_settings(&settings);
+    let cases = cases();
+    assert!(cases.len() >= 8, "only {} files", cases.len());
+    quiet_namespace().run(|| {
+        for Case { name, verdict, frame } in &cases {
+            let (decision, counter, action) = host.run(frame);
+            assert_eq!(&text(decision.verdict), verdict, "{name}");
+            assert_eq!(kernel.run(frame), action, "{name}");
+            assert_eq!(kernel.counter(counter), host.counters[counter as usize], "{name}");
+            assert_eq!(action == 1, decision.verdict.action == Action::Drop, "{name}");
+        }
+    });
+}

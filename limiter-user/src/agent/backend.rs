@@ -48,7 +48,7 @@ impl Backend for Agent {
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };
-        let serves = inner.policy.http.is_none() || inner.applied == inner.generation;
+        let serves = inner.policy.http.is_none() || inner.applied > 0;
         view.state = String::from(match (serves, inner.degraded.is_empty()) {
             (false, _) => "starting",
             (true, true) => "ready",

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
+use super::host;
+
 /// Why an address is not banned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Immunity {
@@ -39,6 +41,12 @@ pub(super) struct Safety {
 }
 
 impl Safety {
+    /// Addresses come and go.
+    pub(super) fn look_at_host(&mut self) {
+        self.own = host::own_addresses();
+        self.infrastructure = host::gateways_and_resolvers();
+    }
+
     /// Why banning this prefix would hit somebody who is never banned; `None`: it may be.
     pub(super) fn immunity(&self, prefix: IpNet) -> Option<Immunity> {
         let meets = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);

@@ -80,6 +80,37 @@ pub(super) fn attach(
 ) -> Result<Vec<Attachment>, KernelError> {
     let earlier = pins.links();
     let mut attachments = Vec::new();
+    let attached = attach_each(programs, pins, wanted, &earlier, &mut attachments);
+    let current: Vec<PathBuf> = attachments.iter().map(|one| pin_of(one, pins)).collect();
+    if let Err(error) = attached {
+        // What this start attached goes with it; what an earlier agent attached stays.
+        for (attachment, path) in attachments.iter().zip(&current) {
+            if !attachment.state.taken_over {
+                drop(fs::remove_file(path));
+            }
+        }
+        return Err(error);
+    }
+    for (_, path) in earlier {
+        if !current.contains(&path) {
+            drop(fs::remove_file(path));
+        }
+    }
+    Ok(attachments)
+}
+
+fn pin_of(attachment: &Attachment, pins: &Pins) -> PathBuf {
+    let InterfaceState { mode, index, .. } = attachment.state;
+    pins.path(&LinkName { slot: attachment.slot, mode, index }.to_string())
+}
+
+fn attach_each(
+    programs: Programs,
+    pins: &Pins,
+    wanted: Attach,
+    earlier: &[(LinkName, PathBuf)],
+    attachments: &mut Vec<Attachment>,
+) -> Result<(), KernelError> {
     for mut loaded in programs.interfaces {
         let (name, index, slot) = (loaded.name.clone(), loaded.index, loaded.slot);
         let program = loaded.program()?;
@@ -95,19 +126,7 @@ pub(super) fn attach(
         let state = InterfaceState { name, index, mode, taken_over };
         attachments.push(Attachment { slot, state });
     }
-    let current: Vec<PathBuf> = attachments
-        .iter()
-        .map(|one| {
-            let (slot, mode, index) = (one.slot, one.state.mode, one.state.index);
-            pins.path(&LinkName { slot, mode, index }.to_string())
-        })
-        .collect();
-    for (_, path) in earlier {
-        if !current.contains(&path) {
-            drop(fs::remove_file(path));
-        }
-    }
-    Ok(attachments)
+    Ok(())
 }
 
 const fn is_wanted(mode: AttachMode, wanted: Attach) -> bool {
