@@ -86,9 +86,8 @@ struct Inner {
     escalation: Escalation,
     book: Book,
     aggregate: Aggregate,
-    /// Packets of lost drop records that were told, by verdict. What an earlier agent's counters
-    /// say is not news.
-    lost_told: HashMap<Verdict, Counter>,
+    /// Lost drop records that were told, by interface and verdict.
+    lost_told: HashMap<(u32, Verdict), Counter>,
     proxy_pid: Option<u32>,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
@@ -160,7 +159,6 @@ async fn live(
         Some(kernel) => Some(kernel.drops()?),
         None => None,
     };
-    let lost_told = kernel.as_ref().map(lost_by_verdict).unwrap_or_default();
     let (book, problem) = Book::open(&policy.agent.state);
     degraded.extend(problem);
 
@@ -182,7 +180,7 @@ async fn live(
             escalation: Escalation::default(),
             book,
             aggregate: Aggregate::default(),
-            lost_told,
+            lost_told: HashMap::new(),
             proxy_pid: None,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
@@ -225,17 +223,6 @@ fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -
     let facts = host_facts(policy);
     let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
     Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
-}
-
-/// Packets of lost drop records, over all interfaces.
-fn lost_by_verdict(kernel: &Kernel) -> HashMap<Verdict, Counter> {
-    let mut lost: HashMap<Verdict, Counter> = HashMap::new();
-    for count in kernel.counts().1 {
-        let sum = lost.entry(count.verdict).or_default();
-        sum.packets += count.counter.packets;
-        sum.bytes += count.counter.bytes;
-    }
-    lost
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {

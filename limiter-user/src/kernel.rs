@@ -169,11 +169,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
-<<<<<<< HEAD
-        let programs = load::Programs::load(policy, &pins, interfaces)?;
-=======
         let mut programs = load::Programs::load(policy, &pins, interfaces, diagnostics)?;
->>>>>>> main
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;

@@ -1,1 +1,18 @@
-//! placeholder
+//! Requests end to end: through the real binary, its two processes and real sockets.
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod forwarding;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod malformed;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod upstream;

@@ -213,10 +213,8 @@ impl Backend for Agent {
         let loaded = match load(&self.args) {
             Ok(loaded) => loaded,
             Err(error) => {
-                let text = error.to_string();
-                let first = text.lines().next().unwrap_or_default().to_owned();
-                self.lifecycle(Lifecycle::ConfigRejected, first);
-                return Err(Failure::invalid(text));
+                self.lifecycle(Lifecycle::ConfigRejected, error.brief());
+                return Err(Failure::invalid(error.to_string()));
             }
         };
         let view = self.apply(loaded.policy)?;

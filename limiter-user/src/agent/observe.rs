@@ -1,15 +1,11 @@
 //! What the two halves report, turned into events and evidence.
 
-<<<<<<< HEAD
-use std::{net::IpAddr, time::Duration};
-=======
 use std::time::Duration;
->>>>>>> main
 
 use ipnet::IpNet;
 use limiter_common::{report::Counter, verdict::Action};
 
-use super::{Agent, Inner, book, lost_by_verdict, safety::ban_prefix};
+use super::{Agent, Inner, book, safety::ban_prefix};
 use crate::{
     clock,
     events::{Event, EventKind, Lifecycle, Source},
@@ -122,19 +118,7 @@ impl Agent {
                 self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns }));
             }
         }
-<<<<<<< HEAD
-        let event = Event::banned(
-            now_unix_ns,
-            ban.prefix,
-            // A moment of it has passed already.
-            Duration::from_secs(length_ns.div_ceil(1_000_000_000)),
-            &ban.reason,
-            Mode::Enforce,
-        );
-        if !inner.book.insert(ban) {
-=======
         if !inner.book.insert(ban.clone()) {
->>>>>>> main
             return Err(KernelError::Full("the book of http bans is full".to_owned()));
         }
         drop(inner);
@@ -182,17 +166,6 @@ impl Agent {
         let mut events = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
-<<<<<<< HEAD
-            let inner = &mut *inner;
-            let (Some(kernel), Some(drops)) = (&inner.kernel, &inner.drops) else { return };
-            for (verdict, counter) in lost_by_verdict(kernel) {
-                let before = drops.told_of_lost(verdict);
-                let told = inner.lost_told.entry(verdict).or_default();
-                let packets = counter.packets.saturating_sub(told.packets + before.packets);
-                let bytes = counter.bytes.saturating_sub(told.bytes + before.bytes);
-                if packets == 0 {
-                    continue;
-=======
             let Inner { kernel: Some(kernel), drops: Some(drops), lost_told, .. } = &mut *inner
             else {
                 return;
@@ -215,18 +188,7 @@ impl Agent {
                     let event =
                         Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
                     events.push(event);
->>>>>>> main
                 }
-                told.packets += packets;
-                told.bytes += bytes;
-                let mode = match verdict.action {
-                    Action::Monitor => Mode::Monitor,
-                    Action::Drop | Action::Pass => Mode::Enforce,
-                };
-                let reason = verdict.reason;
-                let event =
-                    Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
-                events.push(event);
             }
         }
         for event in events {
