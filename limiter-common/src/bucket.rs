@@ -201,8 +201,8 @@ mod tests {
                 now += random(&mut state) % 2_000;
                 admitted += u64::from(take(&word, rate, now));
             }
-            let exact = u128::from(now - start) * u128::from(count) / u128::from(SECOND_NS);
-            let allowed = u128::from(burst) + exact + exact * 7 / 10_000 + 1;
+            let refilled = u128::from(now - start) * u128::from(count) * 10_007 / 10_000;
+            let allowed = u128::from(burst) + refilled / u128::from(SECOND_NS) + 2;
             assert!(u128::from(admitted) <= allowed, "{admitted} of {allowed} at {count}, {burst}");
         }
     }

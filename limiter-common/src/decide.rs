@@ -11,9 +11,11 @@
 //! Map operations of the common packet (a known source, allowed): settings, two control words, one
 //! source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
 
+use core::sync::atomic::AtomicU64;
+
 use crate::{
     address::Address,
-    bucket,
+    bucket::{self, BucketRate},
     headers::{self, Headers, Parsed, protocol},
     machine::Machine,
     packet::PacketBytes,
@@ -223,21 +225,21 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             return (verdict, None);
         };
         T::Machine::write(&slot.seen_ns, now_ns);
-        let verdict =
-            if !bucket::take::<T::Machine>(&slot.packet_bucket, self.settings.packets, now_ns) {
-                Verdict::drop(Reason::PacketRate)
-            } else if self.headers.is_tcp_open()
-                && !bucket::take::<T::Machine>(
-                    &slot.connection_bucket,
-                    self.settings.connections,
-                    now_ns,
-                )
-            {
-                Verdict::drop(Reason::ConnectionRate)
-            } else {
-                admitted
-            };
+        let verdict = if !Self::take(&slot.packet_bucket, self.settings.packets, now_ns) {
+            Verdict::drop(Reason::PacketRate)
+        } else if self.headers.is_tcp_open()
+            && !Self::take(&slot.connection_bucket, self.settings.connections, now_ns)
+        {
+            Verdict::drop(Reason::ConnectionRate)
+        } else {
+            admitted
+        };
         (verdict, Some(slot))
+    }
+
+    #[inline]
+    fn take(bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
+        bucket::take::<T::Machine>(bucket, rate, now_ns)
     }
 
     #[inline]

@@ -8,16 +8,17 @@ use core::mem::offset_of;
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-    udp::UdpHdr,
     vlan::VlanHdr,
 };
 
+use self::transport::transport;
 use crate::{
     address::Address,
     machine::Machine,
     packet::{Cursor, PacketBytes},
 };
+
+mod transport;
 
 /// 802.1ad allows two tags (`QinQ`); more is treated as malformed.
 pub const MAX_VLAN_TAGS: usize = 2;
@@ -339,99 +340,6 @@ fn extension_headers<P: PacketBytes + ?Sized>(
         }
     }
     None
-}
-
-/// Reads the transport header where there is one in this packet.
-#[inline]
-fn transport<P: PacketBytes + ?Sized>(
-    cursor: &Cursor<'_, P>,
-    network: &Network,
-) -> Option<Headers> {
-    const TCP_LENGTH: u64 = TcpHdr::LEN as u64;
-    const UDP_LENGTH: u64 = UdpHdr::LEN as u64;
-
-    let Network { mut headers, hop_limit, transport_length: length, .. } = *network;
-    if network.is_later_fragment {
-        // A later fragment that begins inside the TCP header rewrites its flags (RFC 1858, 3).
-        let rewrites = headers.protocol == protocol::TCP && network.fragment_offset < 3;
-        return (!rewrites).then_some(headers);
-    }
-    match headers.protocol {
-        protocol::TCP => {
-            let offset = u64::from(cursor.peek::<1>(12)?[0] >> 4) * 4;
-            let [flags] = cursor.peek::<1>(13)?;
-            if length < TCP_LENGTH || offset < TCP_LENGTH || offset > length {
-                return None;
-            }
-            if !are_possible(flags) {
-                return None;
-            }
-            headers.tcp_flags = flags;
-            ports(cursor, &mut headers)?;
-        }
-        protocol::UDP => {
-            let stated = u64::from(cursor.peek_u16(4)?);
-            // The stated length is the whole datagram's; 0 is a jumbogram (RFC 2675).
-            let fits = headers.is_fragment || stated == 0 || stated <= length;
-            if length < UDP_LENGTH || !fits || (1..UDP_LENGTH).contains(&stated) {
-                return None;
-            }
-            ports(cursor, &mut headers)?;
-        }
-        protocol::ICMP | protocol::ICMPV6 if length < 4 => return None,
-        _ => {}
-    }
-    headers.is_essential = judge_essential(cursor, &headers, hop_limit)?;
-    Some(headers)
-}
-
-#[inline]
-fn ports<P: PacketBytes + ?Sized>(cursor: &Cursor<'_, P>, headers: &mut Headers) -> Option<()> {
-    headers.source_port = cursor.peek_u16(0)?;
-    headers.destination_port = cursor.peek_u16(2)?;
-    headers.has_ports = true;
-    Some(())
-}
-
-/// Whether some TCP could send these flags: not none, not SYN with FIN or RST, FIN only with ACK.
-#[inline]
-fn are_possible(flags: u8) -> bool {
-    use tcp_flags::{ACK, FIN, RST, SYN};
-    flags & (SYN | RST | ACK) != 0
-        && (flags & SYN == 0 || flags & (FIN | RST) == 0)
-        && (flags & FIN == 0 || flags & (ACK | RST) != 0)
-}
-
-/// Whether the host loses its network without this packet: neighbour and router discovery with
-/// hop limit 255 (RFC 4861, 7.1: not forwarded), multicast listener reports, IGMP, DHCP, and the
-/// two ICMP messages that path MTU discovery needs. `None` where the packet ends too early.
-#[inline]
-fn judge_essential<P: PacketBytes + ?Sized>(
-    cursor: &Cursor<'_, P>,
-    headers: &Headers,
-    hop_limit: u8,
-) -> Option<bool> {
-    const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
-    const PACKET_TOO_BIG: u8 = 2;
-    const LISTENER_QUERY: u8 = 130;
-    const LISTENER_DONE: u8 = 132;
-    const ROUTER_SOLICITATION: u8 = 133;
-    const REDIRECT: u8 = 137;
-    const LISTENER_REPORT_V2: u8 = 143;
-
-    let ports = (headers.source_port, headers.destination_port);
-    Some(match headers.protocol {
-        protocol::UDP if headers.source.is_v4() => matches!(ports, (67, 68) | (68, 67)),
-        protocol::UDP => matches!(ports, (547, 546) | (546, 547)),
-        protocol::ICMP => cursor.peek::<2>(0)? == FRAGMENTATION_NEEDED,
-        protocol::IGMP => true,
-        protocol::ICMPV6 => match cursor.peek::<1>(0)?[0] {
-            PACKET_TOO_BIG | LISTENER_REPORT_V2 | LISTENER_QUERY..=LISTENER_DONE => true,
-            ROUTER_SOLICITATION..=REDIRECT => hop_limit == 255,
-            _ => false,
-        },
-        _ => false,
-    })
 }
 
 /// `N` bytes of a header at a constant offset: compiles to plain loads.

@@ -60,9 +60,7 @@ pub(crate) fn probe(ctx: &XdpContext) {
     let jiffies = unsafe { bpf_jiffies64() };
     // SAFETY: the helper has no preconditions.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
-    let words = data as *mut u64;
+    let words = data as *mut [u64; 2];
     // SAFETY: 16 bytes from `data` are inside the packet, as compared above.
-    unsafe { words.write_unaligned(jiffies) };
-    // SAFETY: as above.
-    unsafe { words.add(1).write_unaligned(ktime_ns) };
+    unsafe { words.write_unaligned([jiffies, ktime_ns]) };
 }

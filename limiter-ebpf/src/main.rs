@@ -6,6 +6,8 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "core has no read-modify-write for the BPF target")]
 #![expect(unsafe_code, reason = "packet memory and map values are raw pointers in the kernel")]
+#![expect(clippy::needless_pass_by_value, reason = "how the macro of a program calls it")]
+#![expect(clippy::cast_possible_truncation, reason = "pointers of the BPF target have 64 bits")]
 
 mod clock;
 mod machine;

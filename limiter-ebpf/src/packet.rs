@@ -1,5 +1,7 @@
 //! The only reader of packet memory: each read compares against the end of the packet first.
 
+#![expect(clippy::inline_always, reason = "a comparison says something only where it is made")]
+
 use core::{arch::asm, mem::transmute_copy};
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
@@ -33,8 +35,7 @@ impl PacketBytes for XdpPacket<'_> {
         if end > self.ctx.data_end() {
             return None;
         }
-        // SAFETY: `N` bytes from `start` lie before `data_end`, which the verifier checks again.
-        Some(unsafe { read(start) })
+        Some(read(start))
     }
 
     #[inline]
@@ -48,38 +49,33 @@ impl PacketBytes for XdpPacket<'_> {
     }
 }
 
-/// `N` bytes of the packet in as few loads as there are words in them. A plain read of bytes is
-/// compiled to as many loads as there are bytes, and as many shifts to put them together.
-///
-/// # Safety
-///
-/// The bytes lie inside the packet.
+/// `N` bytes of the packet, of which the caller has shown the verifier that they are inside, in
+/// as few loads as there are words in them. A plain read of bytes is compiled to as many loads as
+/// there are bytes, and as many shifts to put them together.
 #[inline(always)]
-unsafe fn read<const N: usize>(start: usize) -> [u8; N] {
+fn read<const N: usize>(start: usize) -> [u8; N] {
     const { assert!(matches!(N, 1 | 2 | 20 | 40), "no other size is read") };
-    // SAFETY: the caller's; each tuple's words and no others are read. Kernels that take no
-    // unaligned loads (neither x86-64 nor arm64 is one) reject the program.
-    unsafe {
-        match N {
-            1 => transmute_copy(&(load_1(start) as u8)),
-            2 => transmute_copy(&(load_2(start) as u16)),
-            20 => {
-                let [third, fourth] = halves(load_8(start + 8));
-                let [first, second] = halves(load_8(start));
-                transmute_copy(&[first, second, third, fourth, load_4(start + 16) as u32])
-            }
-            _ => transmute_copy(&[
-                load_8(start),
-                load_8(start + 8),
-                load_8(start + 16),
-                load_8(start + 24),
-                load_8(start + 32),
-            ]),
+    match N {
+        // SAFETY: as many bytes on either side; so are those below.
+        1 => unsafe { transmute_copy(&(load_1(start) as u8)) },
+        // SAFETY: as above.
+        2 => unsafe { transmute_copy(&(load_2(start) as u16)) },
+        20 => {
+            let [first, second] = halves(load_8(start));
+            let [third, fourth] = halves(load_8(start + 8));
+            let words = [first, second, third, fourth, load_4(start + 16) as u32];
+            // SAFETY: as above.
+            unsafe { transmute_copy(&words) }
+        }
+        _ => {
+            let words = [0, 8, 16, 24, 32].map(|at| load_8(start + at));
+            // SAFETY: as above.
+            unsafe { transmute_copy(&words) }
         }
     }
 }
 
-/// The 4 bytes that come first and those that come last in memory.
+/// The 4 bytes that come first in memory, and the others.
 #[inline(always)]
 fn halves(word: u64) -> [u32; 2] {
     [word as u32, (word >> 32) as u32]
@@ -88,14 +84,12 @@ fn halves(word: u64) -> [u32; 2] {
 macro_rules! load {
     ($name:ident, $instruction:literal) => {
         /// One load, zero-extended.
-        ///
-        /// # Safety
-        ///
-        /// What is loaded lies inside the packet.
         #[inline(always)]
-        unsafe fn $name(from: usize) -> u64 {
+        fn $name(from: usize) -> u64 {
             let value;
-            // SAFETY: the caller's; reads only.
+            // SAFETY: reads only; the verifier rejects the program unless all that is read is
+            // inside the packet. Packets have no alignment: kernels that take no unaligned loads
+            // (neither x86-64 nor arm64 is one) reject it too.
             unsafe {
                 asm!($instruction, from = in(reg) from, value = lateout(reg) value,
                     options(pure, readonly, nostack));

@@ -160,7 +160,7 @@ fn admitted() -> Vec<Case> {
             rotated: true,
             ..case(
                 "allowed, new source claims a slot",
-                "4 sets, ban hash, trie, jiffies, 1 counter",
+                "6 sets, ban hash, trie, jiffies, 1 counter",
                 udp(UDP_SOURCE, DESTINATION),
                 allowed,
                 // No limit: every slot is idle, and the one seen longest ago is reused.
@@ -267,7 +267,7 @@ fn limited() -> Vec<Case> {
         ),
         case(
             "table full",
-            "4 sets, ban hash, jiffies, 1 counter, 1 slot",
+            "6 sets, ban hash, jiffies, 1 counter, 1 slot",
             ack,
             Verdict::drop(Reason::TableFull),
             {

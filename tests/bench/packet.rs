@@ -70,14 +70,14 @@ fn measure_here() -> String {
         let net = gross.saturating_sub(if case.rotated { rotated } else { empty });
         rows.push(row(case.name, gross, net, yardstick, case.target, case.does));
     }
-    let mut text = table::lines(&rows);
-    text.push_str(&format!(
+    let text = table::lines(&rows);
+    let notes = format!(
         "\n{RUNS} runs, median of {TURNS}; net of an empty program ({empty} ns; {rotated} ns with a \
          new source each time)\nverified instructions: limiter {}, yardstick {}\n",
         cases.first().map_or(0, |case| case.program.verified_instructions()),
         others.verified_instructions("yardstick"),
-    ));
-    text
+    );
+    text + &notes
 }
 
 /// Built beside the packet program.

@@ -168,12 +168,12 @@ impl Pair {
 
         let (decision, counter, expected) = self.host.run(&frame);
         let action = self.kernel.run(&frame);
-        let counted = self.kernel.counter(counter);
-        let agree = action == expected && counted == self.host.counters[counter as usize];
+        let kernel_counts = self.kernel.counter(counter);
+        let agree = action == expected && kernel_counts == self.host.counters[counter as usize];
         assert!(
             agree,
             "seed {:#x}, policy {}, frame {number} at {}: the host decides {decision:?}, the \
-             kernel returns {action} and counts {counted:?} where the host has {:?}\n{}",
+             kernel returns {action} and counts {kernel_counts:?} where the host has {:?}\n{}",
             self.seed,
             self.policy,
             self.now_ns,
@@ -328,5 +328,5 @@ impl Pair {
 
 /// As in the case files.
 fn hex(frame: &[u8]) -> String {
-    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+    frame.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

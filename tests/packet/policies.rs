@@ -43,20 +43,19 @@ pub(crate) fn entries() -> Vec<Entry> {
     let entry = |text: &str, prefix, verdict| {
         (prefix, text.parse::<IpAddr>().expect("an address").into(), verdict)
     };
-    use ListVerdict::{Allow, Deny, None, Trusted};
     vec![
-        entry("192.0.1.0", 96 + 24, Deny),
-        entry("192.0.1.0", 96 + 28, Allow),
-        entry("192.0.1.9", 128, Trusted),
-        entry("192.0.2.0", 96 + 24, Allow),
-        entry("192.0.2.6", 128, Deny),
-        entry("192.0.3.0", 96 + 26, Trusted),
-        entry("192.0.3.3", 128, None),
-        entry("2001:db8:7::", 48, Allow),
-        entry("2001:db8:7:100::", 56, Deny),
-        entry("2001:db8:7:101::1", 128, Trusted),
-        entry("2001:db8:7:102::", 64, Trusted),
-        entry("::", 0, None),
+        entry("192.0.1.0", 96 + 24, ListVerdict::Deny),
+        entry("192.0.1.0", 96 + 28, ListVerdict::Allow),
+        entry("192.0.1.9", 128, ListVerdict::Trusted),
+        entry("192.0.2.0", 96 + 24, ListVerdict::Allow),
+        entry("192.0.2.6", 128, ListVerdict::Deny),
+        entry("192.0.3.0", 96 + 26, ListVerdict::Trusted),
+        entry("192.0.3.3", 128, ListVerdict::None),
+        entry("2001:db8:7::", 48, ListVerdict::Allow),
+        entry("2001:db8:7:100::", 56, ListVerdict::Deny),
+        entry("2001:db8:7:101::1", 128, ListVerdict::Trusted),
+        entry("2001:db8:7:102::", 64, ListVerdict::Trusted),
+        entry("::", 0, ListVerdict::None),
     ]
 }
 

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::{clock::Stopwatch, ebpf, lint, setup, test, workspace::Workspace};
+use crate::{clock::Stopwatch, ebpf, lint, run, setup, test, workspace::Workspace};
 
-/// Set-up, eBPF object, lint, build, tests.
+/// Set-up, eBPF object, lint, build, tests, and the demonstration with what was built.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     let stopwatch = Stopwatch::start();
     setup::for_builds()?;
@@ -13,6 +13,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     lint::run(workspace, &toolchain)?;
     let limiter = ebpf::build_limiter_only(workspace, false)?;
     test::run(workspace, &limiter, &[])?;
+    run::check(workspace, &limiter)?;
     eprintln!("xtask: ci: all good in {}", stopwatch.text());
     Ok(())
 }

@@ -83,6 +83,8 @@ fn clippy_ebpf(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     host.env("CARGO_TARGET_DIR", workspace.target.join("ebpf-lint"))
         // Without the unwinder, which a program without std does not have.
         .env("CARGO_PROFILE_DEV_PANIC", "abort")
+        // They use features that only the toolchain of the BPF target has otherwise.
+        .env("RUSTC_BOOTSTRAP", "1")
         .arg("clippy")
         .args(package)
         .args(["--", "-D", "warnings"]);

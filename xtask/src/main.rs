@@ -10,6 +10,7 @@ mod command;
 mod ebpf;
 mod linker;
 mod lint;
+mod run;
 mod setup;
 mod stack;
 mod test;
@@ -18,7 +19,7 @@ mod toolchain;
 mod verify;
 mod workspace;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -43,6 +44,15 @@ enum Task {
     },
     /// Format, clippy for host and BPF, tidy, licences and bans, documentation
     Lint,
+    /// Show the limiter at work between private network namespaces; or run it, with `-- ARGUMENTS`
+    Run {
+        /// End after the demonstration, with exit code 0 only if every step did what it says
+        #[arg(long, conflicts_with = "arguments")]
+        once: bool,
+        /// Given to `limiter run` on this host, instead of the demonstration
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
     /// Every test, those that need root and the kernel included
     Test {
         /// Given to every test binary, such as a part of a test's name
@@ -57,6 +67,12 @@ enum Task {
     },
     /// Everything that continuous integration checks
     Ci,
+    /// The processes of the demonstration (started by `run`)
+    #[command(hide = true)]
+    Demo {
+        #[command(subcommand)]
+        part: run::Part,
+    },
     /// Load these objects into the kernel and report on them (started as root by the others)
     #[command(hide = true)]
     VerifyEbpf {
@@ -78,9 +94,12 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match task {
+        Task::Demo { part } => run::part(&part),
         Task::BuildEbpf => ebpf::build(&workspace).map(drop),
         Task::Build { release } => ebpf::build_limiter(&workspace, release).map(drop),
         Task::Lint => lint::all(&workspace),
+        Task::Run { once, arguments } if arguments.is_empty() => run::show(&workspace, once),
+        Task::Run { arguments, .. } => run::real(&workspace, &arguments),
         Task::Test { filter } => test::all(&workspace, &filter),
         Task::Bench { arguments } => bench::run_with(&workspace, &arguments),
         Task::Ci => ci::all(&workspace),

@@ -4,83 +4,12 @@ extern crate std;
 
 use std::{vec, vec::Vec};
 
+use self::frames::{
+    IPV4, IPV6, ethernet, ipv4_with, ipv6_with, source_v4, source_v6, tagged, tcp, udp, v4, v6,
+};
 use super::*;
 
-const V4: [u8; 4] = [192, 0, 2, 1];
-const V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-
-fn source_v4() -> Address {
-    Address::from_v4(V4)
-}
-
-fn source_v6() -> Address {
-    std::net::IpAddr::from(V6).into()
-}
-
-fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![2; 12];
-    bytes.extend(ether_type.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-fn tagged(tags: &[u16], ether_type: u16, payload: &[u8]) -> Vec<u8> {
-    let mut inner = Vec::new();
-    for (index, _) in tags.iter().enumerate() {
-        inner.extend([0, 7]);
-        inner.extend(tags.get(index + 1).unwrap_or(&ether_type).to_be_bytes());
-    }
-    inner.extend(payload);
-    ethernet(*tags.first().unwrap_or(&ether_type), &inner)
-}
-
-/// An IPv4 packet; `fragment` is the word of flags and offset.
-fn ipv4_with(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
-    let words = 5 + options.len() / 4;
-    let length = u16::try_from(words * 4 + payload.len()).unwrap();
-    let mut bytes = vec![0x40 | u8::try_from(words).unwrap(), 0];
-    bytes.extend(length.to_be_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend(fragment.to_be_bytes());
-    bytes.extend([64, protocol, 0, 0]);
-    bytes.extend(V4);
-    bytes.extend([198, 51, 100, 9]);
-    bytes.extend(options);
-    bytes.extend(payload);
-    bytes
-}
-
-fn v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
-    ethernet(IPV4, &ipv4_with(protocol, 0, &[], payload))
-}
-
-fn ipv6_with(next: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0x60, 0, 0, 0];
-    bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    bytes.extend([next, hop_limit]);
-    bytes.extend(V6);
-    bytes.extend(V6);
-    bytes.extend(payload);
-    bytes
-}
-
-fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
-    ethernet(IPV6, &ipv6_with(next, 64, payload))
-}
-
-fn tcp(flags: u8) -> Vec<u8> {
-    let mut bytes = vec![0x04, 0xd2, 0, 80];
-    bytes.extend([0; 8]);
-    bytes.extend([0x50, flags]);
-    bytes.extend([0; 6]);
-    bytes
-}
-
-fn udp(source: u16, destination: u16, length: u16) -> Vec<u8> {
-    [source, destination, length, 0].map(u16::to_be_bytes).concat()
-}
+mod frames;
 
 fn ip(frame: &[u8]) -> Headers {
     match parse(frame) {
@@ -285,7 +214,7 @@ fn the_longest_chain_stays_within_what_is_remembered_of_its_length() {
     let frame = tagged(&[0x88a8, 0x8100], IPV6, &inner);
     assert_eq!(ip(&frame).destination_port, 80);
     assert!(frame.len() < LONGEST_HEADERS && 2048 <= LONGEST_EXTENSION_HEADER);
-    assert!(EthHdr::LEN + MAX_VLAN_TAGS * VlanHdr::LEN <= LONGEST_LINK_HEADER);
+    const { assert!(EthHdr::LEN + MAX_VLAN_TAGS * VlanHdr::LEN <= LONGEST_LINK_HEADER) };
 }
 
 #[test]
@@ -386,7 +315,7 @@ fn arbitrary_bytes_never_panic() {
     for _ in 0..1_000_000 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let at = (state >> 40) as usize % frame.len();
-        frame[at] = (state >> 32) as u8;
+        frame[at] = state.to_le_bytes()[4];
         // They announce IP, or nearly all would be something else.
         let ether_type = [IPV4, IPV6, 0x8100, 0x88a8][(state >> 60) as usize & 3];
         frame[12..14].copy_from_slice(&ether_type.to_be_bytes());

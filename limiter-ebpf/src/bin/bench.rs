@@ -4,6 +4,8 @@
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "packet memory and map values are raw pointers in the kernel")]
+#![expect(clippy::needless_pass_by_value, reason = "how the macro of a program calls it")]
+#![expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
 
 use core::{mem::offset_of, ptr};
 
@@ -33,22 +35,22 @@ static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// What calling a program costs.
 #[xdp]
-pub fn empty(_ctx: XdpContext) -> u32 {
+fn empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
 /// Ethernet and IPv4 parsed, one hit in an LRU hash, one clock, one counter.
 #[xdp]
-pub fn yardstick(ctx: XdpContext) -> u32 {
+fn yardstick(ctx: XdpContext) -> u32 {
     let Some(source) = source(&ctx) else {
         return xdp_action::XDP_PASS;
     };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if let Some(seen_ns) = SEEN.get_ptr_mut(&source) {
+    if let Some(seen_ns) = SEEN.get_ptr_mut(source) {
         // SAFETY: the verifier checked the pointer; a lost write does no harm.
         unsafe { *seen_ns = now_ns };
-    } else if SEEN.insert(&source, &now_ns, 0).is_err() {
+    } else if SEEN.insert(source, now_ns, 0).is_err() {
         return xdp_action::XDP_DROP;
     }
     if let Some(packets) = PACKETS.get_ptr_mut(0) {
@@ -61,22 +63,22 @@ pub fn yardstick(ctx: XdpContext) -> u32 {
 /// Gives an IPv4 packet a source that it did not have before (one of 2^32) and goes on to the
 /// program in `NEXT`.
 #[xdp]
-pub fn rotate(ctx: XdpContext) -> u32 {
+fn rotate(ctx: XdpContext) -> u32 {
     let data = ctx.data();
     if let Some(packets) = PACKETS.get_ptr_mut(0)
         && data + EthHdr::LEN + Ipv4Hdr::LEN <= ctx.data_end()
     {
         // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's counter.
         let number = unsafe { &mut *packets };
-        *number += 1;
+        *number = number.wrapping_add(0x9e37_79b1);
         let field = data + EthHdr::LEN + offset_of!(Ipv4Hdr, src_addr);
-        // An odd factor: every number gives another source.
-        let source = (*number as u32).wrapping_mul(0x9e37_79b1);
+        // The lower half of steps of an odd width: no source comes twice.
+        let source = *number as u32;
         // SAFETY: inside the packet, as compared above.
         unsafe { ptr::write_unaligned(field as *mut u32, source) };
     }
     // SAFETY: nothing here needs to run after a jump that succeeds.
-    let _not_taken = unsafe { NEXT.tail_call(&ctx, 0) };
+    unsafe { NEXT.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
 }
 
