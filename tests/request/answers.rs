@@ -61,7 +61,7 @@ fn preflights_are_answered_and_refusals_can_be_read_by_the_page() {
         for (name, value) in [
             ("access-control-allow-origin", origin),
             ("access-control-allow-credentials", "true"),
-            ("access-control-allow-methods", "GET, PUT"),
+            ("access-control-allow-methods", "GET, HEAD, POST, PUT"),
             ("access-control-max-age", "3600"),
         ] {
             assert_eq!(answer.header(name), Some(value), "{name}: {answer:?}");

@@ -44,7 +44,7 @@ fn the_first_stage_that_finds_something_answers() {
     assert_eq!(answer.status, 404);
     // A route, not for this method.
     let answer = ask("127.0.0.1", "PUT", "/api", &wrong, body);
-    assert_eq!((answer.status, answer.header("allow")), (405, Some("POST, OPTIONS")));
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("OPTIONS, POST")));
     site.refused("method_not_allowed", 1);
     // Not for this client.
     let answer = ask("127.0.0.1", "POST", "/api", &wrong, body);

@@ -171,6 +171,11 @@ impl Connection {
         }
     }
 
+    /// Everything up to and with the first `end`.
+    pub fn read_through(&mut self, end: &[u8]) -> Result<Vec<u8>, Failure> {
+        self.take_through(end)
+    }
+
     /// Waits up to `timeout` for the peer to close or reset; what came before does not matter.
     pub fn is_closed_within(&mut self, timeout: Duration) -> bool {
         self.set_timeout(timeout);
