@@ -78,7 +78,6 @@ impl Address {
 }
 
 impl From<IpAddr> for Address {
-    #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
     fn from(address: IpAddr) -> Self {
         let octets = match address {
             IpAddr::V4(v4) => return Self::from_v4(v4.octets()),
@@ -90,7 +89,6 @@ impl From<IpAddr> for Address {
 }
 
 impl From<Address> for IpAddr {
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
     fn from(address: Address) -> Self {
         if address.is_v4() {
             let [.., a, b, c, d] = address.low.to_be_bytes();

@@ -8,13 +8,14 @@
 //! default, not from limits. Replies to connections that this host opened are exempt from all of
 //! these, and looked up only when the packet would otherwise be dropped.
 //!
-//! Map operations of the common packet (a known source, allowed): settings, two control words, one
-//! source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
+//! Map operations of the common packet (a known source, allowed): settings, one control word, one
+//! filter word, one source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
 
 use core::sync::atomic::AtomicU64;
 
 use crate::{
     address::Address,
+    ban::FilterBit,
     bucket::{self, BucketRate},
     headers::{self, Headers, Parsed, protocol},
     machine::Machine,
@@ -32,8 +33,8 @@ pub trait Tables {
     /// The policy in force.
     fn settings(&self) -> &Settings;
 
-    /// Rises with every ban that is made; 0: there never was one.
-    fn ban_epoch(&self) -> u64;
+    /// One word of the filter before the bans.
+    fn ban_filter(&self, word: u32) -> u64;
 
     /// One set of the source table.
     fn source_set(&self, index: u32) -> Option<&SourceSet>;
@@ -116,18 +117,12 @@ enum Access {
 impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline]
     fn decide(&self) -> Verdict {
-        let key = self.headers.source.source_key(self.settings.masks);
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let mut slot = self.find(key, sets);
-        let mut verdict = match self.access(key, slot) {
-            Access::Open => Verdict::pass(Reason::Allowed),
-            Access::Trusted => Verdict::pass(Reason::Trusted),
-            Access::Refused(_) if self.is_failsafe() => Verdict::pass(Reason::Failsafe),
-            Access::Refused(reason) => Verdict::drop(reason),
+        let banned = self.is_banned();
+        let (mut verdict, slot) = if banned && !self.is_failsafe() {
+            (Verdict::drop(Reason::Banned), None)
+        } else {
+            self.admit(banned)
         };
-        if verdict.action == Action::Pass && verdict.reason != Reason::Trusted {
-            (verdict, slot) = self.limit(key, sets, slot, verdict);
-        }
         if verdict.action == Action::Drop && self.is_reply() {
             verdict = Verdict::pass(Reason::Reply);
         }
@@ -135,6 +130,36 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             self.record(slot, verdict);
         }
         verdict
+    }
+
+    /// Whether a ban of the source is in force. Ban insertion refuses trusted sources, so that a
+    /// ban needs no look at the lists.
+    #[inline]
+    fn is_banned(&self) -> bool {
+        let key = self.headers.source.ban_key();
+        let bit = FilterBit::of(key);
+        if self.tables.ban_filter(bit.word) & bit.mask == 0 {
+            return false;
+        }
+        self.tables.ban_expiry_ns(key).is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
+    }
+
+    /// Lists and limits of a source that is not banned, or whose packet is for a failsafe port;
+    /// also its slot, if it has one.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
+    fn admit(&self, banned: bool) -> (Verdict, Option<&SourceSlot>) {
+        let key = self.headers.source.source_key(self.settings.masks);
+        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
+        let slot = self.find(key, sets);
+        let admitted = match self.judge(self.list(key, slot)) {
+            _ if banned => Verdict::pass(Reason::Failsafe),
+            Access::Trusted => return (Verdict::pass(Reason::Trusted), slot),
+            Access::Open => Verdict::pass(Reason::Allowed),
+            Access::Refused(_) if self.is_failsafe() => Verdict::pass(Reason::Failsafe),
+            Access::Refused(reason) => return (Verdict::drop(reason), slot),
+        };
+        self.limit(key, sets, slot, admitted)
     }
 
     #[inline]
@@ -149,22 +174,14 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         None
     }
 
-    /// Bans and lists, or what the source's slot remembers of them.
+    /// What the lists say, or what the source's slot remembers of it.
     #[inline]
-    fn access(&self, key: u64, slot: Option<&SourceSlot>) -> Access {
-        let (generation, ban_epoch) = (self.settings.generation, self.tables.ban_epoch());
+    fn list(&self, key: u64, slot: Option<&SourceSlot>) -> ListVerdict {
+        let generation = self.settings.generation;
         if let Some(slot) = slot
-            && let Some(list) =
-                CachedAccess::read(T::Machine::read(&slot.access), key, generation, ban_epoch)
+            && let Some(list) = CachedAccess::read(T::Machine::read(&slot.access), key, generation)
         {
-            return self.judge(list);
-        }
-        // Ban insertion refuses trusted sources, so that a ban needs no look at the lists.
-        if ban_epoch != 0
-            && let Some(expiry_ns) = self.tables.ban_expiry_ns(self.headers.source.ban_key())
-            && self.clock.coarse_ns() < expiry_ns
-        {
-            return Access::Refused(Reason::Banned);
+            return list;
         }
         let list = if self.settings.has(flags::LISTS) {
             self.tables.list(self.headers.source)
@@ -173,12 +190,11 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         };
         // A slot cannot remember what holds for some of its addresses only.
         if let Some(slot) = slot
-            && !self.settings.has(flags::FINE_ACCESS)
+            && !self.settings.has(flags::FINE_LISTS)
         {
-            let access = CachedAccess::new(list, key, generation, ban_epoch);
-            T::Machine::write(&slot.access, access.word());
+            T::Machine::write(&slot.access, CachedAccess::new(list, key, generation).word());
         }
-        self.judge(list)
+        list
     }
 
     #[inline]
@@ -195,7 +211,8 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
 
     /// Charges an admitted source; `admitted` holds if it stays within its limits. Also the slot
     /// that was charged, if there is one.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
     fn limit<'s>(
         &'s self,
         key: u64,

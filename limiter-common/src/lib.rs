@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod ban;
 pub mod bucket;
 pub mod decide;
 pub mod headers;

@@ -1,6 +1,7 @@
 //! Names and shapes of the maps, as both sides spell them, and the version of the layout.
 
 use crate::{
+    ban::Ban,
     report::{Counter, DropSlot},
     settings::Settings,
     source::SourceSet,
@@ -12,7 +13,7 @@ use crate::{
 /// arithmetic on it changes.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// Array of two words, see [`control`].
+/// Array of words, see [`control`].
 pub const CONTROL: &str = "CONTROL";
 /// Array of two [`Settings`], of which [`control::ACTIVE`] names one.
 pub const SETTINGS: &str = "SETTINGS";
@@ -20,6 +21,8 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const SOURCES: &str = "SOURCES";
 /// Hash from ban key to [`Ban`].
 pub const BANS: &str = "BANS";
+/// Array of [`crate::ban::FILTER_WORDS`] words: the filter before [`BANS`].
+pub const BAN_FILTER: &str = "BAN_FILTER";
 /// The first of two prefix tries from address to list verdict.
 pub const LISTS_FIRST: &str = "LISTS_FIRST";
 /// The second of two prefix tries from address to list verdict.
@@ -35,10 +38,8 @@ pub const EVENTS: &str = "EVENTS";
 pub mod control {
     /// Which [`super::Settings`] hold: 0 or 1.
     pub const ACTIVE: u32 = 0;
-    /// Rises with every ban that is made; 0: there never was one.
-    pub const BAN_EPOCH: u32 = 1;
     /// How many words.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 1;
 }
 
 /// How many interfaces can be counted apart.
@@ -73,22 +74,13 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
     interface * COUNTERS_PER_INTERFACE + small(Verdict::COUNTERS) + verdict_counter
 }
 
-/// One ban.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[repr(C)]
-pub struct Ban {
-    /// When it ends, `CLOCK_MONOTONIC` ns.
-    pub expires_ns: u64,
-    /// Packets that met it, those let through for a failsafe port or as replies included.
-    pub packets: u64,
-}
-
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 8] = [
+pub const VALUE_SIZES: [(&str, u32, u32); 9] = [
     (CONTROL, 4, 8),
     (SETTINGS, 4, small(size_of::<Settings>())),
     (SOURCES, 4, small(size_of::<SourceSet>())),
     (BANS, 8, small(size_of::<Ban>())),
+    (BAN_FILTER, 4, 8),
     (LISTS_FIRST, 20, 8),
     (LISTS_SECOND, 20, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),

@@ -59,9 +59,8 @@ pub mod flags {
     pub const LISTS_SECOND: u64 = 1 << 7;
     /// Buckets need the precise clock; jiffies are too coarse for their bursts.
     pub const PRECISE_CLOCK: u64 = 1 << 8;
-    /// Bans or lists can tell addresses of one source apart: source prefixes are shorter than
-    /// bans, or a list entry is longer than a source prefix.
-    pub const FINE_ACCESS: u64 = 1 << 9;
+    /// Lists can tell addresses of one source apart: an entry is longer than a source prefix.
+    pub const FINE_LISTS: u64 = 1 << 9;
 }
 
 impl Settings {

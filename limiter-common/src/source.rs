@@ -50,7 +50,7 @@ pub struct SourceSlot {
     pub connection_bucket: AtomicU64,
     /// When the last packet came, `CLOCK_MONOTONIC` ns (coarse).
     pub seen_ns: AtomicU64,
-    /// What lists and bans said, see [`CachedAccess`].
+    /// What the lists said, see [`CachedAccess`].
     pub access: AtomicU64,
     /// Packets seen, admitted or not.
     pub packets: AtomicU64,
@@ -293,23 +293,23 @@ pub fn set_indices(key: u64, seed: u64, set_mask: u64) -> [u32; 2] {
     [low_half(hash & set_mask), low_half((hash >> 32) & set_mask)]
 }
 
-/// What lists and bans said about a source, packed into a word of its slot: 4 bits of verdict,
-/// 12 bits of the key (a slot that changed hands is not believed), 24 bits each of the policy
-/// generation and the ban epoch (a change of either makes it stale).
+/// What the lists said about a source, packed into a word of its slot: 4 bits of verdict, 12 bits
+/// of the key (a slot that changed hands is not believed), 48 bits of the policy generation (a
+/// change makes it stale).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CachedAccess(u64);
 
 impl CachedAccess {
-    /// Not banned, and this list verdict.
+    /// This list verdict.
     #[inline]
-    pub const fn new(verdict: ListVerdict, key: u64, generation: u64, ban_epoch: u64) -> Self {
-        Self(Self::stamp(key, generation, ban_epoch) | verdict as u64 | 8)
+    pub const fn new(verdict: ListVerdict, key: u64, generation: u64) -> Self {
+        Self(Self::stamp(key, generation) | verdict as u64 | 8)
     }
 
     /// The verdict in a slot's word, if it still holds.
     #[inline]
-    pub const fn read(word: u64, key: u64, generation: u64, ban_epoch: u64) -> Option<ListVerdict> {
-        if word & !7 == Self::stamp(key, generation, ban_epoch) | 8 {
+    pub const fn read(word: u64, key: u64, generation: u64) -> Option<ListVerdict> {
+        if word & !7 == Self::stamp(key, generation) | 8 {
             Some(ListVerdict::from_value(word & 7))
         } else {
             None
@@ -328,9 +328,9 @@ impl CachedAccess {
     }
 
     #[inline]
-    const fn stamp(key: u64, generation: u64, ban_epoch: u64) -> u64 {
+    const fn stamp(key: u64, generation: u64) -> u64 {
         let tag = (key ^ (key >> 12) ^ (key >> 24)) & 0xfff;
-        (tag << 4) | ((generation & 0xff_ffff) << 16) | (ban_epoch << 40)
+        (tag << 4) | (generation << 16)
     }
 }
 

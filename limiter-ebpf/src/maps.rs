@@ -6,13 +6,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use limiter_common::{
-    maps::{Ban, COUNTER_COUNT, EVENTS_BYTES, control},
+    ban::{Ban, FILTER_WORDS},
+    maps::{COUNTER_COUNT, EVENTS_BYTES, control},
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::Settings,
     source::SourceSet,
 };
 
-/// Which settings hold, and the ban epoch.
+/// Which settings hold.
 #[map]
 pub(crate) static CONTROL: Array<u64> = Array::with_max_entries(control::COUNT, 0);
 
@@ -27,6 +28,10 @@ pub(crate) static SOURCES: Array<SourceSet> = Array::with_max_entries(65_536, 0)
 /// Bans: never evicts, insertion into a full one fails and is reported.
 #[map]
 pub(crate) static BANS: HashMap<u64, Ban> = HashMap::with_max_entries(65_536, 0);
+
+/// The filter before the bans: user space writes it.
+#[map]
+pub(crate) static BAN_FILTER: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
 
 /// Lists of the policy in force or the other one.
 #[map]

@@ -12,7 +12,7 @@ use limiter_common::{
 
 use crate::{
     machine::Kernel,
-    maps::{BANS, CONTROL, LISTS_FIRST, LISTS_SECOND, SETTINGS, SOURCES},
+    maps::{BAN_FILTER, BANS, CONTROL, LISTS_FIRST, LISTS_SECOND, SETTINGS, SOURCES},
     sockets,
 };
 
@@ -53,8 +53,8 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline]
-    fn ban_epoch(&self) -> u64 {
-        CONTROL.get(control::BAN_EPOCH).copied().unwrap_or(0)
+    fn ban_filter(&self, word: u32) -> u64 {
+        BAN_FILTER.get(word).copied().unwrap_or(u64::MAX)
     }
 
     #[inline]

@@ -7,6 +7,7 @@
 mod attach;
 mod drops;
 mod explain;
+mod filter;
 pub mod image;
 mod load;
 mod pins;
@@ -19,7 +20,8 @@ use std::{fmt, net::IpAddr, path::Path};
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
 use limiter_common::{
     address::Address,
-    maps::{self, Ban, control},
+    ban::Ban,
+    maps::{self, control},
     report::Counter,
     settings::Settings,
     source::{SET_WORDS, SourceSet},
@@ -102,7 +104,7 @@ pub struct Kernel {
     image: KernelImage,
     in_force: InForce,
     running: Running,
-    ban_epoch: u64,
+    filter: filter::BanFilter,
     bans: usize,
     pins: pins::Pins,
 }
@@ -174,7 +176,7 @@ impl Kernel {
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
-            ban_epoch: maps.word(control::BAN_EPOCH)?,
+            filter: filter::BanFilter::open(&pins)?,
             bans: 0,
             in_force: earlier,
             running,
@@ -187,9 +189,8 @@ impl Kernel {
         };
         kernel.pins.copy_bans_of_other_generations(&mut kernel.maps.bans)?;
         kernel.bans = kernel.maps.bans.keys().count();
-        if kernel.bans > 0 {
-            kernel.raise_ban_epoch()?;
-        }
+        let keys: Vec<u64> = kernel.maps.bans.keys().filter_map(Result::ok).collect();
+        kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
         if diagnostics != log::LevelFilter::Off {
             kernel.loggers = programs
@@ -256,14 +257,22 @@ impl Kernel {
             }
             KernelError::system("inserting a ban", &error)
         })?;
-        self.bans += usize::from(known.is_none());
-        self.raise_ban_epoch()
+        if known.is_none() {
+            self.bans += 1;
+            // After the insertion: a packet in between passes once.
+            self.filter.add(key)?;
+        }
+        Ok(())
     }
 
     /// Lifts a ban; whether there was one.
     pub fn unban(&mut self, address: IpAddr) -> Result<bool, KernelError> {
-        let removed = self.maps.bans.remove(&Address::from(address).ban_key()).is_ok();
-        self.bans -= usize::from(removed && self.bans > 0);
+        let key = Address::from(address).ban_key();
+        let removed = self.maps.bans.remove(&key).is_ok();
+        if removed {
+            self.bans = self.bans.saturating_sub(1);
+            self.filter.remove(key)?;
+        }
         Ok(removed)
     }
 
@@ -286,12 +295,6 @@ impl Kernel {
     /// How many entries the ban table has.
     pub fn ban_count(&self) -> usize {
         self.bans
-    }
-
-    /// Tells slots to look bans up again. After the insertion: a packet in between passes once.
-    fn raise_ban_epoch(&mut self) -> Result<(), KernelError> {
-        self.ban_epoch += 1;
-        self.maps.set_word(control::BAN_EPOCH, self.ban_epoch)
     }
 
     /// Whether the policy in force trusts an address.

@@ -63,7 +63,6 @@ fn program(mut settings: Settings, entries: u32) -> Program {
         let other = Ipv4Addr::from_bits(0x0a00_0000 + number * 7);
         program.ban(Address::from_v4(other.octets()), u64::MAX >> 2);
     }
-    program.set_ban_epoch(1);
     for number in 0..entries {
         let network = Ipv4Addr::from_bits(0x2c00_0000 + (number << 8));
         let address = Address::from_v4(network.octets());
@@ -143,11 +142,7 @@ fn admitted() -> Vec<Case> {
             "1-2 sets, jiffies, 1 counter",
             udp("[2001:db8::1]:1024", "[2001:db8:1::1]:443"),
             allowed,
-            {
-                let mut program = program(Settings { flags: 0, ..usual() }, 0);
-                program.set_ban_epoch(0);
-                program
-            },
+            program(Settings { flags: 0, ..usual() }, 0),
         ),
         case(
             "trusted",

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use limiter_common::{
     address::Address,
+    ban::Ban,
     headers::{Parsed, parse},
-    maps::{Ban, counter_index},
+    maps::counter_index,
     report::{DROP_SLOTS, DropSlot, GATHER_NS},
     settings::flags,
     source::SourceSet,
@@ -185,15 +186,13 @@ impl Pair {
         }
     }
 
-    /// A ban made, changed or prolonged, as the agent does it: the ban, then the epoch.
+    /// A ban made, changed or prolonged.
     fn change_bans(&mut self) {
         let source = address(self.random.pick(&self.sources));
         let expires_ns = self.now_ns + self.random.next_u64() % (3 * SECOND_NS);
         self.kernel.ban(source, expires_ns);
         let ban = Ban { expires_ns, packets: 0 };
         self.host.bans.borrow_mut().insert(source.ban_key(), ban);
-        self.host.ban_epoch += 1;
-        self.kernel.set_ban_epoch(self.host.ban_epoch);
     }
 
     /// A third of the frames come when something about their source changes, give or take 1 ns.

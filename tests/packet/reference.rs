@@ -5,10 +5,11 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use limiter_common::{
     address::Address,
+    ban::{Ban, FilterBit},
     decide::{Clock, Decision, Tables, decide},
     headers::Headers,
     machine::Native,
-    maps::{Ban, COUNTERS_PER_INTERFACE, counter_index},
+    maps::{COUNTERS_PER_INTERFACE, counter_index},
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::{ListVerdict, Settings, flags},
     source::{SourceSet, SourceSlot, set_indices},
@@ -26,7 +27,6 @@ pub(crate) type Entry = (u32, Address, ListVerdict);
 #[derive(Debug)]
 pub(crate) struct Reference {
     pub(crate) settings: Settings,
-    pub(crate) ban_epoch: u64,
     pub(crate) bans: RefCell<BTreeMap<u64, Ban>>,
     pub(crate) lists: [Vec<Entry>; 2],
     pub(crate) sets: Vec<SourceSet>,
@@ -40,7 +40,6 @@ impl Reference {
     pub(crate) fn new(sets: u32) -> Self {
         Self {
             settings: Settings::open(u64::from(sets), 0),
-            ban_epoch: 0,
             bans: RefCell::default(),
             lists: [Vec::new(), Vec::new()],
             sets: (0..sets).map(|_| SourceSet::empty()).collect(),
@@ -84,8 +83,10 @@ impl Tables for Reference {
         &self.settings
     }
 
-    fn ban_epoch(&self) -> u64 {
-        self.ban_epoch
+    fn ban_filter(&self, word: u32) -> u64 {
+        let bans = self.bans.borrow();
+        let bits = bans.keys().map(|key| FilterBit::of(*key));
+        bits.filter(|bit| bit.word == word).fold(0, |bits, bit| bits | bit.mask)
     }
 
     fn source_set(&self, index: u32) -> Option<&SourceSet> {

@@ -37,7 +37,6 @@ struct Site {
     remote: Namespace,
     host: Namespace,
     program: Program,
-    settings: Settings,
     // Last: the program is detached before its interface goes.
     veth: Veth,
 }
@@ -58,7 +57,7 @@ impl Site {
         program.calibrate(&mut settings);
         program.switch_settings(&settings);
         program.attach(&veth.server);
-        Self { remote, host, program, settings, veth }
+        Self { remote, host, program, veth }
     }
 
     /// Bans all addresses of the remote until then.
@@ -66,7 +65,6 @@ impl Site {
         for address in self.veth.client.addresses.clone() {
             self.program.ban(address.into(), expires_ns);
         }
-        self.program.set_ban_epoch(self.settings.generation);
     }
 
     fn packets(&self, verdict: Verdict) -> u64 {
@@ -177,7 +175,6 @@ fn an_inbound_connection_dies_with_the_ban_and_another_follows_its_end() {
     let mut site = Site::new(0);
     for address in site.veth.server.addresses.clone() {
         let service = SocketAddr::new(address, HOST_PORT);
-        site.program.set_ban_epoch(0);
         let listener = site.host.run(|| TcpListener::bind(service)).expect("listens");
         let mut remote = site.remote.run(|| connect(service, QUICKLY)).expect("it may enter");
         let (mut accepted, _) = listener.accept().expect("accepted");
@@ -185,9 +182,6 @@ fn an_inbound_connection_dies_with_the_ban_and_another_follows_its_end() {
         accepted.read_exact(&mut [0]).expect("before the ban bytes arrive");
 
         let ends = clock::monotonic_ns() + 1_500_000_000;
-        // A later epoch than any slot remembers.
-        site.settings.generation += 1;
-        site.program.switch_settings(&site.settings);
         site.ban_remote(ends);
         let before = site.packets(Verdict::drop(Reason::Banned));
         remote.write_all(b"b").expect("into the send buffer");

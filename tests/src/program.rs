@@ -20,7 +20,8 @@ use aya::{
 };
 use limiter_common::{
     address::Address,
-    maps::{self, Ban, control},
+    ban::{Ban, FilterBit},
+    maps::{self, control},
     report::{Counter, DROP_SLOTS, DROP_WORDS, DropSlot},
     settings::{ListVerdict, SETTINGS_WORDS, Settings, flags},
     source::SET_WORDS,
@@ -76,6 +77,7 @@ pub struct Program {
     settings: Array<MapData, [u64; SETTINGS_WORDS]>,
     sources: Array<MapData, [u64; SET_WORDS]>,
     bans: HashMap<MapData, u64, [u64; 2]>,
+    ban_filter: Array<MapData, u64>,
     lists: [LpmTrie<MapData, [u8; 16], u64>; 2],
     counters: PerCpuArray<MapData, [u64; 2]>,
     drops: PerCpuArray<MapData, [u64; DROP_WORDS]>,
@@ -102,6 +104,7 @@ impl Program {
             settings: typed(map(&mut ebpf, maps::SETTINGS)),
             sources: typed(map(&mut ebpf, maps::SOURCES)),
             bans: typed(map(&mut ebpf, maps::BANS)),
+            ban_filter: typed(map(&mut ebpf, maps::BAN_FILTER)),
             lists: [typed(first), typed(second)],
             counters: typed(map(&mut ebpf, maps::COUNTERS)),
             drops: typed(map(&mut ebpf, maps::DROPS)),
@@ -147,15 +150,13 @@ impl Program {
         self.control.set(control::ACTIVE, active, 0).expect("the switch is written");
     }
 
-    /// Sets the ban epoch.
-    pub fn set_ban_epoch(&mut self, epoch: u64) {
-        self.control.set(control::BAN_EPOCH, epoch, 0).expect("the epoch is written");
-    }
-
-    /// Bans the key of an address; the epoch is left alone.
+    /// Bans the key of an address, as the agent does it: the ban, then its bit in the filter.
     pub fn ban(&mut self, address: Address, expires_ns: u64) {
         let key = address.ban_key();
         self.bans.insert(key, [expires_ns, 0], 0).expect("a ban is written");
+        let bit = FilterBit::of(key);
+        let word = self.ban_filter.get(&bit.word, 0).expect("the filter is read");
+        self.ban_filter.set(bit.word, word | bit.mask, 0).expect("the filter is written");
     }
 
     /// The ban of this key.

@@ -47,6 +47,8 @@ pub(crate) fn compile(workspace: &Workspace) -> Result<(Toolchain, Vec<PathBuf>)
         }
         objects.push(object);
     }
+    // Cargo names them as they get ready; what is remembered of them is compared in one order.
+    objects.sort();
     remove_others(&workspace.objects(), &objects)?;
     if !objects.contains(&workspace.ebpf_object()) {
         bail!("limiter-ebpf has no program named limiter-ebpf");

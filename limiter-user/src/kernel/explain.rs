@@ -100,8 +100,7 @@ impl Tables for Copies<'_> {
         &self.settings
     }
 
-    fn ban_epoch(&self) -> u64 {
-        // No slot knows this epoch, so that lists and bans are looked up, not remembered.
+    fn ban_filter(&self, _word: u32) -> u64 {
         u64::MAX
     }
 

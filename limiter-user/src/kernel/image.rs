@@ -71,7 +71,7 @@ impl KernelImage {
             (policy.fragments == Fragments::Drop, flags::FRAGMENTS_DROP),
             (policy.fragments == Fragments::Pass, flags::FRAGMENTS_PASS),
             (!lists.is_empty(), flags::LISTS),
-            (is_fine(template.masks, policy.ipv6_prefix, &lists), flags::FINE_ACCESS),
+            (is_fine(policy, &lists), flags::FINE_LISTS),
         ]
         .into_iter()
         .filter_map(|(holds, flag)| holds.then_some(flag))
@@ -149,13 +149,17 @@ fn merge_lists(policy: &KernelPolicy) -> BTreeMap<ListKey, ListVerdict> {
         .collect()
 }
 
-/// Whether bans or lists can tell addresses of one source apart.
-fn is_fine(masks: Masks, ipv6_prefix: u8, lists: &BTreeMap<ListKey, ListVerdict>) -> bool {
+/// Whether lists can tell addresses of one source apart.
+fn is_fine(policy: &KernelPolicy, lists: &BTreeMap<ListKey, ListVerdict>) -> bool {
     let mapped = &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-    !masks.is_exact()
-        || lists
-            .keys()
-            .any(|(length, bytes)| *length > u32::from(ipv6_prefix) && !bytes.starts_with(mapped))
+    lists.keys().any(|(length, bytes)| {
+        let source = if bytes.starts_with(mapped) {
+            96 + u32::from(policy.ipv4_prefix)
+        } else {
+            u32::from(policy.ipv6_prefix)
+        };
+        *length > source
+    })
 }
 
 fn bucket(name: &str, limit: Option<RateLimit>) -> Result<BucketRate, KernelError> {

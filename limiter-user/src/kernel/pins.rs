@@ -14,7 +14,8 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapInfo, RingBuf};
 use limiter_common::{
-    maps::{self, Ban, LAYOUT_VERSION, VALUE_SIZES},
+    ban::Ban,
+    maps::{self, LAYOUT_VERSION, VALUE_SIZES},
     source::set_count,
 };
 use nix::{

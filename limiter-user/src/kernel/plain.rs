@@ -2,7 +2,7 @@
 
 use aya::Pod;
 use limiter_common::{
-    maps::Ban,
+    ban::Ban,
     report::{Counter, DropSlot},
     settings::Settings,
 };

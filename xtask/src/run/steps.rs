@@ -297,7 +297,7 @@ impl Show<'_> {
             format!("Rate limit exceeded for IP: {HASTY}"),
             format!("Malformed request from {SMUGGLER}"),
             format!("Invalid credential from {GUESSER}"),
-            format!("Banned {GUESSER} for "),
+            format!("Banned {GUESSER} for {BAN_SECONDS}s: "),
             format!("from {GUESSER} in 1s: banned"),
             format!("from {DENIED} in 1s: denied"),
             format!("from {FLOODER} in 1s: packet_rate"),

@@ -7,6 +7,7 @@ use std::{cell::RefCell, collections::HashMap, net::IpAddr, vec, vec::Vec};
 
 use crate::{
     address::Address,
+    ban::FilterBit,
     decide::{Clock, Tables, decide},
     headers::Headers,
     machine::Native,
@@ -26,7 +27,6 @@ pub(super) const WEB: u16 = 443;
 pub(super) struct Host {
     pub(super) settings: Settings,
     pub(super) now_ns: Cell<u64>,
-    pub(super) epoch: u64,
     pub(super) sets: Vec<SourceSet>,
     pub(super) bans: HashMap<u64, u64>,
     pub(super) hits: RefCell<Vec<u64>>,
@@ -46,7 +46,6 @@ impl Host {
         Self {
             settings,
             now_ns: Cell::new(NOW_NS),
-            epoch: 0,
             sets: (0..4).map(|_| SourceSet::empty()).collect(),
             bans: HashMap::new(),
             hits: RefCell::default(),
@@ -58,7 +57,6 @@ impl Host {
 
     pub(super) fn ban(&mut self, source: &str, seconds: u64) {
         self.bans.insert(address(source).ban_key(), self.now_ns.get() + seconds * SECOND_NS);
-        self.epoch += 1;
     }
 
     pub(super) fn name(&mut self, source: &str, verdict: ListVerdict) {
@@ -93,8 +91,9 @@ impl Tables for Host {
         &self.settings
     }
 
-    fn ban_epoch(&self) -> u64 {
-        self.epoch
+    fn ban_filter(&self, word: u32) -> u64 {
+        let bits = self.bans.keys().map(|key| FilterBit::of(*key));
+        bits.filter(|bit| bit.word == word).fold(0, |bits, bit| bits | bit.mask)
     }
 
     fn source_set(&self, index: u32) -> Option<&SourceSet> {
