@@ -40,7 +40,7 @@ use crate::{
     clock,
     config::{self, Loaded, Sources},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, image::HostFacts},
     link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
     policy::{BanScope, HttpPolicy, KernelPolicy, Policy},
 };
@@ -102,13 +102,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let loaded = load(args).map_err(|error| UsageError(error.to_string()))?;
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
-    if loaded.policy.kernel.is_some() {
-        crate::kernel::prepare_pins(&loaded.policy.agent.pins)?;
-    }
+    let prepared = match &loaded.policy.kernel {
+        Some(_) => crate::kernel::prepare_pins(&loaded.policy.agent.pins),
+        None => Ok(()),
+    };
     start::keep_least_privilege().context("giving up capabilities")?;
     let events = EventStream::start(&loaded.policy.sinks).context("opening the event sinks")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user));
+    let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
     drop(lock);
     code
 }
@@ -132,6 +133,7 @@ async fn live(
     loaded: Loaded,
     events: EventStream,
     user: Option<(u32, u32)>,
+    prepared: Result<(), KernelError>,
 ) -> Result<ExitCode> {
     let Loaded { policy, risks, file } = loaded;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -140,7 +142,10 @@ async fn live(
 
     let mut degraded = Vec::new();
     let kernel = match &policy.kernel {
-        Some(kernel_policy) => match start_kernel(&policy, kernel_policy, args) {
+        Some(kernel_policy) => match prepared
+            .map_err(anyhow::Error::from)
+            .and_then(|()| start_kernel(&policy, kernel_policy, args))
+        {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {

@@ -184,6 +184,13 @@ pub fn runtime_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> 
     Ok(agent::runtime(&document, &base_of(written.as_ref())))
 }
 
+/// Where the agent of this configuration pins links and maps. As [`runtime_directory`].
+pub fn pins_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
+    let written = read_file(sources)?;
+    let document = parse(written.as_ref())?;
+    Ok(agent::pins(&document, &base_of(written.as_ref())))
+}
+
 /// A duration as the configuration writes it, for the command line.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     values::duration(text)

@@ -393,6 +393,14 @@ impl Kernel {
 /// Makes sure that there is a BPF file system for the pins: needs a capability that the agent then
 /// gives up.
 pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+    let missing = load::missing_capabilities();
+    if !missing.is_empty() {
+        return Err(KernelError::Host(format!(
+            "the kernel half needs capabilities that this process lacks: {} (run it as root, or \
+             grant them, e.g. AmbientCapabilities= of its systemd unit)",
+            missing.join(", "),
+        )));
+    }
     pins::ensure_bpffs(directory)
 }
 

@@ -12,12 +12,15 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::{
-    socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-        sockopt,
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv,
+            setsockopt, socket, sockopt,
+        },
+        time::{TimeVal, TimeValLike as _},
     },
-    time::{TimeVal, TimeValLike as _},
 };
 
 use self::message::parse_head;
@@ -168,12 +171,30 @@ impl Connection {
         }
     }
 
+    /// Everything up to and with the first `end`.
+    pub fn read_through(&mut self, end: &[u8]) -> Result<Vec<u8>, Failure> {
+        self.take_through(end)
+    }
+
     /// Waits up to `timeout` for the peer to close or reset; what came before does not matter.
     pub fn is_closed_within(&mut self, timeout: Duration) -> bool {
         self.set_timeout(timeout);
         let closed = matches!(self.read_to_end(), Ok(_) | Err(Failure::Reset));
         self.set_timeout(TIMEOUT);
         closed
+    }
+
+    /// Whether the peer has closed or reset by now, without having sent anything.
+    pub fn is_closed(&mut self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let descriptor = match &self.stream {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        match recv(descriptor, &mut [0; 1], flags) {
+            Ok(count) => count == 0,
+            Err(error) => error != Errno::EAGAIN,
+        }
     }
 
     fn read_response(&mut self, without_body: bool) -> Result<Response, Failure> {

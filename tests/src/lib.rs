@@ -9,6 +9,7 @@
 pub mod counters;
 pub mod frames;
 pub mod http;
+pub mod load;
 pub mod netns;
 pub mod origin;
 pub mod process;
@@ -18,3 +19,4 @@ pub mod raw;
 pub mod scratch;
 pub mod veth;
 pub mod wait;
+pub mod world;

@@ -255,6 +255,50 @@ impl Limiter {
         }
     }
 
+    /// Lines of a file of this test, such as an event sink's; none while it does not exist.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.scratch.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for a line of `events.log` (see [`crate::world::SINKS`]) that ends in `end`, and
+    /// returns it without its time.
+    #[track_caller]
+    pub fn event(&self, end: &str) -> String {
+        let found = || self.events().into_iter().find(|line| line.ends_with(end));
+        let deadline = Deadline::after(Duration::from_secs(5));
+        loop {
+            let last = deadline.is_over();
+            if let Some(line) = found() {
+                return line;
+            }
+            assert!(!last, "no event ends in {end:?}:\n{:#?}", self.events());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The lines of `events.log` without their times, whose form is checked.
+    #[track_caller]
+    pub fn events(&self) -> Vec<String> {
+        let bare = |line: String| {
+            let shape: String = line
+                .chars()
+                .take(22)
+                .map(|c| if c.is_ascii_digit() { '0' } else { c })
+                .collect();
+            assert_eq!(shape, "[0000-00-00 00:00:00] ", "{line}");
+            line[22..].to_owned()
+        };
+        self.lines("events.log").into_iter().map(bare).collect()
+    }
+
+    /// Runs a command of `limiter` with this agent's configuration file instead of its socket.
+    pub fn with_file<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Finished {
+        let mut command = Command::new(self.program());
+        command.args(arguments).arg("-c").arg(self.configuration());
+        finish(&mut command, &self.scratch, COMMAND)
+    }
+
     fn try_control(
         &self,
         method: &str,

@@ -123,6 +123,7 @@ impl Backend for Agent {
             origin: "manual",
         };
         let ban = self.enforce_ban(order).map_err(|error| failure(&error))?;
+        self.save_book();
         Ok(ban_view(&self.inner.borrow(), &ban))
     }
 
@@ -149,6 +150,7 @@ impl Backend for Agent {
             }
             self.publish(Event::unbanned(clock::unix_ns(), ban.prefix));
         }
+        self.save_book();
         Ok(lifted.len())
     }
 
@@ -213,10 +215,8 @@ impl Backend for Agent {
         let loaded = match load(&self.args) {
             Ok(loaded) => loaded,
             Err(error) => {
-                let text = error.to_string();
-                let first = text.lines().next().unwrap_or_default().to_owned();
-                self.lifecycle(Lifecycle::ConfigRejected, first);
-                return Err(Failure::invalid(text));
+                self.lifecycle(Lifecycle::ConfigRejected, error.brief());
+                return Err(Failure::invalid(error.to_string()));
             }
         };
         let view = self.apply(loaded.policy)?;
@@ -225,6 +225,8 @@ impl Backend for Agent {
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
+        // What was dropped until now is still told.
+        self.collect_drops(true);
         let names = {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
@@ -249,6 +251,15 @@ impl Backend for Agent {
 }
 
 impl Agent {
+    /// What somebody was told is done shall hold, also if the agent dies now. Bans by evidence
+    /// wait for the tick: an attacker must not set the pace of writing to disk.
+    fn save_book(&self) {
+        let saved = self.inner.borrow_mut().book.save();
+        if let Err(error) = saved {
+            self.report_problems(vec![format!("the bans cannot be saved: {error}")]);
+        }
+    }
+
     /// Puts a checked policy in force, in both halves. What fails leaves the old one as it was.
     fn apply(&self, policy: crate::policy::Policy) -> Result<ReloadView, Failure> {
         let mut inner = self.inner.borrow_mut();

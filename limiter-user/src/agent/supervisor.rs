@@ -33,7 +33,10 @@ use crate::{
         FromProxy, Hello, LINK_FD, ToProxy,
         codec::{Link, LinkSender},
     },
-    proxy::privileges::{GID_VARIABLE, UID_VARIABLE},
+    proxy::{
+        THREADS_VARIABLE,
+        privileges::{GID_VARIABLE, UID_VARIABLE},
+    },
 };
 
 /// How long a proxy may take to say hello or to hand over.
@@ -47,6 +50,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// Messages that may wait for the proxy.
 pub(super) const QUEUE: usize = 1_024;
+
+/// Variables that the proxy gets from the agent's environment.
+const PROXY_ENVIRONMENT: [&str; 2] = [THREADS_VARIABLE, "RUST_BACKTRACE"];
 
 /// What a proxy needs to start.
 #[derive(Debug)]
@@ -88,11 +94,13 @@ async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("limiter").arg("proxy").current_dir("/");
-    for variable in [UID_VARIABLE, GID_VARIABLE] {
-        command.env_remove(variable);
+    // The proxy gets digests, never secrets, and any variable may be one (`{ env = "NAME" }`).
+    command.env_clear();
+    for variable in PROXY_ENVIRONMENT {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
     }
-    // The proxy gets digests, never secrets.
-    command.env_remove("LIMITER_AUTH_TOKEN");
     if let Some((uid, gid)) = setup.user {
         command.env(UID_VARIABLE, uid.to_string()).env(GID_VARIABLE, gid.to_string());
     }

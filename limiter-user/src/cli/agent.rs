@@ -39,6 +39,19 @@ impl AgentArgs {
     }
 }
 
+impl AgentArgs {
+    /// Where the agent that this means pins links and maps. `None`: only its socket was named.
+    pub(super) fn pins(&self) -> anyhow::Result<Option<PathBuf>> {
+        if self.socket.is_some() && self.config.is_none() {
+            return Ok(None);
+        }
+        let sources =
+            Sources { file: self.config.clone(), ..Sources::new(&config::process_environment) };
+        let pins = config::pins_directory(&sources).map_err(|error| UsageError(error.to_string()));
+        Ok(Some(pins?))
+    }
+}
+
 /// The agent that this configuration describes, or that of `LIMITER_CONFIG`, or the default one.
 pub(super) fn client(config: Option<&Path>) -> anyhow::Result<Client> {
     let variable = std::env::var_os("LIMITER_CONFIG").filter(|path| !path.is_empty());

@@ -9,10 +9,11 @@ use http::Method;
 use super::{agent::AgentArgs, output};
 use crate::{
     admin::{
-        client::Target,
+        client::{ClientError, Target},
         view::{DetachView, ReloadView},
     },
     events::escape,
+    kernel,
 };
 
 #[derive(Args, Debug)]
@@ -40,11 +41,25 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks the agent; without one, removes what an earlier one pinned.
 pub(super) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let target = Target::new("/v1/detach");
-    let view = args.agent.client()?.ask::<DetachView>(Method::POST, &target, Vec::new())?.view;
+    let asked = args.agent.client()?.ask::<DetachView>(Method::POST, &target, Vec::new());
+    let interfaces = match asked {
+        Ok(document) => document.view.interfaces,
+        Err(error @ ClientError::NoAgent(..)) => {
+            let Some(pins) = args.agent.pins()? else { return Err(error.into()) };
+            let links = kernel::detach_pins(&pins)?;
+            output::print(&format!(
+                "no agent runs; links removed from {}: {links}\n",
+                pins.display()
+            ))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error.into()),
+    };
     let interfaces =
-        if view.interfaces.is_empty() { "no interface".into() } else { view.interfaces.join(", ") };
+        if interfaces.is_empty() { "no interface".into() } else { interfaces.join(", ") };
     output::print(&format!("XDP taken off {interfaces}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

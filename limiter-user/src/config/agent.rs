@@ -12,6 +12,9 @@ use crate::policy::AgentPolicy;
 /// Where the control socket is unless something is said.
 const RUNTIME: &str = "/run/limiter";
 
+/// Where links and maps are pinned unless something is said.
+const PINS: &str = "/sys/fs/bpf/limiter";
+
 pub(super) fn check(
     written: &AgentDocument,
     scope: &Scope<'_>,
@@ -23,7 +26,7 @@ pub(super) fn check(
     let (state, runtime, pins) = (
         path(written.state.as_ref(), "/var/lib/limiter"),
         path(written.runtime.as_ref(), RUNTIME),
-        path(written.pins.as_ref(), "/sys/fs/bpf/limiter"),
+        path(written.pins.as_ref(), PINS),
     );
     let user = written.user.as_ref().and_then(|user| {
         report.value(user, |user| {
@@ -46,6 +49,12 @@ pub(super) fn path(written: &Text, scope: &Scope<'_>, report: &mut Report) -> Pa
         report.refuse(written.span(), "not a path");
     }
     scope.base.join(written.get_ref())
+}
+
+/// The directory of pins alone, unchecked: for taking XDP off without an agent.
+pub(super) fn pins(document: &Document, base: &Path) -> PathBuf {
+    let written = document.agent.pins.as_ref();
+    written.map_or_else(|| PathBuf::from(PINS), |text| base.join(text.get_ref()))
 }
 
 /// The runtime directory alone, unchecked: for commands that look for the agent.

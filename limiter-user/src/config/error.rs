@@ -28,6 +28,17 @@ impl ConfigError {
     pub fn count(&self) -> usize {
         self.count
     }
+
+    /// The first of them in one line: file, line and column where known, and what is wrong.
+    pub fn brief(&self) -> String {
+        let mut lines = self.rendered.lines();
+        let first = lines.next().unwrap_or_default();
+        let what = first.strip_prefix("error: ").unwrap_or(first);
+        match lines.next().and_then(|line| line.trim_start().strip_prefix("--> ")) {
+            Some(place) => format!("{place}: {what}"),
+            None => what.to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for ConfigError {

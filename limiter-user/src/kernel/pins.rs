@@ -6,6 +6,7 @@
 //! every map is compared here before it is used.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -168,7 +169,7 @@ impl Pins {
             }
         };
         let mut links = 0;
-        for entry in entries.flatten() {
+        for entry in entries.flatten().filter(|entry| is_generation(&entry.file_name())) {
             links += links_in(&entry.path()).len();
             remove_directory(&entry.path());
         }
@@ -180,10 +181,18 @@ impl Pins {
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
         entries
             .flatten()
+            .filter(|entry| is_generation(&entry.file_name()))
             .map(|entry| entry.path())
             .filter(|path| *path != self.generation)
             .collect()
     }
+}
+
+/// `v1-...`, whatever the layout: what else lies there (`agent.pins` may be shared) is not ours.
+fn is_generation(name: &OsStr) -> bool {
+    name.to_str()
+        .and_then(|name| name.strip_prefix('v')?.split_once('-'))
+        .is_some_and(|(layout, _)| layout.parse::<u32>().is_ok())
 }
 
 fn links_in(directory: &Path) -> Vec<(LinkName, PathBuf)> {
@@ -228,4 +237,19 @@ pub(super) fn ensure_bpffs(root: &Path) -> Result<(), KernelError> {
             target.display(),
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_generations_are_ours() {
+        for name in ["v1-s64-b10", "v0-x", "v4294967295-"] {
+            assert!(is_generation(OsStr::new(name)), "{name}");
+        }
+        for name in ["cilium", "v", "v1", "vx-1", "tc-globals", "v-1"] {
+            assert!(!is_generation(OsStr::new(name)), "{name}");
+        }
+    }
 }

@@ -1,0 +1,99 @@
+//! What an agent of another layout, version or size left pinned is never misread.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use limiter_common::{
+    maps,
+    verdict::{Action, Reason},
+};
+use limiter_tests::{
+    counters::{Counters, assert_eventually},
+    process::Limiter,
+    world::{CLIENTS, World},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// An agent that banned a client and was killed, and the directory of its generation. Its book of
+/// bans is gone, so that only the kernel's table can bring the ban back.
+fn killed_after_a_ban(world: &World, lines: &str) -> (Limiter, PathBuf) {
+    let mut limiter = Limiter::start(&world.server, &World::kernel(lines));
+    limiter.cli(&["ban", CLIENTS[0], "--for", "10m"]).succeeded();
+    limiter.kill_agent();
+    drop(fs::remove_file(limiter.directory().join("state/bans.json")));
+    let mut generations = fs::read_dir(limiter.pins()).unwrap();
+    let generation = generations.next().unwrap().unwrap().path();
+    assert!(generations.next().is_none());
+    (limiter, generation)
+}
+
+#[track_caller]
+fn next_packet(limiter: &Limiter, world: &World, action: Action, reason: Reason) {
+    let before = Counters::of(limiter);
+    world.send(CLIENTS[0], 1);
+    let ignored = [(Action::Pass, Reason::Essential)];
+    assert_eventually(limiter, &before, SOON, &[(action, reason, 1)], &ignored);
+}
+
+#[test]
+fn a_map_of_another_shape_under_a_known_name_is_refused() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let pin = |name: &str| generation.join(name);
+    fs::rename(pin(maps::CONTROL), pin("aside")).unwrap();
+    fs::rename(pin(maps::SETTINGS), pin(maps::CONTROL)).unwrap();
+    fs::rename(pin("aside"), pin(maps::SETTINGS)).unwrap();
+    let refused = limiter.run_to_end().ended_with(1);
+    assert!(refused.stderr.contains("is not what this version pins"), "{refused:?}");
+    assert!(refused.stderr.contains("`limiter detach` removes it"), "{refused:?}");
+    limiter.with_file(&["detach"]).succeeded();
+    limiter.restart();
+    next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
+}
+
+#[test]
+fn tables_of_another_layout_are_not_read_and_their_link_is_taken_over() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let current = format!("v{}-", maps::LAYOUT_VERSION);
+    let name = generation.file_name().unwrap().to_str().unwrap();
+    let other = limiter.pins().join(name.replace(&current, "v9999-"));
+    fs::rename(&generation, &other).unwrap();
+    limiter.restart();
+    assert!(limiter.status().interfaces[0].taken_over, "no packet passed unfiltered");
+    assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
+    next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
+    assert!(!other.exists(), "what nobody uses any more is removed");
+}
+
+#[test]
+fn bans_are_copied_into_tables_of_another_size() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let larger = World::kernel("max_bans = 1000\nmax_sources = 1000");
+    limiter.configure(&larger);
+    limiter.restart();
+    let interface = &limiter.status().interfaces[0];
+    assert!(interface.taken_over);
+    assert!(!generation.exists());
+    let bans = limiter.json(&["bans", "--json"]);
+    let [ban] = bans.as_array().unwrap().as_slice() else { panic!("{bans}") };
+    assert_eq!((&ban["prefix"], &ban["origin"]), (&"10.9.0.2/32".into(), &"restored".into()));
+    let left = ban["seconds_left"].as_u64().unwrap();
+    assert!((580..=600).contains(&left), "{left}");
+    next_packet(&limiter, &world, Action::Drop, Reason::Banned);
+}
+
+#[test]
+fn what_else_lies_beside_the_pins_is_left_alone() {
+    let world = World::new();
+    let mut limiter = Limiter::start(&world.server, &World::kernel(""));
+    let other = limiter.pins().join("somebody-elses");
+    fs::create_dir(&other).unwrap();
+    limiter.terminate(SOON);
+    limiter.restart();
+    assert!(other.exists());
+    limiter.cli(&["detach"]).succeeded();
+    assert!(other.exists());
+    fs::remove_dir(&other).unwrap();
+}

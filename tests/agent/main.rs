@@ -1,0 +1,24 @@
+//! The agent end to end: real packets through real XDP, real processes, signals and files.
+
+#[cfg(test)]
+mod attach;
+#[cfg(test)]
+mod bans;
+#[cfg(test)]
+mod detach;
+#[cfg(test)]
+mod escalation;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
+mod layout;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod support;

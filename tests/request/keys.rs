@@ -1,0 +1,102 @@
+//! API keys: made, revoked and rotated while the proxy runs; expired ones; every way to send one.
+
+use std::time::Duration;
+
+use limiter_tests::wait::eventually;
+
+use crate::support::{SOON, Site};
+
+const ROUTE: &str = "auth = [\"keys\"]\nlimits = \"none\"";
+const SECTIONS: &str = "[auth.keys]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"\n";
+
+fn make(site: &Site, arguments: &[&str]) -> String {
+    let made = site.limiter.with_file(&[&["keys"], arguments].concat()).succeeded();
+    let key = made.stdout.trim().to_owned();
+    assert!(key.starts_with("lk_") && key.len() == 52, "{made:?}");
+    assert!(!made.stderr.contains(&key), "only once, and only on stdout");
+    key
+}
+
+fn status(site: &Site, key: &str) -> u16 {
+    site.get("/", &[("X-API-Key", key)]).status
+}
+
+#[test]
+fn keys_are_effective_without_a_restart() {
+    let site = Site::start("", ROUTE, SECTIONS);
+    assert_eq!(site.get("/", &[]).status, 401);
+    let alice = make(&site, &["new", "--name", "alice", "--tier", "gold"]);
+    eventually(SOON, "the new key opens", || status(&site, &alice) == 200);
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.header("x-auth-subject").as_deref(), Some("alice"));
+    assert_eq!(upstream.header("x-auth-tier").as_deref(), Some("gold"));
+    assert_eq!(upstream.header("x-auth-scheme").as_deref(), Some("keys"));
+    assert_eq!(upstream.header("x-api-key"), None, "the credential stays here");
+
+    // The other way to send it, and both at once.
+    let bearer = format!("Bearer {alice}");
+    assert_eq!(site.get("/", &[("Authorization", &bearer)]).status, 200);
+    assert_eq!(site.origin.take_one(SOON).header("authorization"), None);
+    let both = [("Authorization", bearer.as_str()), ("X-API-Key", "lk_wrong")];
+    assert_eq!(site.get("/", &both).status, 401, "an invalid one beside a valid one");
+    let twice = [("X-API-Key", alice.as_str()), ("X-API-Key", alice.as_str())];
+    assert_eq!(site.get("/", &twice).status, 400);
+    assert_eq!(site.origin.count(), 0);
+
+    let rotated = make(&site, &["rotate", "alice", "--grace", "1h"]);
+    eventually(SOON, "the new one opens", || status(&site, &rotated) == 200);
+    assert_eq!(status(&site, &alice), 200, "the old one for a while");
+    let listed = site.limiter.with_file(&["keys", "list"]).succeeded();
+    assert!(listed.stdout.contains("alice"), "{listed:?}");
+    for key in [&alice, &rotated] {
+        assert!(!listed.stdout.contains(key.as_str()));
+        let stored = std::fs::read_to_string(site.limiter.directory().join("keys.toml")).unwrap();
+        assert!(!stored.contains(key.as_str()), "digests only");
+    }
+    site.limiter.with_file(&["keys", "revoke", "alice"]).succeeded();
+    eventually(SOON, "neither opens", || status(&site, &rotated) == 401 && status(&site, &alice) == 401);
+    site.limiter.event("Invalid credential from 127.0.0.1");
+    for line in site.limiter.lines("events.json").iter().chain(&site.limiter.events()) {
+        assert!(!line.contains(&alice) && !line.contains(&rotated) && !line.contains("lk_wrong"), "{line}");
+    }
+}
+
+#[test]
+fn an_expired_key_is_as_if_nothing_had_been_presented() {
+    let site = Site::start("", ROUTE, SECTIONS);
+    let key = make(&site, &["new", "--name", "brief", "--expires", "1s"]);
+    let refused = || site.get("/", &[("X-API-Key", &key)]);
+    limiter_tests::wait::eventually_some(SOON, "it expires", || {
+        std::thread::sleep(Duration::from_millis(100));
+        (refused().status == 401).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(1_100));
+    for _ in 0..20 {
+        let answer = refused();
+        assert_eq!(answer.status, 401);
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"api\""));
+    }
+    let why = site.limiter.json(&["why", "127.0.0.1", "--json"]);
+    assert_eq!(why["score"], 0, "not the client's own doing");
+    assert!(site.limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_shared_token_from_the_environment_opens() {
+    let sections = "[auth.keys]\nkind = \"api_key\"\nheader = \"X-Other\"\ntoken = { env = \"TEST_TOKEN\" }\n";
+    let mut site = Site::prepare("", ROUTE, sections);
+    // Without the variable it refuses to start and names it.
+    let refused = site.limiter.run_to_end().ended_with(2);
+    assert!(refused.stderr.contains("TEST_TOKEN"), "{refused:?}");
+    site.limiter.environment("TEST_TOKEN", "an-example-token-of-some-length");
+    site.limiter.restart();
+    let with = |name: &str, value: &str| site.get("/", &[(name, value)]).status;
+    assert_eq!(with("X-Other", "an-example-token-of-some-length"), 200);
+    assert_eq!(with("X-Other", "an-example-token-of-some-lengtH"), 401);
+    assert_eq!(with("X-API-Key", "an-example-token-of-some-length"), 401);
+    let subject = site.origin.take_one(SOON).header("x-auth-subject");
+    assert_eq!(subject.as_deref(), Some("shared-token"));
+    let pid = site.limiter.proxy_pid().unwrap();
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    assert!(!String::from_utf8_lossy(&environment).contains("an-example-token"), "the proxy's environment");
+}

@@ -1,0 +1,18 @@
+//! Requests end to end: through the real binary, its two processes and real sockets.
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod forwarding;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod malformed;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod upstream;
