@@ -217,7 +217,11 @@ fn parse(written: Option<&Written>) -> Result<Document, ConfigError> {
 }
 
 fn base_of(written: Option<&Written>) -> PathBuf {
-    let directory = written.and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
+    // The parent of a bare file name is empty.
+    let directory = written
+        .and_then(|file| file.path.parent())
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())
 }
 

@@ -26,6 +26,10 @@ use crate::{
     policy::BanScope,
 };
 
+/// How often, and with which pauses, is looked whether the proxy acts on a new policy.
+const APPLY_LOOKS: u32 = 1_000;
+const APPLY_PAUSE: Duration = Duration::from_millis(2);
+
 /// The longest ban: ten years.
 const MAX_BAN_SECONDS: u64 = 10 * 365 * 86_400;
 
@@ -220,6 +224,7 @@ impl Backend for Agent {
             }
         };
         let view = self.apply(loaded.policy)?;
+        self.wait_until_applied(view.generation).await;
         self.lifecycle(Lifecycle::ConfigReloaded, format!("generation {}", view.generation));
         Ok(view)
     }
@@ -251,6 +256,21 @@ impl Backend for Agent {
 }
 
 impl Agent {
+    /// Whoever is told that a policy is in force can rely on it: waits for the proxy, unless there
+    /// is none (the next one starts with it) or it takes too long.
+    async fn wait_until_applied(&self, generation: u64) {
+        for _ in 0..APPLY_LOOKS {
+            {
+                let inner = self.inner.borrow();
+                if inner.proxy_pid.is_none() || inner.applied >= generation {
+                    return;
+                }
+            }
+            tokio::time::sleep(APPLY_PAUSE).await;
+        }
+        log::warn!("the proxy has not confirmed policy generation {generation} yet");
+    }
+
     /// What somebody was told is done shall hold, also if the agent dies now. Bans by evidence
     /// wait for the tick: an attacker must not set the pace of writing to disk.
     fn save_book(&self) {
