@@ -80,12 +80,10 @@ fn an_interface_that_does_not_exist_is_named_beside_those_that_do() {
     assert_eq!(world.get(CLIENTS[0], &[]).status, 200);
     let status = limiter.status();
     assert_eq!((status.state.as_str(), status.kernel_mode.as_str()), ("degraded", "off"));
-    let sentence = "the kernel half is off: interface nosuch0 does not exist; there are: lo, server0";
+    let sentence =
+        "the kernel half is off: interface nosuch0 does not exist; there are: lo, server0";
     assert_eq!(status.degraded, [sentence]);
-    assert_eq!(
-        limiter.event("lo, server0"),
-        format!("ERROR: [SECURITY] Degraded: {sentence}")
-    );
+    assert_eq!(limiter.event("lo, server0"), format!("ERROR: [SECURITY] Degraded: {sentence}"));
 }
 
 #[test]
@@ -168,8 +166,7 @@ fn a_second_agent_is_refused_and_changes_nothing() {
 #[test]
 fn several_interfaces_count_apart() {
     let world = World::new();
-    let text = World::kernel("deny = [\"10.9.0.2\"]")
-        .replace("\"server0\"", "\"server0\", \"lo\"");
+    let text = World::kernel("deny = [\"10.9.0.2\"]").replace("\"server0\"", "\"server0\", \"lo\"");
     let limiter = Limiter::start(&world.server, &text);
     let status = limiter.status();
     let modes: Vec<_> = status.interfaces.iter().map(|one| (&*one.name, &*one.mode)).collect();

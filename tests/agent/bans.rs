@@ -126,7 +126,9 @@ fn what_the_host_asked_for_is_let_in() {
     let world = World::new();
     let origin = world.client.run(|| Origin::start_here("10.9.0.2:80".parse().unwrap()));
     let limiter = Limiter::start(&world.server, &World::kernel("default = \"deny\""));
-    let fetch = || world.server.run(|| http::exchange(origin.address(), &http::request("GET", "/", &[], b"")));
+    let fetch = || {
+        world.server.run(|| http::exchange(origin.address(), &http::request("GET", "/", &[], b"")))
+    };
     assert_eq!(fetch().unwrap().status, 200);
     // Under a ban too, TCP and UDP.
     limiter.cli(&["ban", CLIENTS[0]]).succeeded();

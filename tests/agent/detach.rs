@@ -64,8 +64,7 @@ fn without_an_agent_it_removes_what_is_pinned() {
     assert!(has_xdp(&world));
 
     let done = limiter.with_file(&["detach"]).succeeded();
-    let expected =
-        format!("no agent runs; links removed from {}: 1\n", limiter.pins().display());
+    let expected = format!("no agent runs; links removed from {}: 1\n", limiter.pins().display());
     assert_eq!(done.stdout, expected);
     eventually(SOON, "XDP is off", || !has_xdp(&world));
     assert_eq!(arrives(&world, CLIENTS[0]), 3);

@@ -83,7 +83,9 @@ fn from_many(world: &World, count: u32) -> Vec<Vec<u8>> {
 fn every_sink_tells_the_same_and_in_its_form() {
     let world = World::new();
     let limiter = Limiter::start(&world.server, &World::kernel("deny = [\"10.9.0.3\"]"));
-    limiter.cli(&["ban", CLIENTS[0], "--for", "10m", "--reason", "score \u{1b}[31m\nx"]).succeeded();
+    limiter
+        .cli(&["ban", CLIENTS[0], "--for", "10m", "--reason", "score \u{1b}[31m\nx"])
+        .succeeded();
     limiter.cli(&["unban", CLIENTS[0]]).succeeded();
     world.send(CLIENTS[1], 4);
     eventually(SOON, "the drops are told", || packets_told(&limiter, "denied") == 4);
@@ -96,9 +98,13 @@ fn every_sink_tells_the_same_and_in_its_form() {
             "INFO: [SECURITY] Unbanned 10.9.0.2",
         ]
     );
-    assert!(text[3..].iter().all(|line| {
-        line.starts_with("WARN: [SECURITY] Dropped ") && line.ends_with(" packets from 10.9.0.3 in 1s: denied")
-    }), "{text:#?}");
+    assert!(
+        text[3..].iter().all(|line| {
+            line.starts_with("WARN: [SECURITY] Dropped ")
+                && line.ends_with(" packets from 10.9.0.3 in 1s: denied")
+        }),
+        "{text:#?}"
+    );
     // Standard error has the same lines, among what else is said there.
     let stderr = limiter.stderr();
     let written = limiter.lines("events.log");
@@ -150,7 +156,8 @@ fn followers_see_what_they_asked_for_as_it_happens() {
     });
     eventually(SOON, "the other one sees all", || {
         let last: Vec<Value> = documents(&limiter, "all.txt");
-        let actions: Vec<_> = last.iter().rev().take(3).map(|one| one["event.action"].clone()).collect();
+        let actions: Vec<_> =
+            last.iter().rev().take(3).map(|one| one["event.action"].clone()).collect();
         ["unbanned", "banned"].iter().all(|action| actions.contains(&Value::from(*action)))
     });
     assert!(limiter.lines("bans.txt").iter().all(|line| line.contains(" Banned ")));
@@ -202,7 +209,8 @@ fn a_stopped_reader_and_a_full_disk_lose_events_and_slow_nobody() {
     let seen = || limiter.lines("follower.txt");
     eventually(wait, "seen and lost add up", || {
         let (lines, all) = (seen(), all());
-        let (gaps, whole): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains(" Lost "));
+        let (gaps, whole): (Vec<_>, Vec<_>) =
+            lines.iter().partition(|line| line.contains(" Lost "));
         let first = whole.first().map(|line| line[22..].to_owned()).unwrap_or_default();
         let begin = all.iter().position(|line| *line == first).unwrap_or(0);
         let lost: u64 = gaps.iter().map(|line| numbers(line)).sum();
@@ -226,9 +234,8 @@ fn a_full_ring_loses_records_not_verdicts_and_totals_add_up() {
     for frame in frames.iter().chain(&frames) {
         port.send(frame);
     }
-    let through = watch.count_matching(Duration::from_millis(200), |frame| {
-        frame.get(12..14) == Some(&[8, 0])
-    });
+    let through = watch
+        .count_matching(Duration::from_millis(200), |frame| frame.get(12..14) == Some(&[8, 0]));
     assert_eq!(through, 0);
     limiter.signal(Signal::SIGCONT);
     eventually(SOON, "every packet is counted", || {
@@ -248,7 +255,8 @@ fn a_full_ring_loses_records_not_verdicts_and_totals_add_up() {
 #[test]
 fn totals_add_up_however_long_a_source_goes_on() {
     let world = World::new();
-    let limiter = Limiter::start(&world.server, &World::kernel("deny = [\"10.9.0.3\", \"10.9.0.4\"]"));
+    let limiter =
+        Limiter::start(&world.server, &World::kernel("deny = [\"10.9.0.3\", \"10.9.0.4\"]"));
     let port = Port::open(&world.veth.client);
     let frames = [world.datagram(CLIENTS[1]), world.datagram(CLIENTS[2])];
     let mut sent = 0;
@@ -270,7 +278,8 @@ fn sighup_opens_renamed_files_anew() {
     let world = World::new();
     let limiter = Limiter::start(&world.server, &World::kernel(""));
     limiter.event("XDP attached: server0 (native)");
-    let (log, old) = (limiter.directory().join("events.log"), limiter.directory().join("events.log.1"));
+    let (log, old) =
+        (limiter.directory().join("events.log"), limiter.directory().join("events.log.1"));
     fs::rename(&log, &old).unwrap();
     limiter.cli(&["ban", CLIENTS[0]]).succeeded();
     eventually(SOON, "the renamed file is still written", || {

@@ -38,7 +38,8 @@ impl Scene {
     fn with(lines: &str) -> Self {
         let world = World::new();
         let origin = Origin::start(&world.server);
-        let text = World::kernel(&format!("deny = [\"{DENIED}\"]\n{lines}")) + &World::http(&origin);
+        let text =
+            World::kernel(&format!("deny = [\"{DENIED}\"]\n{lines}")) + &World::http(&origin);
         let limiter = Limiter::start(&world.server, &text);
         let watch = Port::open(&world.veth.server);
         let honest: IpAddr = CLIENTS[0].parse().unwrap();
@@ -87,9 +88,7 @@ fn an_agent_killed_under_load_is_missed_by_nobody() {
     tally.all(200);
     verdict(&world, &limiter, CLIENTS[2], BANNED);
     // The earlier proxies drained and ended.
-    eventually(SOON, "one agent and one proxy are left", || {
-        world.server.processes().len() == 2
-    });
+    eventually(SOON, "one agent and one proxy are left", || world.server.processes().len() == 2);
 }
 
 #[test]
@@ -123,18 +122,19 @@ fn both_killed_the_kernel_alone_goes_on() {
     world_send(&scene, CLIENTS[2], 20);
     // A limit as well: one burst for whoever comes now.
     world_send(&scene, CLIENTS[3], 20);
-    let limited = scene.world.datagram(CLIENTS[3]);
-    let (mut of_banned, mut of_limited) = (0, 0);
+    let slow = scene.world.datagram(CLIENTS[3]);
+    let (mut of_banned, mut of_slow) = (0, 0);
     watch.count_matching(Duration::from_millis(100), |frame| {
         of_banned += usize::from(frame == banned);
-        of_limited += usize::from(frame == limited);
+        of_slow += usize::from(frame == slow);
         false
     });
-    assert_eq!((of_banned, of_limited), (0, 20));
+    assert_eq!((of_banned, of_slow), (0, 20));
     scene.limiter.restart();
     scene.load.flows(50);
     let sources = scene.limiter.json(&["sources", "--json", "--limit", "100"]);
-    let record = sources.as_array().unwrap().iter().find(|record| record["source"] == "10.9.0.5/32");
+    let record =
+        sources.as_array().unwrap().iter().find(|record| record["source"] == "10.9.0.5/32");
     assert_eq!(record.unwrap()["packets"], 20, "what was counted alone is there");
     let (_tally, limiter, world) = scene.end();
     assert_eq!(Counters::of(&limiter).get(Action::Drop, Reason::Banned), 20);
@@ -174,7 +174,10 @@ fn sigterm_drains_what_is_under_way_and_leaves_packets_filtered() {
     let origin = Origin::start(&world.server);
     let text = World::kernel(&format!("deny = [\"{DENIED}\"]")) + &World::http(&origin);
     let mut limiter = Limiter::start(&world.server, &text);
-    origin.on("/slow", Behaviour::Delayed(Duration::from_millis(700), Box::new(Behaviour::ok("late"))));
+    origin.on(
+        "/slow",
+        Behaviour::Delayed(Duration::from_millis(700), Box::new(Behaviour::ok("late"))),
+    );
     let mut idle = world.connect(CLIENTS[0]);
     let get = |path| http::request("GET", path, &[], b"");
     assert_eq!(idle.exchange(&get("/")).unwrap().status, 200);
@@ -202,7 +205,9 @@ fn sigterm_drains_what_is_under_way_and_leaves_packets_filtered() {
 fn a_lone_proxy_keeps_its_policy_and_its_bans() {
     let world = World::new();
     let origin = Origin::start(&world.server);
-    let text = World::kernel("") + &World::http(&origin).replace("\"none\"\nlimits = \"none\"", "[\"keys\"]\nlimits = \"none\"")
+    let text = World::kernel("")
+        + &World::http(&origin)
+            .replace("\"none\"\nlimits = \"none\"", "[\"keys\"]\nlimits = \"none\"")
         + "[auth.keys]\nkind = \"api_key\"\ntoken = { env = \"TEST_TOKEN\" }\n";
     let mut limiter = Limiter::prepare(&world.server, &text);
     limiter.environment("TEST_TOKEN", "correct-horse-battery-staple");

@@ -42,8 +42,7 @@ fn new_connections_are_counted_and_other_segments_are_not() {
     let segment = |source: &str, flags| {
         world.frame(Frame::tcp(&format!("{source}:1024"), &format!("{SERVER}:81"), flags))
     };
-    let expected =
-        [(Action::Pass, Reason::Allowed, 8), (Action::Drop, Reason::ConnectionRate, 12)];
+    let expected = [(Action::Pass, Reason::Allowed, 8), (Action::Drop, Reason::ConnectionRate, 12)];
     counts(&limiter, &expected, || {
         port.send_many(&segment(CLIENTS[0], tcp_flags::SYN), 20, 100_000);
     });
@@ -56,7 +55,10 @@ fn new_connections_are_counted_and_other_segments_are_not() {
         port.send_many(&segment(CLIENTS[1], tcp_flags::SYN), 8, 100_000);
     });
     let sources = limiter.json(&["sources", "--json", "--sort", "connections"]);
-    assert_eq!((&sources[0]["source"], &sources[0]["connections"]), (&"10.9.0.2/32".into(), &20.into()));
+    assert_eq!(
+        (&sources[0]["source"], &sources[0]["connections"]),
+        (&"10.9.0.2/32".into(), &20.into())
+    );
 }
 
 #[test]
@@ -69,7 +71,10 @@ fn ipv6_sources_are_counted_by_their_64() {
     counts(&limiter, &expected, || assert_eq!(arrive(&world, CLIENTS_V6[1], 6), 4));
     verdict(&world, &limiter, CLIENTS_V6[2], ALLOWED);
     let sources = limiter.json(&["sources", "--json"]);
-    assert_eq!((&sources[0]["source"], &sources[0]["packets"]), (&"fd00:a::/64".into(), &12.into()));
+    assert_eq!(
+        (&sources[0]["source"], &sources[0]["packets"]),
+        (&"fd00:a::/64".into(), &12.into())
+    );
 }
 
 #[test]
@@ -106,8 +111,8 @@ fn fragments_are_limited_dropped_or_passed_as_told() {
     let fragments = datagram.fragments(24, 77);
     assert_eq!(fragments.len(), 3);
     let send = || fragments.iter().for_each(|fragment| port.send(fragment));
-    let limited = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 1)];
-    counts(&limiter, &limited, send);
+    let expected = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 1)];
+    counts(&limiter, &expected, send);
     for (word, action) in [("drop", Action::Drop), ("pass", Action::Pass)] {
         limiter.configure(&policy(word));
         limiter.cli(&["reload"]).succeeded();

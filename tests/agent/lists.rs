@@ -32,10 +32,7 @@ fn the_longest_prefix_wins_deny_wins_a_tie_trusted_wins_all() {
     verdict(&world, &limiter, "198.51.100.7", NOT_ALLOWED);
     limiter.event("from 198.51.100.7 in 1s: not_allowed");
     limiter.event("from fd00:a::3 in 1s: denied");
-    assert_eq!(
-        limiter.json(&["why", "198.51.100.7", "--json"])["reason"],
-        "not_allowed"
-    );
+    assert_eq!(limiter.json(&["why", "198.51.100.7", "--json"])["reason"], "not_allowed");
 }
 
 #[test]
@@ -59,9 +56,13 @@ fn failsafe_ports_are_exempt_from_lists_and_bans_not_from_limits() {
         world.frame(Frame::tcp(&from, &to, tcp_flags::SYN))
     };
     limiter.cli(&["ban", CLIENTS[1]]).succeeded();
-    counts(&limiter, &[(Action::Pass, Reason::Failsafe, 6), (Action::Drop, Reason::PacketRate, 4)], || {
-        port.send_many(&syn(CLIENTS[1], 2222), 10, 100_000);
-    });
+    counts(
+        &limiter,
+        &[(Action::Pass, Reason::Failsafe, 6), (Action::Drop, Reason::PacketRate, 4)],
+        || {
+            port.send_many(&syn(CLIENTS[1], 2222), 10, 100_000);
+        },
+    );
     counts(&limiter, &[(Action::Drop, Reason::Banned, 2)], || {
         port.send_many(&syn(CLIENTS[1], 2223), 2, 100_000);
     });

@@ -74,7 +74,9 @@ fn what_only_a_restart_can_change_is_said_and_then_done() {
     let mut limiter = Limiter::start(&world.server, &text);
     let changed = World::kernel("max_bans = 20\nipv6_prefix = 56\nattach = \"native\"")
         + &World::http(&origin).replace("8080", "8081");
-    limiter.configure(&changed.replace("failsafe_ports = []", "failsafe_ports = []\ndeny = [\"10.9.0.3\"]"));
+    limiter.configure(
+        &changed.replace("failsafe_ports = []", "failsafe_ports = []\ndeny = [\"10.9.0.3\"]"),
+    );
     let done = limiter.cli(&["reload"]).succeeded();
     for line in [
         "  http.listener: sockets are bound only at restart (at the next restart)",

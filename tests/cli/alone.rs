@@ -22,7 +22,10 @@ fn version_and_help_go_to_stdout() {
     assert!(version.stdout.starts_with("limiter 0."), "{version:?}");
     assert!(version.stdout.contains("(build "), "{version:?}");
     let help = limiter(&scratch, "--help").succeeded();
-    for command in "run check init keys status sources events ban unban bans why explain reload detach".split(' ') {
+    for command in
+        "run check init keys status sources events ban unban bans why explain reload detach"
+            .split(' ')
+    {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");
         let own = limiter(&scratch, &format!("{command} --help")).succeeded();
         assert!(own.stdout.contains("Usage: limiter "), "{own:?}");
@@ -91,14 +94,20 @@ fn asking_without_an_agent_ends_with_1_and_names_the_socket() {
     ] {
         let finished = limiter(&scratch, &format!("{command} --socket gone.sock")).ended_with(1);
         assert!(finished.stdout.is_empty(), "{command}: {finished:?}");
-        assert!(finished.stderr.contains("no agent answers on gone.sock: "), "{command}: {finished:?}");
+        assert!(
+            finished.stderr.contains("no agent answers on gone.sock: "),
+            "{command}: {finished:?}"
+        );
         assert!(finished.stderr.contains("start one with `limiter run`"), "{command}");
     }
     // By the configuration's runtime directory.
     scratch.write("limiter.toml", "[agent]\nruntime = \"run\"\npins = \"pins\"\n");
     let finished = limiter(&scratch, "status -c limiter.toml").ended_with(1);
     let socket = scratch.path().join("run/control.sock");
-    assert!(finished.stderr.contains(&format!("no agent answers on {}", socket.display())), "{finished:?}");
+    assert!(
+        finished.stderr.contains(&format!("no agent answers on {}", socket.display())),
+        "{finished:?}"
+    );
     let finished = limiter(&scratch, "detach -c limiter.toml").succeeded();
     assert!(finished.stdout.starts_with("no agent runs; links removed from "), "{finished:?}");
 }
@@ -162,8 +171,8 @@ fn keys_live_in_their_file() {
     let key = made.stdout.trim();
     assert!(key.starts_with("lk_") && key.len() == 52 && made.stdout.lines().count() == 1);
     let path = scratch.path().join("keys.toml");
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777;
-    assert_eq!(mode, 0o600);
+    let bits = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777;
+    assert_eq!(bits, 0o600);
     let listed = keys("list").succeeded();
     for part in ["ci", "gold", "read"] {
         assert!(listed.stdout.contains(part), "{part}: {listed:?}");

@@ -44,10 +44,7 @@ fn every_question_has_an_answer_in_both_forms() {
     assert!(shown.contains("10.9.0.2"), "{shown}");
 
     let bans = limiter.json(&["bans", "--json"]);
-    assert_eq!(
-        keys(&bans[0]),
-        ["origin", "packets", "prefix", "reason", "scope", "seconds_left"]
-    );
+    assert_eq!(keys(&bans[0]), ["origin", "packets", "prefix", "reason", "scope", "seconds_left"]);
     let shown = limiter.cli(&["bans"]).succeeded().stdout;
     for part in ["10.9.0.3", "kernel", "a test", "manual"] {
         assert!(shown.contains(part), "{part}:\n{shown}");
@@ -109,10 +106,11 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         .spawn()
         .unwrap();
     drop(follower.stdout.take());
-    let ended = limiter_tests::wait::eventually_some(limiter_tests::http::TIMEOUT, "it ends", || {
-        limiter.cli(&["ban", "192.0.2.9"]).succeeded();
-        follower.try_wait().unwrap()
-    });
+    let ended =
+        limiter_tests::wait::eventually_some(limiter_tests::http::TIMEOUT, "it ends", || {
+            limiter.cli(&["ban", "192.0.2.9"]).succeeded();
+            follower.try_wait().unwrap()
+        });
     assert_eq!(ended.code(), Some(0));
     // And the agent is none the worse for it.
     assert_eq!(limiter.status().state, "ready");

@@ -6,8 +6,17 @@ use crate::support::{OPEN, SOON, Site};
 
 #[test]
 fn responses_carry_the_security_headers_and_a_request_id() {
-    let site = Site::start("", &format!("{OPEN}\nheaders = \"api\""), "[headers.api]\npreset = \"json-api\"\n");
-    let from_origin = [("Server", "nginx"), ("X-Powered-By", "php"), ("X-Own", "kept"), ("Cache-Control", "public")];
+    let site = Site::start(
+        "",
+        &format!("{OPEN}\nheaders = \"api\""),
+        "[headers.api]\npreset = \"json-api\"\n",
+    );
+    let from_origin = [
+        ("Server", "nginx"),
+        ("X-Powered-By", "php"),
+        ("X-Own", "kept"),
+        ("Cache-Control", "public"),
+    ];
     let headers = from_origin.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     site.origin.by_default(Behaviour::Answer(200, headers, b"x".to_vec()));
     let answers = [site.get("/", &[]), site.get("/%zz", &[])];
@@ -25,7 +34,8 @@ fn responses_carry_the_security_headers_and_a_request_id() {
         assert_eq!(answer.header("strict-transport-security"), None);
         assert_eq!(answer.header("x-own"), Some("kept"));
     }
-    let ids: Vec<&str> = answers.iter().map(|answer| answer.header("x-request-id").unwrap()).collect();
+    let ids: Vec<&str> =
+        answers.iter().map(|answer| answer.header("x-request-id").unwrap()).collect();
     assert_eq!(site.origin.take_one(SOON).header("x-request-id").as_deref(), Some(ids[0]));
     assert_eq!((ids[0].len(), ids[0].as_bytes()[14]), (36, b'7'), "a UUIDv7: {ids:?}");
     assert_ne!(ids[0], ids[1]);
@@ -90,15 +100,26 @@ fn preflights_are_answered_and_refusals_can_be_read_by_the_page() {
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.test"));
     assert_eq!(refused.header("access-control-allow-credentials"), Some("true"));
-    assert!(refused.header("access-control-expose-headers").unwrap().to_lowercase().contains("x-request-id"));
+    assert!(
+        refused
+            .header("access-control-expose-headers")
+            .unwrap()
+            .to_lowercase()
+            .contains("x-request-id")
+    );
     // What the origin says about origins does not count.
     let theirs = ("Access-Control-Allow-Origin".to_owned(), "*".to_owned());
     site.origin.by_default(Behaviour::Answer(200, vec![theirs], Vec::new()));
     let key = site.limiter.with_file(&["keys", "new", "--name", "page"]).succeeded();
     let key = key.stdout.trim().to_owned();
     let ask = |origin: &str| site.get("/", &[("Origin", origin), ("X-API-Key", &key)]);
-    limiter_tests::wait::eventually(SOON, "the key opens", || ask("https://app.test").status == 200);
-    assert_eq!(ask("https://app.test").header("access-control-allow-origin"), Some("https://app.test"));
+    limiter_tests::wait::eventually(SOON, "the key opens", || {
+        ask("https://app.test").status == 200
+    });
+    assert_eq!(
+        ask("https://app.test").header("access-control-allow-origin"),
+        Some("https://app.test")
+    );
     let foreign = ask("https://evil.test");
     assert_eq!((foreign.status, foreign.header("access-control-allow-origin")), (200, None));
 }
@@ -106,7 +127,8 @@ fn preflights_are_answered_and_refusals_can_be_read_by_the_page() {
 #[test]
 fn limits_are_told_with_every_response_and_429_says_when() {
     let route = "auth = \"none\"\nlimits = [\"small\"]";
-    let sections = "[limits.small]\nalgorithm = \"fixed_window\"\nrate = \"3/h\"\napplies_to = \"all\"\n";
+    let sections =
+        "[limits.small]\nalgorithm = \"fixed_window\"\nrate = \"3/h\"\napplies_to = \"all\"\n";
     let site = Site::start("", route, sections);
     let mut connection = site.connect();
     let bytes = http::request("GET", "/", &[], b"");
@@ -141,7 +163,11 @@ fn limits_are_told_with_every_response_and_429_says_when() {
 
 #[test]
 fn bounds_on_the_head_hold() {
-    let site = Site::start("max_headers = 10\nmax_header_bytes = \"8KB\"\ntimeouts = { header = \"1s\" }", OPEN, "");
+    let site = Site::start(
+        "max_headers = 10\nmax_header_bytes = \"8KB\"\ntimeouts = { header = \"1s\" }",
+        OPEN,
+        "",
+    );
     let long = "x".repeat(9_000);
     assert_eq!(site.get("/", &[("X-Long", &long)]).status, 431);
     let many: Vec<(String, String)> = (0..20).map(|n| (format!("X-{n}"), "v".to_owned())).collect();

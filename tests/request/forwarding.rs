@@ -10,10 +10,7 @@ fn received(site: &Site, bytes: &[u8]) -> (String, String) {
     let answer = site.send(bytes);
     assert_eq!(answer.status, 200, "{answer:?}");
     let seen = site.origin.take_one(SOON);
-    (
-        String::from_utf8(seen.head).unwrap(),
-        seen.raw_body.escape_ascii().to_string(),
-    )
+    (String::from_utf8(seen.head).unwrap(), seen.raw_body.escape_ascii().to_string())
 }
 
 /// The lines of a head in the order of names: the order between different fields means nothing.
@@ -43,7 +40,11 @@ fn heads_are_rebuilt_and_bodies_are_not_touched() {
     let site = Site::start("", OPEN, "");
     let plain = "GET /a/b?q=%20x&y HTTP/1.1\r\nHost: test\r\nX-Request-Id: request-one\r\nAccept: */*\r\n\r\n";
     let (head, body) = received(&site, plain.as_bytes());
-    assert_head(&head, "GET /a/b?q=%20x&y HTTP/1.1", &["accept: */*", "host: test", "x-request-id: request-one"]);
+    assert_head(
+        &head,
+        "GET /a/b?q=%20x&y HTTP/1.1",
+        &["accept: */*", "host: test", "x-request-id: request-one"],
+    );
     assert_eq!(body, "");
 
     // What is for this hop only, what names an identity, what says who the client is: all gone.
@@ -71,15 +72,30 @@ fn heads_are_rebuilt_and_bodies_are_not_touched() {
     assert_head(
         &head,
         "POST /x HTTP/1.1",
-        &["content-length: 10", "cookie: a=b; c=d", "host: test", "x-kept: yes", "x-request-id: request-two"],
+        &[
+            "content-length: 10",
+            "cookie: a=b; c=d",
+            "host: test",
+            "x-kept: yes",
+            "x-request-id: request-two",
+        ],
     );
     assert_eq!(body, "raw \\x00 body");
 
     // Chunks are sent on as chunks, without extensions; trailers are not passed on.
-    let mut chunks = http::request("PUT", "/x", &[("Transfer-Encoding", "chunked"), ("X-Request-Id", "request-three")], b"");
+    let mut chunks = http::request(
+        "PUT",
+        "/x",
+        &[("Transfer-Encoding", "chunked"), ("X-Request-Id", "request-three")],
+        b"",
+    );
     chunks.extend_from_slice(b"4;name=value\r\nwiki\r\n5\r\npedia\r\n0\r\n\r\n");
     let (head, body) = received(&site, &chunks);
-    assert_head(&head, "PUT /x HTTP/1.1", &["host: test", "transfer-encoding: chunked", "x-request-id: request-three"]);
+    assert_head(
+        &head,
+        "PUT /x HTTP/1.1",
+        &["host: test", "transfer-encoding: chunked", "x-request-id: request-three"],
+    );
     assert!(body.ends_with("0\\r\\n\\r\\n") && !body.contains("name"), "{body}");
     assert_eq!(body.matches("wiki").count() + body.matches("pedia").count(), 2);
 
@@ -109,7 +125,11 @@ fn targets_are_what_the_policy_saw() {
 
 #[test]
 fn behind_a_trusted_proxy_the_client_is_named_and_strangers_are_not_believed() {
-    let site = Site::start("client_address = \"x-forwarded-for\"\ntrusted_proxies = [\"127.0.0.2\"]", OPEN, "");
+    let site = Site::start(
+        "client_address = \"x-forwarded-for\"\ntrusted_proxies = [\"127.0.0.2\"]",
+        OPEN,
+        "",
+    );
     let fields = [("X-Forwarded-For", "198.51.100.9, 203.0.113.7"), ("X-Forwarded-Proto", "https")];
     let bytes = http::request("GET", "/", &fields, b"");
     assert_eq!(site.send_from("127.0.0.2", &bytes).status, 200);

@@ -54,10 +54,15 @@ fn keys_are_effective_without_a_restart() {
         assert!(!stored.contains(key.as_str()), "digests only");
     }
     site.limiter.with_file(&["keys", "revoke", "alice"]).succeeded();
-    eventually(SOON, "neither opens", || status(&site, &rotated) == 401 && status(&site, &alice) == 401);
+    eventually(SOON, "neither opens", || {
+        status(&site, &rotated) == 401 && status(&site, &alice) == 401
+    });
     site.limiter.event("Invalid credential from 127.0.0.1");
     for line in site.limiter.lines("events.json").iter().chain(&site.limiter.events()) {
-        assert!(!line.contains(&alice) && !line.contains(&rotated) && !line.contains("lk_wrong"), "{line}");
+        assert!(
+            !line.contains(&alice) && !line.contains(&rotated) && !line.contains("lk_wrong"),
+            "{line}"
+        );
     }
 }
 
@@ -83,7 +88,8 @@ fn an_expired_key_is_as_if_nothing_had_been_presented() {
 
 #[test]
 fn a_shared_token_from_the_environment_opens() {
-    let sections = "[auth.keys]\nkind = \"api_key\"\nheader = \"X-Other\"\ntoken = { env = \"TEST_TOKEN\" }\n";
+    let sections =
+        "[auth.keys]\nkind = \"api_key\"\nheader = \"X-Other\"\ntoken = { env = \"TEST_TOKEN\" }\n";
     let mut site = Site::prepare("", ROUTE, sections);
     // Without the variable it refuses to start and names it.
     let refused = site.limiter.run_to_end().ended_with(2);
@@ -98,5 +104,8 @@ fn a_shared_token_from_the_environment_opens() {
     assert_eq!(subject.as_deref(), Some("shared-token"));
     let pid = site.limiter.proxy_pid().unwrap();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    assert!(!String::from_utf8_lossy(&environment).contains("an-example-token"), "the proxy's environment");
+    assert!(
+        !String::from_utf8_lossy(&environment).contains("an-example-token"),
+        "the proxy's environment"
+    );
 }

@@ -8,14 +8,23 @@ use crate::support::{OPEN, Site};
 
 /// Each with `\r\n` where the text has a line feed.
 const REFUSED: [(&str, &str); 24] = [
-    ("two framings", "POST / HTTP/1.1\nHost: test\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"),
-    ("two framings, the other way round", "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: chunked\nContent-Length: 4\n\n0\n\n"),
+    (
+        "two framings",
+        "POST / HTTP/1.1\nHost: test\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n",
+    ),
+    (
+        "two framings, the other way round",
+        "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: chunked\nContent-Length: 4\n\n0\n\n",
+    ),
     ("two lengths", "POST / HTTP/1.1\nHost: test\nContent-Length: 4\nContent-Length: 5\n\nbody"),
     ("a list of lengths", "POST / HTTP/1.1\nHost: test\nContent-Length: 4, 5\n\nbody"),
     ("a signed length", "POST / HTTP/1.1\nHost: test\nContent-Length: +4\n\nbody"),
     ("a length that is none", "POST / HTTP/1.1\nHost: test\nContent-Length: 4x\n\nbody"),
     ("an unknown coding", "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: gzip, chunked\n\n0\n\n"),
-    ("chunked twice", "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n0\n\n"),
+    (
+        "chunked twice",
+        "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n0\n\n",
+    ),
     ("an obscured coding", "POST / HTTP/1.1\nHost: test\nTransfer-Encoding: xchunked\n\n0\n\n"),
     ("chunks in HTTP/1.0", "POST / HTTP/1.0\nHost: test\nTransfer-Encoding: chunked\n\n0\n\n"),
     ("no host", "GET / HTTP/1.1\n\n"),
@@ -63,7 +72,8 @@ fn every_one_is_refused_told_and_closes_the_connection() {
 #[test]
 fn what_a_client_sends_never_makes_a_line_of_its_own() {
     let site = Site::start("", OPEN, "[escalation]\nenabled = false\n");
-    let forged = "/%0d%0a[2026-01-15 10:23:45] WARN: [SECURITY] Banned 8.8.8.8\\".replace(' ', "%20");
+    let forged =
+        "/%0d%0a[2026-01-15 10:23:45] WARN: [SECURITY] Banned 8.8.8.8\\".replace(' ', "%20");
     assert_eq!(site.get(&forged, &[("User-Agent", "a\u{1b}[31m")]).status, 400);
     site.refused("malformed_request", 1);
     let line = limiter_tests::wait::eventually_some(crate::support::SOON, "it is told", || {
@@ -71,5 +81,10 @@ fn what_a_client_sends_never_makes_a_line_of_its_own() {
     });
     assert!(line.starts_with("WARN: [SECURITY] Malformed request from 127.0.0.1"), "{line}");
     assert!(site.limiter.events().iter().all(|line| !line.starts_with("WARN: [SECURITY] Banned")));
-    assert!(site.limiter.lines("events.json").iter().all(|line| line.is_ascii() && !line.contains('\u{1b}')));
+    assert!(
+        site.limiter
+            .lines("events.json")
+            .iter()
+            .all(|line| line.is_ascii() && !line.contains('\u{1b}'))
+    );
 }

@@ -78,15 +78,28 @@ fn the_first_stage_that_finds_something_answers() {
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(seen.iter().all(|request| request.body == b"ten bytes."));
     // Each of them once in the stream of events too, as it was refused.
-    for (label, status) in [("method_not_allowed", 405), ("forbidden_address", 403), ("cors_refused", 403), ("rate_limited", 429), ("body_too_large", 413)] {
+    for (label, status) in [
+        ("method_not_allowed", 405),
+        ("forbidden_address", 403),
+        ("cors_refused", 403),
+        ("rate_limited", 429),
+        ("body_too_large", 413),
+    ] {
         let documents = || -> Vec<serde_json::Value> {
             let lines = site.limiter.lines("events.json");
-            lines.iter().filter_map(|line| serde_json::from_str(line).ok())
-                .filter(|event: &serde_json::Value| event["event.action"] == label).collect()
+            lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .filter(|event: &serde_json::Value| event["event.action"] == label)
+                .collect()
         };
         limiter_tests::wait::eventually(crate::support::SOON, label, || documents().len() == 1);
         let event = &documents()[0];
         assert_eq!(event["http.response.status_code"], status, "{event}");
-        assert_eq!((&event["url.path"], &event["event.outcome"]), (&"/api".into(), &"failure".into()), "{event}");
+        assert_eq!(
+            (&event["url.path"], &event["event.outcome"]),
+            (&"/api".into(), &"failure".into()),
+            "{event}"
+        );
     }
 }

@@ -46,7 +46,7 @@ fn a_slow_answer_arrives_as_it_is_made() {
         times.push(since.elapsed());
     }
     let gap = Duration::from_millis(200);
-    assert!(times[1] - times[0] > gap && times[2] - times[1] > gap, "{times:?}");
+    assert!(times[1] > times[0] + gap && times[2] > times[1] + gap, "{times:?}");
 }
 
 #[test]
@@ -59,12 +59,14 @@ fn connections_are_kept_on_both_sides_and_requests_may_be_pipelined() {
     }
     assert!(site.origin.connections() <= 2, "{}", site.origin.connections());
     site.origin.by_default(Behaviour::Echo);
-    let posts: Vec<u8> = (0..5).flat_map(|n| http::request("POST", "/", &[], format!("n{n}").as_bytes())).collect();
+    let posts: Vec<u8> =
+        (0..5).flat_map(|n| http::request("POST", "/", &[], format!("n{n}").as_bytes())).collect();
     connection.send(&posts).unwrap();
     for number in 0..5 {
         assert_eq!(connection.response().unwrap().text(), format!("n{number}"));
     }
-    let last = connection.exchange(&http::request("GET", "/", &[("Connection", "close")], b"")).unwrap();
+    let last =
+        connection.exchange(&http::request("GET", "/", &[("Connection", "close")], b"")).unwrap();
     assert_eq!(last.status, 200);
     assert!(connection.is_closed_within(Duration::from_secs(2)));
     // A HEAD has the length and no body; the next answer is found behind it.

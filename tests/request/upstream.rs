@@ -45,7 +45,9 @@ fn an_answer_cut_short_is_cut_short_for_the_client_too() {
     let site = Site::start(TIMEOUTS, OPEN, "");
     let cut = [
         Behaviour::CloseMidBody(100, b"only this".to_vec()),
-        Behaviour::RawThenClose(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec()),
+        Behaviour::RawThenClose(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec(),
+        ),
     ];
     for behaviour in cut {
         site.origin.next(behaviour);

@@ -139,11 +139,7 @@ fn once(
     }
     let connection = match kept {
         Some(connection) => connection,
-        None => kept.insert(Connection::open_from(
-            Some(source),
-            address,
-            Duration::from_secs(5),
-        )?),
+        None => kept.insert(Connection::open_from(Some(source), address, Duration::from_secs(5))?),
     };
     let response = connection.exchange(request)?;
     if response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {

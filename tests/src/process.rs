@@ -281,11 +281,8 @@ impl Limiter {
     #[track_caller]
     pub fn events(&self) -> Vec<String> {
         let bare = |line: String| {
-            let shape: String = line
-                .chars()
-                .take(22)
-                .map(|c| if c.is_ascii_digit() { '0' } else { c })
-                .collect();
+            let shape: String =
+                line.chars().take(22).map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
             assert_eq!(shape, "[0000-00-00 00:00:00] ", "{line}");
             line[22..].to_owned()
         };

@@ -83,7 +83,8 @@ impl World {
 
     /// A datagram from a source to the host; its payload is the source's text.
     pub fn datagram(&self, source: &str) -> Vec<u8> {
-        let (host, brackets) = if source.contains(':') { (SERVER_V6, true) } else { (SERVER, false) };
+        let (host, brackets) =
+            if source.contains(':') { (SERVER_V6, true) } else { (SERVER, false) };
         let socket = |address: &str, port: u16| {
             if brackets { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
         };
