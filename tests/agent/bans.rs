@@ -167,3 +167,19 @@ fn bans_outlive_restarts_of_any_kind() {
     assert!(!limiter.status().interfaces[0].taken_over);
     verdict(&world, &limiter, CLIENTS[0], BANNED);
 }
+
+#[test]
+fn a_source_that_is_trusted_from_a_restart_on_is_banned_no_more() {
+    let world = World::new();
+    let mut limiter = Limiter::start(&world.server, &World::kernel(""));
+    for source in &CLIENTS[..2] {
+        limiter.cli(&["ban", source, "--for", "1h"]).succeeded();
+    }
+    limiter.kill_agent();
+    limiter.configure(&World::kernel("trusted = [\"10.9.0.2\"]"));
+    limiter.restart();
+    verdict(&world, &limiter, CLIENTS[0], (Action::Pass, Reason::Trusted));
+    verdict(&world, &limiter, CLIENTS[1], BANNED);
+    let bans = limiter.json(&["bans", "--json"]);
+    assert_eq!(bans.as_array().unwrap().len(), 1, "{bans}");
+}

@@ -106,10 +106,11 @@ fn every_sink_tells_the_same_and_in_its_form() {
         "{text:#?}"
     );
     // Standard error has the same lines, among what else is said there.
-    let stderr = limiter.stderr();
-    let written = limiter.lines("events.log");
+    let mut written = Vec::new();
     eventually(SOON, "the lines are on stderr", || {
+        let stderr = limiter.stderr();
         let said: Vec<&str> = stderr.lines().filter(|line| line.contains("[SECURITY]")).collect();
+        written = limiter.lines("events.log");
         said == written
     });
     let documents = documents(&limiter, "events.json");

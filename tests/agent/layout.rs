@@ -85,6 +85,35 @@ fn bans_are_copied_into_tables_of_another_size() {
 }
 
 #[test]
+fn a_smaller_table_takes_what_fits_and_says_what_did_not() {
+    let world = World::new();
+    let mut limiter = Limiter::start(&world.server, &World::kernel("max_bans = 10"));
+    for source in &CLIENTS[..3] {
+        limiter.cli(&["ban", source, "--for", "10m"]).succeeded();
+    }
+    limiter.terminate(SOON);
+    limiter.configure(&World::kernel("max_bans = 2"));
+    limiter.restart();
+    let status = limiter.status();
+    assert!(status.interfaces[0].taken_over);
+    assert_eq!((status.maps["bans"].entries, status.maps["bans"].capacity), (2, 2));
+    assert_eq!(
+        status.degraded,
+        [
+            "bans that could not be restored: 1: the ban table is full (2 bans): raise kernel.max_bans"
+        ]
+    );
+    assert_eq!(limiter.json(&["bans", "--json"]).as_array().unwrap().len(), 2);
+    let before = Counters::of(&limiter);
+    for source in &CLIENTS[..3] {
+        world.send(source, 1);
+    }
+    let expected = [(Action::Drop, Reason::Banned, 2), (Action::Pass, Reason::Allowed, 1)];
+    let ignored = [(Action::Pass, Reason::Essential)];
+    assert_eventually(&limiter, &before, SOON, &expected, &ignored);
+}
+
+#[test]
 fn what_else_lies_beside_the_pins_is_left_alone() {
     let world = World::new();
     let mut limiter = Limiter::start(&world.server, &World::kernel(""));

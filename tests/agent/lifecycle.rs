@@ -122,14 +122,14 @@ fn both_killed_the_kernel_alone_goes_on() {
     world_send(&scene, CLIENTS[2], 20);
     // A limit as well: one burst for whoever comes now.
     world_send(&scene, CLIENTS[3], 20);
-    let limited = scene.world.datagram(CLIENTS[3]);
-    let (mut of_banned, mut of_limited) = (0, 0);
+    let slow = scene.world.datagram(CLIENTS[3]);
+    let (mut of_banned, mut of_slow) = (0, 0);
     watch.count_matching(Duration::from_millis(100), |frame| {
         of_banned += usize::from(frame == banned);
-        of_limited += usize::from(frame == limited);
+        of_slow += usize::from(frame == slow);
         false
     });
-    assert_eq!((of_banned, of_limited), (0, 20));
+    assert_eq!((of_banned, of_slow), (0, 20));
     scene.limiter.restart();
     scene.load.flows(50);
     let sources = scene.limiter.json(&["sources", "--json", "--limit", "100"]);

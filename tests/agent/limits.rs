@@ -111,8 +111,8 @@ fn fragments_are_limited_dropped_or_passed_as_told() {
     let fragments = datagram.fragments(24, 77);
     assert_eq!(fragments.len(), 3);
     let send = || fragments.iter().for_each(|fragment| port.send(fragment));
-    let limited = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 1)];
-    counts(&limiter, &limited, send);
+    let expected = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 1)];
+    counts(&limiter, &expected, send);
     for (word, action) in [("drop", Action::Drop), ("pass", Action::Pass)] {
         limiter.configure(&policy(word));
         limiter.cli(&["reload"]).succeeded();

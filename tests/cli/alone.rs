@@ -171,8 +171,8 @@ fn keys_live_in_their_file() {
     let key = made.stdout.trim();
     assert!(key.starts_with("lk_") && key.len() == 52 && made.stdout.lines().count() == 1);
     let path = scratch.path().join("keys.toml");
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777;
-    assert_eq!(mode, 0o600);
+    let bits = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777;
+    assert_eq!(bits, 0o600);
     let listed = keys("list").succeeded();
     for part in ["ci", "gold", "read"] {
         assert!(listed.stdout.contains(part), "{part}: {listed:?}");

@@ -46,7 +46,7 @@ fn a_slow_answer_arrives_as_it_is_made() {
         times.push(since.elapsed());
     }
     let gap = Duration::from_millis(200);
-    assert!(times[1] - times[0] > gap && times[2] - times[1] > gap, "{times:?}");
+    assert!(times[1] > times[0] + gap && times[2] > times[1] + gap, "{times:?}");
 }
 
 #[test]

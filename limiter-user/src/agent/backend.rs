@@ -337,7 +337,7 @@ impl Agent {
 }
 
 /// Trusted sources are never banned: the packet path relies on it.
-fn lift_bans_of_trusted(inner: &mut Inner) {
+pub(super) fn lift_bans_of_trusted(inner: &mut Inner) {
     let trusted: Vec<IpNet> = inner.safety.trusted.clone();
     for network in trusted {
         for ban in inner.book.remove_inside(network) {

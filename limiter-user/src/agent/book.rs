@@ -81,6 +81,11 @@ impl Book {
         keys.iter().filter_map(|key| self.bans.remove(key)).collect()
     }
 
+    /// Removes one.
+    pub(super) fn remove(&mut self, prefix: IpNet, scope: BanScope) {
+        self.dirty |= self.bans.remove(&(prefix, scope)).is_some();
+    }
+
     /// Removes and returns what has expired.
     pub(super) fn remove_expired(&mut self, now_unix_ns: u64) -> Vec<Ban> {
         let keys: Vec<_> = self

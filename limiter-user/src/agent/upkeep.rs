@@ -1,6 +1,6 @@
 //! What the agent does again and again: bans restored, swept and saved, sums told, problems kept.
 
-use super::{Agent, book, safety};
+use super::{Agent, backend, book, safety};
 use crate::{clock, link::ToProxy, policy::BanScope};
 
 impl Agent {
@@ -37,13 +37,20 @@ impl Agent {
             })
             .cloned()
             .collect();
+        let (mut left_out, mut why) = (0_usize, String::new());
         for ban in missing {
             let left_ns = ban.expires_unix_ns.saturating_sub(now_unix_ns);
             if let Err(error) = kernel.ban(ban.prefix.addr(), now_ns.saturating_add(left_ns)) {
-                inner.degraded.push(format!("a ban could not be restored: {error}"));
-                break;
+                // What is not in force is not listed as if it were.
+                inner.book.remove(ban.prefix, BanScope::Kernel);
+                left_out += 1;
+                why = error.to_string();
             }
         }
+        if left_out > 0 {
+            inner.degraded.push(format!("bans that could not be restored: {left_out}: {why}"));
+        }
+        backend::lift_bans_of_trusted(inner);
     }
 
     /// Once a second.

@@ -24,7 +24,7 @@ use nix::{
 };
 
 use super::{KernelError, attach::LinkName, plain::Plain};
-use crate::policy::KernelPolicy;
+use crate::{clock, policy::KernelPolicy};
 
 /// How many prefixes the lists can have.
 pub(super) const MAX_LIST_ENTRIES: u32 = 65_536;
@@ -118,13 +118,14 @@ impl Pins {
         links
     }
 
-    /// Copies bans of generations with the same layout and other sizes. Another layout is never
-    /// read.
+    /// Copies bans of generations with the same layout and other sizes, as far as there is room.
+    /// Another layout is never read.
     pub(super) fn copy_bans_of_other_generations(
         &self,
         bans: &mut HashMap<MapData, u64, Plain<Ban>>,
     ) -> Result<(), KernelError> {
         let same_layout = format!("v{LAYOUT_VERSION}-");
+        let now_ns = clock::monotonic_ns();
         for other in self.others() {
             let is_same = other
                 .file_name()
@@ -138,8 +139,14 @@ impl Pins {
                 .and_then(HashMap::try_from)
                 .map_err(|error| KernelError::system("opening earlier bans", &error))?;
             for (key, ban) in earlier.iter().filter_map(Result::ok) {
-                bans.insert(key, ban, 0)
-                    .map_err(|error| KernelError::system("copying earlier bans", &error))?;
+                if ban.0.expires_ns <= now_ns {
+                    continue;
+                }
+                if let Err(error) = bans.insert(key, ban, 0) {
+                    // A smaller table: packets are filtered all the same.
+                    log::error!("bans of the earlier, larger table are left out: {error}");
+                    return Ok(());
+                }
             }
         }
         Ok(())

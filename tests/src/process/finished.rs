@@ -24,14 +24,14 @@ pub struct Finished {
 impl Finished {
     /// Itself; panics with what it said unless the exit code is 0.
     #[track_caller]
-    #[must_use]
+    #[expect(clippy::return_self_not_must_use, reason = "checking is most of the use")]
     pub fn succeeded(self) -> Self {
         self.ended_with(0)
     }
 
     /// Itself; panics with what it said unless this is the exit code.
     #[track_caller]
-    #[must_use]
+    #[expect(clippy::return_self_not_must_use, reason = "checking is most of the use")]
     pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
