@@ -9,6 +9,9 @@ use http::{
 
 use crate::refusal::Refusal;
 
+/// As many as refusals have, without those of the policy and of CORS.
+const RESPONSE_HEADERS: usize = 16;
+
 /// How a stage ends a request early.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -60,9 +63,17 @@ impl Reply {
         }
     }
 
-    /// The response and its body; what every response carries is added later.
-    pub(super) fn into_parts(self, request_id: &HeaderValue) -> (Response<()>, Bytes) {
+    /// The response and its body; what every response carries is added later. `space`: the headers
+    /// of the request, which are no longer needed, but the memory they are in is.
+    pub(super) fn into_parts(
+        self,
+        request_id: &HeaderValue,
+        mut space: HeaderMap,
+    ) -> (Response<()>, Bytes) {
+        space.clear();
+        space.reserve(RESPONSE_HEADERS);
         let mut response = Response::new(());
+        *response.headers_mut() = space;
         let body = match self.answer {
             Answer::Preflight => {
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -128,10 +139,32 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
 fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
-    let id = request_id.to_str().unwrap_or_default();
-    Bytes::from(format!(
-        "{{\"type\":\"{kind}\",\"title\":\"{title}\",\"status\":{status},\"request_id\":\"{id}\"}}"
-    ))
+    let id = request_id.as_bytes();
+    let mut body = Vec::with_capacity(64 + kind.len() + title.len() + id.len());
+    for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
+        body.extend_from_slice(part);
+    }
+    body.extend_from_slice(b"\",\"status\":");
+    push_decimal(&mut body, u64::from(status));
+    body.extend_from_slice(b",\"request_id\":\"");
+    body.extend_from_slice(id);
+    body.extend_from_slice(b"\"}");
+    Bytes::from(body)
+}
+
+/// `value` in decimal digits: formatting machinery costs more than the rest of an answer's text.
+pub(super) fn push_decimal(text: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b"0123456789"[(value % 10) as usize];
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[first..]);
 }
 
 #[cfg(test)]
@@ -142,7 +175,7 @@ mod tests {
     fn every_refusal_is_a_problem_document() {
         let id = HeaderValue::from_static("0123456789abcdef");
         for refusal in Refusal::ALL {
-            let (response, body) = Reply::refuse(*refusal).into_parts(&id);
+            let (response, body) = Reply::refuse(*refusal).into_parts(&id, HeaderMap::new());
             assert_eq!(response.status().as_u16(), refusal.status());
             let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(document["status"], refusal.status());
@@ -155,7 +188,7 @@ mod tests {
     #[test]
     fn a_preflight_is_empty_and_keeps_the_connection() {
         let id = HeaderValue::from_static("0123456789abcdef");
-        let (response, body) = Reply::preflight().into_parts(&id);
+        let (response, body) = Reply::preflight().into_parts(&id, HeaderMap::new());
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         assert!(body.is_empty() && response.headers().is_empty());
     }
