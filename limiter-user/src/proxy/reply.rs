@@ -87,7 +87,7 @@ impl Reply {
         };
         let headers = response.headers_mut();
         if !body.is_empty() {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            headers.insert(CONTENT_LENGTH, decimal(u64::try_from(body.len()).unwrap_or(u64::MAX)));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -135,12 +135,16 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
     }
 }
 
+/// Bytes of a problem document around its texts, with a status of three digits.
+const FRAME_BYTES: usize = 51;
+
 /// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
 fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
     let id = request_id.as_bytes();
-    let mut body = Vec::with_capacity(64 + kind.len() + title.len() + id.len());
+    // Exactly as long as it gets: shared memory with room to spare is allocated twice.
+    let mut body = Vec::with_capacity(FRAME_BYTES + kind.len() + title.len() + id.len());
     for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
         body.extend_from_slice(part);
     }
@@ -152,19 +156,34 @@ fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     Bytes::from(body)
 }
 
-/// `value` in decimal digits: formatting machinery costs more than the rest of an answer's text.
-pub(super) fn push_decimal(text: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
+/// A header's value in decimal digits.
+pub(super) fn decimal(value: u64) -> HeaderValue {
+    let mut digits = [0; DIGITS];
+    let first = write_digits(&mut digits, value);
+    HeaderValue::from_bytes(&digits[first..]).unwrap_or_else(|_| HeaderValue::from(value))
+}
+
+/// Appends `value` in decimal digits: formatting machinery costs more than the rest of an answer's text.
+pub(super) fn push_decimal(text: &mut Vec<u8>, value: u64) {
+    let mut digits = [0; DIGITS];
+    let first = write_digits(&mut digits, value);
+    text.extend_from_slice(&digits[first..]);
+}
+
+/// Digits of the largest number.
+const DIGITS: usize = 20;
+
+/// Writes to the end of `digits`; where the first one is.
+fn write_digits(digits: &mut [u8; DIGITS], mut value: u64) -> usize {
+    let mut first = DIGITS;
     loop {
         first -= 1;
         digits[first] = b"0123456789"[(value % 10) as usize];
         value /= 10;
         if value == 0 {
-            break;
+            return first;
         }
     }
-    text.extend_from_slice(&digits[first..]);
 }
 
 #[cfg(test)]
@@ -183,6 +202,17 @@ mod tests {
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             assert!(raw(*refusal).starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
         }
+    }
+
+    #[test]
+    fn numbers_and_the_length_of_a_document_are_exact() {
+        for value in [0, 7, 10, 429, u64::MAX] {
+            assert_eq!(decimal(value), value.to_string());
+        }
+        let id = HeaderValue::from_static("0123456789abcdef");
+        let body = problem(Refusal::RateLimited, &id);
+        let (kind, title) = describe(Refusal::RateLimited);
+        assert_eq!(body.len(), FRAME_BYTES + kind.len() + title.len() + id.len());
     }
 
     #[test]

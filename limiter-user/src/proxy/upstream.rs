@@ -4,7 +4,7 @@
 //! request on a kept connection that died before it answered is sent once more on a fresh one, if
 //! it was never sent or may be repeated (no body, idempotent method).
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc};
 
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -126,11 +126,12 @@ pub(super) async fn send(
 ) -> Result<Response<Source>, Reply> {
     let (mut request, upstream) = cleared.into_request();
     let pool = Rc::clone(&exchange.in_force.pools[upstream]);
-    let policy = Arc::clone(&exchange.in_force.policy);
+    let in_force = Rc::clone(&exchange.in_force);
+    let timeouts = &in_force.policy.timeouts;
     exchange.forwarded = true;
     if let Some(sender) = pool.take(exchange.now_ns) {
         let again = repeatable(&request);
-        match attempt(exchange, &policy.timeouts, sender, request).await? {
+        match attempt(exchange, timeouts, sender, request).await? {
             Attempt::Answered(sender, response) => return finish(&pool, sender, response),
             Attempt::Unsent(unsent) => request = unsent,
             Attempt::Failed => {
@@ -140,7 +141,7 @@ pub(super) async fn send(
         }
     }
     // Rare, and large: apart, so that the usual future is small.
-    Box::pin(send_fresh(exchange, &pool, &policy.timeouts, request)).await
+    Box::pin(send_fresh(exchange, &pool, timeouts, request)).await
 }
 
 async fn send_fresh(

@@ -5,7 +5,6 @@
 //! (draft-ietf-httpapi-ratelimit-headers-10). With several limits, a request that one refuses is
 //! counted against none.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
     proxy::{
         compiled::{Compiled, Limit, Route},
         proof::{Client, Principal},
-        reply::push_decimal,
+        reply::{decimal, push_decimal},
     },
     refusal::Refusal,
 };
@@ -110,10 +109,10 @@ impl Quota {
             return;
         };
         headers.reserve(FIELDS);
-        headers.insert(LIMIT, HeaderValue::from(tightest.limit));
-        headers.insert(REMAINING, HeaderValue::from(tightest.remaining));
+        headers.insert(LIMIT, decimal(tightest.limit));
+        headers.insert(REMAINING, decimal(tightest.remaining));
         let reset = unix_seconds + tightest.reset_after_ns.div_ceil(SECOND_NS);
-        headers.insert(RESET, HeaderValue::from(reset));
+        headers.insert(RESET, decimal(reset));
         let mut standing = Vec::with_capacity(64 * self.standings.len());
         for (index, verdict) in &self.standings {
             let limit = &policy.limits[*index];
@@ -130,7 +129,7 @@ impl Quota {
             standing.extend_from_slice(b";t=");
             push_decimal(&mut standing, after_ns.div_ceil(SECOND_NS));
         }
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(standing)) {
+        if let Ok(value) = HeaderValue::from_bytes(&standing) {
             headers.append(RATE_LIMIT, value);
         }
         let wait_ns = self
@@ -142,7 +141,7 @@ impl Quota {
             .map(|(_, verdict)| verdict.decision.retry_after_ns)
             .max();
         if let Some(wait_ns) = wait_ns {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait_ns.div_ceil(SECOND_NS).max(1)));
+            headers.insert(RETRY_AFTER, decimal(wait_ns.div_ceil(SECOND_NS).max(1)));
         }
     }
 }
