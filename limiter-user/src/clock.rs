@@ -18,6 +18,16 @@ pub fn unix_ns() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME)
 }
 
+/// As [`monotonic_ns`] at the last kernel tick, several times cheaper: for deadlines.
+pub fn coarse_monotonic_ns() -> u64 {
+    read_ns(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+/// As [`unix_ns`] at the last kernel tick, several times cheaper: for what people read.
+pub fn coarse_unix_ns() -> u64 {
+    read_ns(ClockId::CLOCK_REALTIME_COARSE)
+}
+
 /// Length of one kernel tick: the resolution of `CLOCK_MONOTONIC_COARSE` (1e9 / `CONFIG_HZ`).
 pub fn tick_ns() -> u64 {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
@@ -26,6 +36,8 @@ pub fn tick_ns() -> u64 {
 
 /// A clock that the vDSO answers cannot fail; zero would only shorten an expiry.
 fn read_ns(clock: ClockId) -> u64 {
-    clock_gettime(clock)
-        .map_or(0, |time| Duration::from(time).as_nanos().try_into().unwrap_or(u64::MAX))
+    clock_gettime(clock).map_or(0, |time| {
+        let (seconds, ns) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
+        seconds.saturating_mul(1_000_000_000).saturating_add(ns)
+    })
 }

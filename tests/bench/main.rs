@@ -1,8 +1,10 @@
-//! Measurements of what is shipped, as root: `cargo xtask bench [packet]`. Prints numbers beside
-//! their targets; a missed target is no failure, because a measurement is no test.
+//! Measurements of what is shipped, as root: `cargo xtask bench [packet] [proxy]`, both unless named.
+//! Prints numbers beside their targets; a missed target is no failure, because a measurement is no
+//! test.
 
 mod cases;
 mod packet;
+mod proxy;
 mod table;
 
 use std::{
@@ -14,13 +16,14 @@ use std::{
 fn main() -> ExitCode {
     let mut chosen: Vec<String> = env::args().skip(1).collect();
     if chosen.is_empty() {
-        chosen.push("packet".to_owned());
+        chosen.extend(["packet", "proxy"].map(str::to_owned));
     }
     for name in &chosen {
         let text = match name.as_str() {
             "packet" => packet::measure(),
+            "proxy" => proxy::measure(),
             other => {
-                eprintln!("bench: no measurement named {other}; there is: packet");
+                eprintln!("bench: no measurement named {other}; there are: packet, proxy");
                 return ExitCode::from(2);
             }
         };

@@ -1,4 +1,5 @@
-//! Builds what is measured, optimised, and runs the measurement as root.
+//! Builds what is measured, optimised, sets up what it is compared with, and runs the measurement
+//! as root.
 
 use std::{env, ffi::OsString};
 
@@ -6,12 +7,16 @@ use anyhow::Result;
 
 use crate::{
     command::{as_root, cargo, run, step},
-    ebpf,
+    ebpf, setup,
     workspace::Workspace,
 };
 
 /// Everything is built by the same profile as what is shipped.
 pub(crate) fn run_with(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    // Without a name everything is measured.
+    if arguments.is_empty() || arguments.iter().any(|name| name == "proxy") {
+        setup::for_bench()?;
+    }
     let limiter = ebpf::build_limiter(workspace, true)?;
     let mut cargo = cargo(workspace);
     cargo.args(["build", "--release", "--package", "limiter-tests", "--bin", "bench"]);

@@ -2,6 +2,8 @@
 //! missing is installed, announced, as root. Distributions other than Debian's family get a list
 //! of what is missing and why instead; nothing is ever installed there.
 
+mod services;
+
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
@@ -69,6 +71,26 @@ pub(crate) fn for_builds() -> Result<()> {
 /// What the tests and the demonstration need to make network namespaces.
 pub(crate) fn for_namespaces() -> Result<()> {
     ensure(&[Need::program("ip", "iproute2", "to make private network namespaces")])
+}
+
+/// The peers that `cargo xtask bench` compares with, and what makes the load.
+pub(crate) fn for_bench() -> Result<()> {
+    for_namespaces()?;
+    let purpose = "to compare with, and nothing of it is left running";
+    let peers = [
+        Need::program("nginx", "nginx-light", purpose),
+        Need::program("haproxy", "haproxy", purpose),
+    ];
+    let brought: Vec<&str> = peers
+        .iter()
+        .filter(|need| !need.is_met())
+        .map(|need| need.package.as_str().trim_end_matches("-light"))
+        .collect();
+    services::held_back(&brought, || ensure(&peers))?;
+    ensure(&[
+        Need::program("wrk", "wrk", "to make the load of the HTTP benchmark"),
+        Need::program("taskset", "util-linux", "to bind what is measured to one CPU"),
+    ])
 }
 
 /// Meets every need that is not met yet, or says which cannot be.

@@ -33,9 +33,13 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, exchange: &Exchange) -> Self {
+        Self::of(Some(incoming), exchange)
+    }
+
+    fn of(incoming: Option<Incoming>, exchange: &Exchange) -> Self {
         let policy = &exchange.in_force.policy;
         Self {
-            incoming: Some(incoming),
+            incoming,
             left_bytes: policy.bounds.max_body_bytes,
             body_timeout: policy.timeouts.body,
             upstream_timeout: policy.timeouts.upstream,
@@ -43,9 +47,9 @@ impl RequestBody {
         }
     }
 
-    /// The same without a body, for a request that had none.
-    pub(super) fn empty(&self) -> Self {
-        Self { incoming: None, connection: Rc::clone(&self.connection), ..*self }
+    /// Of a request that has none.
+    pub(super) fn none(exchange: &Exchange) -> Self {
+        Self::of(None, exchange)
     }
 
     fn fail(

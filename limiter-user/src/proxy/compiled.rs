@@ -3,7 +3,11 @@
 //! In: a policy and the counters of the one before; out: an immutable snapshot shared by all
 //! cores. Nothing here is built while a request waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -287,7 +291,7 @@ fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit,
         mode: policy.mode,
         key: policy.key,
         applies_to: policy.applies_to,
-        policy_field: value(
+        policy_field: constant(
             &format!("{quoted_name};q={};w={seconds}", meter.limit()),
             "limit name",
         )?,
@@ -305,7 +309,7 @@ fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
         set: policy
             .set
             .iter()
-            .map(|(key, text)| Ok((name(key)?, value(text, key)?)))
+            .map(|(key, text)| Ok((name(key)?, constant(text, key)?)))
             .collect::<Result<_, String>>()?,
         remove: policy.remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
     })
@@ -317,4 +321,18 @@ fn name(text: &str) -> Result<HeaderName, String> {
 
 fn value(text: &str, what: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text).map_err(|_| format!("{what}: not a header value"))
+}
+
+/// As [`value`], for what nearly every response carries: copied without counting references. Its
+/// text stays in memory for ever, once however often a policy is loaded.
+fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    value(text, what)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = known.get(text).copied().unwrap_or_else(|| {
+        let kept: &'static str = Box::leak(text.into());
+        known.insert(kept);
+        kept
+    });
+    Ok(HeaderValue::from_static(kept))
 }

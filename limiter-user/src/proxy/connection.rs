@@ -3,7 +3,7 @@
 //! In: an accepted socket; out: requests to the pipeline, and an observation for what hyper
 //! refused before there was a request.
 
-use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     clients::Permit,
     core::{Core, InForce},
-    pipeline,
+    pipeline::{self, Answering},
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
@@ -56,15 +56,10 @@ pub(super) async fn serve(
 async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, socket: TcpStream) {
     let io = TokioIo::new(ClientStream { socket, connection: Rc::clone(state) });
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (core, state) = (Rc::clone(core), Rc::clone(state));
-        async move {
-            // Sockets are accepted only under a policy, and there is always one from then on.
-            match core.policy() {
-                Some(in_force) => {
-                    Ok::<_, Infallible>(pipeline::handle(core, state, in_force, request).await)
-                }
-                None => std::future::pending().await,
-            }
+        // Sockets are accepted only under a policy, and there is always one from then on.
+        match core.policy() {
+            Some(in_force) => pipeline::handle(core, state, in_force, request),
+            None => Answering::Never,
         }
     });
     let mut http = builder(bounds).serve_connection(io, service);

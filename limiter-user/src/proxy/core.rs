@@ -191,7 +191,7 @@ async fn sweep(core: Rc<Core>) {
             core.opened.notified().await;
         }
         tokio::time::sleep(SWEEP).await;
-        let now_ns = clock::monotonic_ns();
+        let now_ns = clock::coarse_monotonic_ns();
         core.connections.expire(now_ns);
         core.pools.prune(now_ns);
     }

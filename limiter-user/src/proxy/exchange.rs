@@ -56,11 +56,10 @@ impl Exchange {
         core: &Rc<Core>,
         connection: &Rc<Connection>,
         in_force: Rc<InForce>,
-        parts: &mut Parts,
+        parts: &Parts,
     ) -> Box<Self> {
-        let unix_ns = clock::unix_ns();
+        let unix_ns = clock::coarse_unix_ns();
         let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
-        parts.headers.insert(request_id::X_REQUEST_ID, id.clone());
         core.counters.requests.bump();
         Box::new(Self {
             core: Rc::clone(core),
@@ -119,10 +118,15 @@ impl Exchange {
         }
     }
 
-    /// The answer to a request that ends here.
-    pub(super) fn reply(&mut self, reply: Reply) -> Response<Source> {
+    /// The id, as passed on and echoed.
+    pub(super) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    /// The answer to a request that ends here; `space` as for [`Reply::into_parts`].
+    pub(super) fn reply(&mut self, reply: Reply, space: HeaderMap) -> Response<Source> {
         self.refusal = reply.refusal();
-        let (response, body) = reply.into_parts(&self.id);
+        let (response, body) = reply.into_parts(&self.id, space);
         response.map(|()| Source::Fixed(Some(body)))
     }
 

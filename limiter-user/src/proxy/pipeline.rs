@@ -3,11 +3,16 @@
 //! In: a head that hyper read; out: a response. Nothing reaches an upstream but as [`Cleared`],
 //! which only [`admit`] makes. The order of the stages is the order of the lines.
 
-use std::rc::Rc;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response,
-    header::{CONTENT_LENGTH, RETRY_AFTER, WWW_AUTHENTICATE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
+    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -17,7 +22,7 @@ use super::{
     compiled::{Compiled, Route},
     core::{Core, InForce},
     exchange::Exchange,
-    proof::{Client, Grant, Principal},
+    proof::{Client, Grant, Principal, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{address, auth, bans, client_address, cors, guard, limits, route, target, transform},
@@ -39,32 +44,59 @@ impl Cleared {
     }
 }
 
-/// Answers one request.
-pub(super) async fn handle(
-    core: Rc<Core>,
-    connection: Rc<Connection>,
-    in_force: Rc<InForce>,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&core, &connection, in_force, &mut parts);
-    let outcome = match admit(&mut exchange, parts, body) {
-        Ok(cleared) => upstream::send(&mut exchange, cleared).await,
-        Err(reply) => Err(reply),
-    };
-    let response = outcome.unwrap_or_else(|reply| exchange.reply(reply));
-    exchange.follow(response)
+/// An answer that may be waited for. What waits is on the heap: hyper moves this about.
+pub(super) enum Answering {
+    /// Decided here.
+    Now(Option<Response<ResponseBody>>),
+    /// From an upstream.
+    Later(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+    /// There is no policy to answer by.
+    Never,
 }
 
-fn admit(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Result<Cleared, Reply> {
+impl Future for Answering {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(response) => response.take().map_or(Poll::Pending, |r| Poll::Ready(Ok(r))),
+            Self::Later(response) => response.as_mut().poll(context).map(Ok),
+            Self::Never => Poll::Pending,
+        }
+    }
+}
+
+/// Answers one request.
+pub(super) fn handle(
+    core: &Rc<Core>,
+    connection: &Rc<Connection>,
+    in_force: Rc<InForce>,
+    request: Request<Incoming>,
+) -> Answering {
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(core, connection, in_force, &parts);
+    match admit(&mut exchange, &mut parts, body) {
+        Ok(cleared) => Answering::Later(Box::pin(async move {
+            let outcome = upstream::send(&mut exchange, cleared).await;
+            let response =
+                outcome.unwrap_or_else(|reply| exchange.reply(reply, HeaderMap::default()));
+            exchange.follow(response)
+        })),
+        Err(reply) => {
+            let response = exchange.reply(reply, parts.headers);
+            Answering::Now(Some(exchange.follow(response)))
+        }
+    }
+}
+
+/// Takes the head out of `parts` only if the request is cleared.
+fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<Cleared, Reply> {
     let in_force = Rc::clone(&exchange.in_force);
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
-    let head = exchange.connection.begin_request();
-    let target = target::check(&parts, &head);
-    exchange.connection.return_buffer(head);
-    let target = target?;
+    exchange.connection.begin_request();
+    let target = target::check(parts, &exchange.connection.head())?;
     let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
@@ -89,18 +121,58 @@ fn admit(exchange: &mut Exchange, mut parts: Parts, body: Incoming) -> Result<Cl
     let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
     exchange.principal = principal;
     exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
-    let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
-    for (mode, refusal) in violations {
-        exchange.enforce(mode, refusal)?;
+    if exchange.quota.is_violated() {
+        let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
+        for (mode, refusal) in violations {
+            exchange.enforce(mode, refusal)?;
+        }
     }
     declared_length(policy, &parts.headers)?;
-    let forwarded = exchange.forwarded_for(&client);
-    let who = (&client, &*forwarded);
-    transform::request(policy, route, &mut parts, target, who, principal);
-    Ok(Cleared {
-        request: Request::from_parts(parts, RequestBody::new(body, exchange)),
-        upstream: route.upstream,
-    })
+    edit(exchange, route, &client, &mut parts.headers);
+    let mut request = Request::new(RequestBody::new(body, exchange));
+    *request.method_mut() = std::mem::take(&mut parts.method);
+    *request.uri_mut() = Uri::from(target.path_and_query);
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    Ok(Cleared { request, upstream: route.upstream })
+}
+
+/// Edits the headers of an admitted request for its upstream.
+fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut HeaderMap) {
+    let forwarded = exchange.forwarded_for(client);
+    let who = (client, &*forwarded);
+    transform::headers(&exchange.in_force.policy, route, headers, who, exchange.principal);
+    headers.insert(X_REQUEST_ID, exchange.id().clone());
+}
+
+/// The same request once more, without a body, from the head as it was received. `None` if that is
+/// not there as a whole.
+pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Request<RequestBody>> {
+    let mut headers = reread(&exchange.connection.head())?;
+    let route = &exchange.in_force.policy.routes[exchange.route?];
+    edit(exchange, route, &exchange.client?, &mut headers);
+    let mut request = Request::new(RequestBody::none(exchange));
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+/// The fields of a head that was parsed before.
+fn reread(head: &[u8]) -> Option<HeaderMap> {
+    let line = |line| <[u8]>::strip_suffix(line, b"\r").unwrap_or(line);
+    let lines = head.split(|byte| *byte == b'\n').map(line);
+    // Empty lines may come before the request line.
+    let fields = lines.skip_while(|line| line.is_empty()).skip(1);
+    let mut headers = HeaderMap::new();
+    for field in fields {
+        if field.is_empty() {
+            return headers.contains_key(HOST).then_some(headers);
+        }
+        let colon = field.iter().position(|byte| *byte == b':')?;
+        let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
+        headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    None
 }
 
 /// Guard and authentication: a failed attempt is charged to the client's budget.

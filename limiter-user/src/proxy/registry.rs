@@ -4,7 +4,7 @@
 //! whoever changes it wakes the task.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     future::poll_fn,
     net::IpAddr,
     pin::pin,
@@ -27,6 +27,9 @@ const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// Bytes of a request head that are kept as received.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Memory that an idle connection keeps for its next head.
+const KEPT_HEAD_BYTES: usize = 4096;
 
 /// What a connection is waiting for; says what its deadline means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,20 +108,18 @@ impl Connection {
         head.extend_from_slice(&bytes[..room]);
     }
 
-    /// A request head is complete; the bytes it came in, for the strict checks.
-    pub(super) fn begin_request(&self) -> Vec<u8> {
+    /// A request head is complete.
+    pub(super) fn begin_request(&self) {
         self.phase.set(Phase::Request);
         self.clear_deadline();
         self.body_fault.set(None);
         self.awaits_body.set(false);
-        self.head.take()
     }
 
-    /// Gives the buffer of [`Self::begin_request`] back for the next head.
-    pub(super) fn return_buffer(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        buffer.shrink_to(4096);
-        self.head.replace(buffer);
+    /// The bytes that came since the request before, until its answer ends: its head, unless some
+    /// of that came together with the request before, and perhaps more.
+    pub(super) fn head(&self) -> Ref<'_, Vec<u8>> {
+        self.head.borrow()
     }
 
     /// The response has begun.
@@ -130,6 +131,9 @@ impl Connection {
     /// The response has ended; the next request may come.
     pub(super) fn end_request(&self, idle: Duration) {
         self.phase.set(Phase::Idle);
+        let mut head = self.head.borrow_mut();
+        head.clear();
+        head.shrink_to(KEPT_HEAD_BYTES);
         self.set_deadline(if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle });
     }
 
@@ -190,7 +194,7 @@ impl Connection {
 
 fn after(limit: Duration) -> u64 {
     let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
-    clock::monotonic_ns().saturating_add(limit_ns)
+    clock::coarse_monotonic_ns().saturating_add(limit_ns)
 }
 
 /// The connections of one core.

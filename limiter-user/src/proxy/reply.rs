@@ -9,6 +9,9 @@ use http::{
 
 use crate::refusal::Refusal;
 
+/// As many as refusals have, without those of the policy and of CORS.
+const RESPONSE_HEADERS: usize = 16;
+
 /// How a stage ends a request early.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -60,9 +63,17 @@ impl Reply {
         }
     }
 
-    /// The response and its body; what every response carries is added later.
-    pub(super) fn into_parts(self, request_id: &HeaderValue) -> (Response<()>, Bytes) {
+    /// The response and its body; what every response carries is added later. `space`: the headers
+    /// of the request, which are no longer needed, but the memory they are in is.
+    pub(super) fn into_parts(
+        self,
+        request_id: &HeaderValue,
+        mut space: HeaderMap,
+    ) -> (Response<()>, Bytes) {
+        space.clear();
+        space.reserve(RESPONSE_HEADERS);
         let mut response = Response::new(());
+        *response.headers_mut() = space;
         let body = match self.answer {
             Answer::Preflight => {
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -76,7 +87,7 @@ impl Reply {
         };
         let headers = response.headers_mut();
         if !body.is_empty() {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            headers.insert(CONTENT_LENGTH, decimal(u64::try_from(body.len()).unwrap_or(u64::MAX)));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -124,14 +135,55 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
     }
 }
 
+/// Bytes of a problem document around its texts, with a status of three digits.
+const FRAME_BYTES: usize = 51;
+
 /// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
 fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
-    let id = request_id.to_str().unwrap_or_default();
-    Bytes::from(format!(
-        "{{\"type\":\"{kind}\",\"title\":\"{title}\",\"status\":{status},\"request_id\":\"{id}\"}}"
-    ))
+    let id = request_id.as_bytes();
+    // Exactly as long as it gets: shared memory with room to spare is allocated twice.
+    let mut body = Vec::with_capacity(FRAME_BYTES + kind.len() + title.len() + id.len());
+    for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
+        body.extend_from_slice(part);
+    }
+    body.extend_from_slice(b"\",\"status\":");
+    push_decimal(&mut body, u64::from(status));
+    body.extend_from_slice(b",\"request_id\":\"");
+    body.extend_from_slice(id);
+    body.extend_from_slice(b"\"}");
+    Bytes::from(body)
+}
+
+/// A header's value in decimal digits.
+pub(super) fn decimal(value: u64) -> HeaderValue {
+    let mut digits = [0; DIGITS];
+    let first = write_digits(&mut digits, value);
+    HeaderValue::from_bytes(&digits[first..]).unwrap_or_else(|_| HeaderValue::from(value))
+}
+
+/// Appends `value` in decimal digits: formatting machinery costs more than the rest of an answer's text.
+pub(super) fn push_decimal(text: &mut Vec<u8>, value: u64) {
+    let mut digits = [0; DIGITS];
+    let first = write_digits(&mut digits, value);
+    text.extend_from_slice(&digits[first..]);
+}
+
+/// Digits of the largest number.
+const DIGITS: usize = 20;
+
+/// Writes to the end of `digits`; where the first one is.
+fn write_digits(digits: &mut [u8; DIGITS], mut value: u64) -> usize {
+    let mut first = DIGITS;
+    loop {
+        first -= 1;
+        digits[first] = b"0123456789"[(value % 10) as usize];
+        value /= 10;
+        if value == 0 {
+            return first;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +194,7 @@ mod tests {
     fn every_refusal_is_a_problem_document() {
         let id = HeaderValue::from_static("0123456789abcdef");
         for refusal in Refusal::ALL {
-            let (response, body) = Reply::refuse(*refusal).into_parts(&id);
+            let (response, body) = Reply::refuse(*refusal).into_parts(&id, HeaderMap::new());
             assert_eq!(response.status().as_u16(), refusal.status());
             let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(document["status"], refusal.status());
@@ -153,9 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_the_length_of_a_document_are_exact() {
+        for value in [0, 7, 10, 429, u64::MAX] {
+            assert_eq!(decimal(value), value.to_string());
+        }
+        let id = HeaderValue::from_static("0123456789abcdef");
+        let body = problem(Refusal::RateLimited, &id);
+        let (kind, title) = describe(Refusal::RateLimited);
+        assert_eq!(body.len(), FRAME_BYTES + kind.len() + title.len() + id.len());
+    }
+
+    #[test]
     fn a_preflight_is_empty_and_keeps_the_connection() {
         let id = HeaderValue::from_static("0123456789abcdef");
-        let (response, body) = Reply::preflight().into_parts(&id);
+        let (response, body) = Reply::preflight().into_parts(&id, HeaderMap::new());
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         assert!(body.is_empty() && response.headers().is_empty());
     }

@@ -52,15 +52,22 @@ type Key = (IpAddr, IpAddr, ObservedOutcome);
 #[derive(Debug, Default)]
 struct Inner {
     second: u64,
-    keys: HashMap<Key, Tally>,
-    /// Keys with requests that are only counted, since the last flush.
-    counted: Vec<Key>,
+    /// Places in `tallies`.
+    keys: HashMap<Key, usize>,
+    tallies: Vec<Tally>,
+    /// Place of the last one, which in a flood is often the next one too.
+    last: Option<(Key, usize)>,
+    /// Places with requests that are only counted, since the last flush.
+    counted: Vec<usize>,
     pending: Vec<Observation>,
     lost: u64,
+    /// The flusher was woken since the last flush.
+    woken: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
+    key: Key,
     detailed: u32,
     counted: u32,
     first_unix_ns: u64,
@@ -85,14 +92,15 @@ impl Report {
         if inner.second != second {
             inner.collect();
             inner.keys.clear();
+            inner.tallies.clear();
+            inner.last = None;
             inner.second = second;
         }
-        let key = (peer, client, outcome);
-        if inner.keys.len() >= MAX_KEYS && !inner.keys.contains_key(&key) {
+        let Some(place) = inner.place((peer, client, outcome)) else {
             inner.lost += 1;
             return;
-        }
-        let tally = inner.keys.entry(key).or_default();
+        };
+        let tally = &mut inner.tallies[place];
         if tally.detailed < DETAILED_PER_SECOND && inner.pending.len() < MAX_PENDING {
             tally.detailed += 1;
             inner.pending.push(Observation {
@@ -106,11 +114,14 @@ impl Report {
         } else {
             if tally.counted == 0 {
                 tally.first_unix_ns = unix_ns;
-                inner.counted.push(key);
+                inner.counted.push(place);
             }
             tally.counted = tally.counted.saturating_add(1);
         }
-        self.wake.notify_one();
+        if !inner.woken {
+            inner.woken = true;
+            self.wake.notify_one();
+        }
     }
 
     /// Sends batches for ever; the timer runs only while something is pending.
@@ -125,6 +136,7 @@ impl Report {
     /// Sends what is pending without waiting.
     pub(super) fn flush_now(&self) {
         let mut inner = self.inner.borrow_mut();
+        inner.woken = false;
         inner.collect();
         if inner.pending.is_empty() && inner.lost == 0 {
             return;
@@ -142,13 +154,32 @@ impl Report {
 }
 
 impl Inner {
+    /// Where this key is tallied; `None`: there is no room for another.
+    fn place(&mut self, key: Key) -> Option<usize> {
+        if let Some((last, place)) = self.last
+            && last == key
+        {
+            return Some(place);
+        }
+        let next = self.tallies.len();
+        let place = match self.keys.get(&key) {
+            Some(place) => *place,
+            None if next < MAX_KEYS => {
+                self.tallies.push(Tally { key, detailed: 0, counted: 0, first_unix_ns: 0 });
+                self.keys.insert(key, next);
+                next
+            }
+            None => return None,
+        };
+        self.last = Some((key, place));
+        Some(place)
+    }
+
     /// Turns what was only counted into one observation per key.
     fn collect(&mut self) {
-        for key in self.counted.drain(..) {
-            let Some(tally) = self.keys.get_mut(&key) else {
-                continue;
-            };
-            let (peer, client, outcome) = key;
+        for place in self.counted.drain(..) {
+            let tally = &mut self.tallies[place];
+            let (peer, client, outcome) = tally.key;
             if self.pending.len() >= 2 * MAX_PENDING {
                 self.lost += u64::from(tally.counted);
             } else {

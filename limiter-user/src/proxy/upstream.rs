@@ -4,9 +4,9 @@
 //! request on a kept connection that died before it answered is sent once more on a fresh one, if
 //! it was never sent or may be repeated (no body, idempotent method).
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc};
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -19,9 +19,10 @@ use super::{
     body::{RequestBody, Source},
     compiled::Upstream,
     exchange::Exchange,
-    pipeline::Cleared,
+    pipeline::{self, Cleared},
     reply::Reply,
     stage::transform::hop_by_hop,
+    stream::UpstreamStream,
 };
 use crate::{clock, policy::http::HttpTimeouts, refusal::Refusal};
 
@@ -58,7 +59,7 @@ impl Lease {
         if let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < MAX_IDLE {
-                idle.push((sender, clock::monotonic_ns().saturating_add(IDLE_NS)));
+                idle.push((sender, clock::coarse_monotonic_ns().saturating_add(IDLE_NS)));
             }
         }
     }
@@ -108,7 +109,8 @@ impl Pool {
         let socket = TcpStream::connect(target).await.map_err(drop)?;
         // Only latency is lost without it.
         drop(socket.set_nodelay(true));
-        let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(drop)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(UpstreamStream(socket))).await.map_err(drop)?;
         tokio::task::spawn_local(async move {
             // Its errors are those of the request in flight, which is told.
             drop(connection.await);
@@ -124,27 +126,38 @@ pub(super) async fn send(
 ) -> Result<Response<Source>, Reply> {
     let (mut request, upstream) = cleared.into_request();
     let pool = Rc::clone(&exchange.in_force.pools[upstream]);
-    let policy = Arc::clone(&exchange.in_force.policy);
+    let in_force = Rc::clone(&exchange.in_force);
+    let timeouts = &in_force.policy.timeouts;
     exchange.forwarded = true;
     if let Some(sender) = pool.take(exchange.now_ns) {
         let again = repeatable(&request);
-        match attempt(exchange, &policy.timeouts, sender, request).await? {
+        match attempt(exchange, timeouts, sender, request).await? {
             Attempt::Answered(sender, response) => return finish(&pool, sender, response),
             Attempt::Unsent(unsent) => request = unsent,
-            Attempt::Failed => match again {
-                Some(again) => request = again,
-                None => return Err(Refusal::UpstreamFailed.into()),
-            },
+            Attempt::Failed => {
+                let again = again.and_then(|(method, uri)| pipeline::again(exchange, method, uri));
+                request = again.ok_or(Refusal::UpstreamFailed)?;
+            }
         }
     }
-    let connection = exchange.connection.within(policy.timeouts.connect, pool.connect()).await;
+    // Rare, and large: apart, so that the usual future is small.
+    Box::pin(send_fresh(exchange, &pool, timeouts, request)).await
+}
+
+async fn send_fresh(
+    exchange: &Exchange,
+    pool: &Rc<Pool>,
+    timeouts: &HttpTimeouts,
+    request: Request<RequestBody>,
+) -> Result<Response<Source>, Reply> {
+    let connection = exchange.connection.within(timeouts.connect, pool.connect()).await;
     let sender = match connection {
         Some(Ok(sender)) => sender,
         Some(Err(())) => return Err(Refusal::UpstreamFailed.into()),
         None => return Err(Refusal::UpstreamTimeout.into()),
     };
-    match attempt(exchange, &policy.timeouts, sender, request).await? {
-        Attempt::Answered(sender, response) => finish(&pool, sender, response),
+    match attempt(exchange, timeouts, sender, request).await? {
+        Attempt::Answered(sender, response) => finish(pool, sender, response),
         Attempt::Unsent(_) | Attempt::Failed => Err(Refusal::UpstreamFailed.into()),
     }
 }
@@ -200,14 +213,8 @@ fn finish(
     Ok(Response::from_parts(parts, Source::Upstream(body, lease)))
 }
 
-/// A second copy of a request that may be sent twice.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.body().is_end_stream() || !request.method().is_idempotent() {
-        return None;
-    }
-    let mut again = Request::new(request.body().empty());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
+/// What a request was for, if it may be sent twice.
+fn repeatable(request: &Request<RequestBody>) -> Option<(Method, Uri)> {
+    let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
+    repeatable.then(|| (request.method().clone(), request.uri().clone()))
 }

@@ -5,8 +5,6 @@
 //! (draft-ietf-httpapi-ratelimit-headers-10). With several limits, a request that one refuses is
 //! counted against none.
 
-use std::fmt::Write;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
 use crate::{
@@ -18,9 +16,13 @@ use crate::{
     proxy::{
         compiled::{Compiled, Limit, Route},
         proof::{Client, Principal},
+        reply::{decimal, push_decimal},
     },
     refusal::Refusal,
 };
+
+/// Most fields that a response with one limit gets.
+const FIELDS: usize = 6;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -72,6 +74,11 @@ pub(in crate::proxy) fn charge(
 }
 
 impl Quota {
+    /// Whether any limit is exceeded, be it in monitor mode.
+    pub(in crate::proxy) fn is_violated(&self) -> bool {
+        self.standings.iter().any(|(_, verdict)| !verdict.decision.allowed)
+    }
+
     /// What the limits refuse, each with the mode of its limit.
     pub(in crate::proxy) fn violations<'a>(
         &'a self,
@@ -101,28 +108,28 @@ impl Quota {
         let Some(tightest) = tightest else {
             return;
         };
-        headers.insert(LIMIT, HeaderValue::from(tightest.limit));
-        headers.insert(REMAINING, HeaderValue::from(tightest.remaining));
+        headers.reserve(FIELDS);
+        headers.insert(LIMIT, decimal(tightest.limit));
+        headers.insert(REMAINING, decimal(tightest.remaining));
         let reset = unix_seconds + tightest.reset_after_ns.div_ceil(SECOND_NS);
-        headers.insert(RESET, HeaderValue::from(reset));
-        let mut standing = String::with_capacity(48 * self.standings.len());
+        headers.insert(RESET, decimal(reset));
+        let mut standing = Vec::with_capacity(64 * self.standings.len());
         for (index, verdict) in &self.standings {
             let limit = &policy.limits[*index];
             headers.append(RATE_LIMIT_POLICY, limit.policy_field.clone());
             let decision = verdict.decision;
             let after_ns =
                 if decision.allowed { decision.reset_after_ns } else { decision.retry_after_ns };
-            let separator = if standing.is_empty() { "" } else { ", " };
-            // Writing to a string cannot fail.
-            let _infallible = write!(
-                standing,
-                "{separator}{};r={};t={}",
-                limit.quoted_name,
-                decision.remaining,
-                after_ns.div_ceil(SECOND_NS)
-            );
+            if !standing.is_empty() {
+                standing.extend_from_slice(b", ");
+            }
+            standing.extend_from_slice(limit.quoted_name.as_bytes());
+            standing.extend_from_slice(b";r=");
+            push_decimal(&mut standing, decision.remaining);
+            standing.extend_from_slice(b";t=");
+            push_decimal(&mut standing, after_ns.div_ceil(SECOND_NS));
         }
-        if let Ok(value) = HeaderValue::try_from(standing) {
+        if let Ok(value) = HeaderValue::from_bytes(&standing) {
             headers.append(RATE_LIMIT, value);
         }
         let wait_ns = self
@@ -134,7 +141,7 @@ impl Quota {
             .map(|(_, verdict)| verdict.decision.retry_after_ns)
             .max();
         if let Some(wait_ns) = wait_ns {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait_ns.div_ceil(SECOND_NS).max(1)));
+            headers.insert(RETRY_AFTER, decimal(wait_ns.div_ceil(SECOND_NS).max(1)));
         }
     }
 }

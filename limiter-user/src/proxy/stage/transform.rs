@@ -3,29 +3,21 @@
 //! In: the head and what admission proved; out: the same head, edited in place.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
-    header::{
-        AUTHORIZATION, CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    },
-    request::Parts,
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST},
 };
 
 use crate::proxy::{
     compiled::{Compiled, Route},
-    proof::{Client, Principal, Target, own_bearer},
+    proof::{Client, Principal, own_bearer},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_AUTH_SUBJECT: HeaderName = HeaderName::from_static("x-auth-subject");
 const X_AUTH_TIER: HeaderName = HeaderName::from_static("x-auth-tier");
 const X_AUTH_SCHEME: HeaderName = HeaderName::from_static("x-auth-scheme");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Prefix of every header that names an identity; a client's are always removed.
 const IDENTITY_PREFIX: &str = "x-auth-";
@@ -58,22 +50,19 @@ impl ForwardedFor {
     }
 }
 
-/// Edits the head for the upstream.
-pub(in crate::proxy) fn request(
+/// Edits the headers for the upstream.
+pub(in crate::proxy) fn headers(
     policy: &Compiled,
     route: &Route,
-    parts: &mut Parts,
-    target: Target,
+    headers: &mut HeaderMap,
     (client, forwarded): (&Client, &ForwardedFor),
     principal: Option<Principal>,
 ) {
     debug_assert!(forwarded.is_for(client.address), "address headers of another client");
-    let headers = &mut parts.headers;
     hop_by_hop(headers);
-    for name in [EXPECT, PROXY_AUTHORIZATION, X_REAL_IP] {
-        headers.remove(name);
-    }
-    remove_identity(headers);
+    remove(headers, |name| {
+        matches!(name, "expect" | "proxy-authorization" | "x-real-ip") || is_identity(name)
+    });
     if !route.auth.is_empty() {
         for scheme in &route.auth {
             headers.remove(&policy.auth[*scheme].header);
@@ -96,23 +85,24 @@ pub(in crate::proxy) fn request(
         headers.insert(X_FORWARDED_HOST, host);
     }
     headers.insert(FORWARDED, forwarded.forwarded.clone());
-    parts.uri = Uri::from(target.path_and_query);
-    parts.version = Version::HTTP_11;
 }
 
-/// Removes every header that could be taken for an identity, however its separators are written
-/// (CGI-like upstreams read `X_Auth-Subject` as `X-Auth-Subject`).
-fn remove_identity(headers: &mut HeaderMap) {
-    let forged = |name: &HeaderName| {
-        let bytes = name.as_str().as_bytes();
-        bytes.len() >= IDENTITY_PREFIX.len()
-            && bytes
-                .iter()
-                .zip(IDENTITY_PREFIX.bytes())
-                .all(|(byte, wanted)| *byte == wanted || (*byte == b'_' && wanted == b'-'))
-    };
-    if headers.keys().any(forged) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| forged(name)).cloned().collect();
+/// Whether a header could be taken for an identity, however its separators are written (CGI-like
+/// upstreams read `X_Auth-Subject` as `X-Auth-Subject`).
+fn is_identity(name: &str) -> bool {
+    name.len() >= IDENTITY_PREFIX.len()
+        && name
+            .bytes()
+            .zip(IDENTITY_PREFIX.bytes())
+            .all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
+}
+
+/// Removes the headers of these names. Few requests have any: one walk over the names costs less
+/// than looking each one up.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    if headers.keys().any(|name| unwanted(name.as_str())) {
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
         for name in names {
             headers.remove(name);
         }
@@ -136,11 +126,18 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in
-        [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
-    {
-        headers.remove(name);
-    }
+    remove(headers, |name| {
+        matches!(
+            name,
+            "keep-alive"
+                | "proxy-connection"
+                | "http2-settings"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+    });
 }
 
 fn may_be_named(name: &HeaderName) -> bool {
@@ -191,7 +188,7 @@ mod tests {
     #[test]
     fn forged_identities_go() {
         let mut headers = map(&[("x-auth-subject", "root"), ("x_auth_tier", "x"), ("x-auth", "y")]);
-        remove_identity(&mut headers);
+        remove(&mut headers, is_identity);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-auth"));
     }
