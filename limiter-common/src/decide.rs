@@ -25,6 +25,9 @@ use crate::{
     verdict::{Action, Reason, Verdict},
 };
 
+/// Ports below this one are for services (`net.ipv4.ip_unprivileged_port_start`, its default).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1_024;
+
 /// What the decision looks up. Each call is one map operation.
 pub trait Tables {
     /// How the words of a source are changed.
@@ -271,7 +274,9 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 
     /// Whether looking for a socket can find one: a packet that opens a connection, or that is
-    /// addressed to a port this host listens on, is certainly no reply.
+    /// addressed to a port this host listens on, is certainly no reply. Nor is a datagram to a
+    /// privileged port: a socket connected to its peer there is a service's (QUIC and DTLS servers
+    /// make one for each client), and its peer opened it.
     #[inline]
     fn can_be_reply(&self) -> bool {
         match self.headers.protocol {
@@ -279,7 +284,9 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
                 !self.headers.is_tcp_open()
                     && !self.settings.listening_ports.holds(self.headers.destination_port)
             }
-            protocol::UDP => self.headers.has_ports,
+            protocol::UDP if self.headers.has_ports => {
+                self.headers.destination_port >= FIRST_UNPRIVILEGED_PORT
+            }
             _ => false,
         }
     }

@@ -9,9 +9,11 @@ mod book;
 mod escalation;
 mod host;
 mod observe;
+mod proxy_side;
 mod safety;
 mod start;
 mod supervisor;
+mod upkeep;
 mod view;
 
 use std::{
@@ -41,8 +43,8 @@ use crate::{
     config::{self, Loaded, Sources},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
     kernel::{Drops, Kernel, KernelError, image::HostFacts},
-    link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
-    policy::{BanScope, HttpPolicy, KernelPolicy, Policy},
+    link::{ProxyCounters, ToProxy},
+    policy::{KernelPolicy, Policy},
 };
 
 /// Build id of this binary.
@@ -317,173 +319,6 @@ impl Agent {
         }
         for risk in risks {
             log::warn!("{}: {}", risk.key, risk.sentence);
-        }
-    }
-
-    /// Bans of the book into the kernel, and bans that only the kernel remembers into the book.
-    fn restore_bans(&self) {
-        let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
-        inner.book.remove_expired(now_unix_ns);
-        let Some(kernel) = inner.kernel.as_mut() else { return };
-        for (address, ban) in kernel.bans() {
-            let prefix = safety::ban_prefix(address);
-            if ban.expires_ns <= now_ns {
-                if let Err(error) = kernel.unban(address) {
-                    inner.degraded.push(error.to_string());
-                }
-                continue;
-            }
-            if inner.book.get(prefix, BanScope::Kernel).is_none() {
-                inner.book.insert(book::Ban {
-                    prefix,
-                    scope: BanScope::Kernel,
-                    expires_unix_ns: now_unix_ns.saturating_add(ban.expires_ns - now_ns),
-                    reason: "in force when the agent started".to_owned(),
-                    origin: "restored".to_owned(),
-                });
-            }
-        }
-        let missing: Vec<book::Ban> = inner
-            .book
-            .iter()
-            .filter(|ban| {
-                ban.scope == BanScope::Kernel && kernel.ban_of(ban.prefix.addr()).is_none()
-            })
-            .cloned()
-            .collect();
-        let (mut left_out, mut why) = (0_usize, String::new());
-        for ban in missing {
-            let left_ns = ban.expires_unix_ns.saturating_sub(now_unix_ns);
-            if let Err(error) = kernel.ban(ban.prefix.addr(), now_ns.saturating_add(left_ns)) {
-                // What is not in force is not listed as if it were.
-                inner.book.remove(ban.prefix, BanScope::Kernel);
-                left_out += 1;
-                why = error.to_string();
-            }
-        }
-        if left_out > 0 {
-            inner.degraded.push(format!("bans that could not be restored: {left_out}: {why}"));
-        }
-        backend::lift_bans_of_trusted(inner);
-    }
-
-    /// Once a second.
-    fn tick(&self) {
-        self.collect_drops(true);
-        self.catch_proxy_up();
-        let now_unix_ns = clock::unix_ns();
-        let mut problems = Vec::new();
-        let sums = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = &mut *inner;
-            inner.safety.look_at_host();
-            inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
-            for ban in inner.book.remove_expired(now_unix_ns) {
-                // The kernel stopped enforcing it by itself; this only frees its entry.
-                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
-                    && let Err(error) = kernel.unban(ban.prefix.addr())
-                {
-                    problems.push(error.to_string());
-                }
-            }
-            if let Err(error) = inner.book.save() {
-                problems.push(format!("the bans cannot be saved: {error}"));
-            }
-            inner.aggregate.tick(now_unix_ns)
-        };
-        for event in sums {
-            self.events.publish(event);
-        }
-        self.report_problems(problems);
-    }
-
-    /// Sends policy and bans whole after a message found no room.
-    fn catch_proxy_up(&self) {
-        if !self.proxy_missed.replace(false) {
-            return;
-        }
-        let (generation, policy, bans) = self.proxy_policy();
-        if let Some(policy) = policy {
-            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(policy) });
-            self.tell_proxy(ToProxy::HttpBans(bans));
-        }
-    }
-
-    /// Tells what newly goes wrong, once, and keeps it in the status while it lasts.
-    fn report_problems(&self, problems: Vec<String>) {
-        for problem in problems {
-            let is_new = {
-                let mut inner = self.inner.borrow_mut();
-                let is_new = !inner.degraded.contains(&problem) && inner.degraded.len() < 64;
-                if is_new {
-                    inner.degraded.push(problem.clone());
-                }
-                is_new
-            };
-            if is_new {
-                self.degraded_event(&problem);
-            }
-        }
-    }
-
-    /// A message to the proxy. What finds no room is made up for by the next tick, which sends
-    /// policy and bans whole.
-    pub(super) fn tell_proxy(&self, message: ToProxy) {
-        if self.to_proxy.try_send(message).is_err() {
-            self.proxy_missed.set(true);
-        }
-    }
-
-    /// What a new proxy must know.
-    pub(super) fn proxy_policy(&self) -> (u64, Option<HttpPolicy>, Vec<HttpBan>) {
-        let inner = self.inner.borrow();
-        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
-        let bans = inner
-            .book
-            .iter()
-            .filter(|ban| ban.scope == BanScope::Http)
-            .map(|ban| HttpBan {
-                prefix: ban.prefix,
-                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
-            })
-            .collect();
-        (inner.generation, inner.policy.http.clone(), bans)
-    }
-
-    pub(super) fn proxy_started(&self, pid: u32) {
-        let mut inner = self.inner.borrow_mut();
-        inner.proxy_pid = Some(pid);
-        inner.proxy_starts += 1;
-        inner.proxy_counters = ProxyCounters::default();
-    }
-
-    pub(super) fn proxy_applied(&self, generation: u64) {
-        self.inner.borrow_mut().applied = generation;
-    }
-
-    pub(super) fn proxy_ended(&self, why: &str) {
-        {
-            let mut inner = self.inner.borrow_mut();
-            inner.proxy_pid = None;
-            inner.applied = 0;
-        }
-        if !self.is_stopping() {
-            self.degraded_event(&format!("the proxy ended and is replaced: {why}"));
-        }
-    }
-
-    pub(super) fn received(&self, message: FromProxy) {
-        match message {
-            FromProxy::Observations { observations, lost } => {
-                for observation in &observations {
-                    self.observed(observation);
-                }
-                self.inner.borrow_mut().observations_lost += lost;
-            }
-            FromProxy::Counters(counters) => self.inner.borrow_mut().proxy_counters = *counters,
-            FromProxy::Hello(_) | FromProxy::PolicyApplied { .. } | FromProxy::HandOver(_) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod attach;
 mod drops;
+mod error;
 mod explain;
 mod filter;
 pub mod image;
@@ -14,23 +15,23 @@ mod pins;
 mod plain;
 pub mod plan;
 mod ring;
+mod tables;
 
 use std::{fmt, net::IpAddr, path::Path};
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
 use limiter_common::{
     address::Address,
     ban::Ban,
     maps::{self, control},
     report::Counter,
-    settings::Settings,
-    source::{SET_WORDS, SourceSet},
+    source::SourceSet,
     verdict::{Action, Reason, Verdict},
 };
 
 pub use self::{
     attach::AttachMode,
     drops::Drops,
+    error::KernelError,
     explain::{Explanation, Probe},
 };
 use self::{
@@ -38,62 +39,9 @@ use self::{
     image::{HostFacts, KernelImage, Running},
     plain::Plain,
     plan::{InForce, Step},
+    tables::Maps,
 };
 use crate::policy::KernelPolicy;
-
-/// Why the kernel half cannot do what it was asked.
-#[derive(Debug)]
-pub enum KernelError {
-    /// The policy asks for something impossible.
-    Policy(String),
-    /// Something of the host is missing: capability, file system, interface, kernel feature.
-    Host(String),
-    /// What is pinned is not what this version writes.
-    Pins(String),
-    /// A table is full.
-    Full(String),
-    /// A system call failed.
-    System(String),
-}
-
-impl fmt::Display for KernelError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Policy(text)
-            | Self::Host(text)
-            | Self::Pins(text)
-            | Self::Full(text)
-            | Self::System(text) => formatter.write_str(text),
-        }
-    }
-}
-
-impl std::error::Error for KernelError {}
-
-impl KernelError {
-    /// A failed operation on maps or programs, with what was being done.
-    fn system(doing: impl fmt::Display, error: &dyn std::error::Error) -> Self {
-        let mut text = format!("{doing}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self::System(text)
-    }
-}
-
-/// The tables, typed. Opened from their pins, so that they are the same whoever made them.
-pub(crate) struct Maps {
-    control: Array<MapData, u64>,
-    settings: Array<MapData, Plain<Settings>>,
-    sources: Array<MapData, [u64; SET_WORDS]>,
-    bans: HashMap<MapData, u64, Plain<Ban>>,
-    lists_first: LpmTrie<MapData, [u8; 16], u64>,
-    lists_second: LpmTrie<MapData, [u8; 16], u64>,
-    counters: PerCpuArray<MapData, Plain<Counter>>,
-}
 
 /// The loaded and attached kernel half.
 pub struct Kernel {
@@ -407,71 +355,4 @@ pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.
 pub fn detach_pins(directory: &Path) -> Result<usize, KernelError> {
     pins::Pins::remove_everything(directory)
-}
-
-impl Maps {
-    fn open(pins: &pins::Pins) -> Result<Self, KernelError> {
-        Ok(Self {
-            control: pins.map(maps::CONTROL)?,
-            settings: pins.map(maps::SETTINGS)?,
-            sources: pins.map(maps::SOURCES)?,
-            bans: pins.map(maps::BANS)?,
-            lists_first: pins.map(maps::LISTS_FIRST)?,
-            lists_second: pins.map(maps::LISTS_SECOND)?,
-            counters: pins.map(maps::COUNTERS)?,
-        })
-    }
-
-    fn word(&self, index: u32) -> Result<u64, KernelError> {
-        self.control
-            .get(&index, 0)
-            .map_err(|error| KernelError::system("reading the control words", &error))
-    }
-
-    fn set_word(&mut self, index: u32, word: u64) -> Result<(), KernelError> {
-        self.control
-            .set(index, word, 0)
-            .map_err(|error| KernelError::system("writing the control words", &error))
-    }
-
-    fn active_settings(&self) -> Result<Settings, KernelError> {
-        let index = u32::from(self.word(control::ACTIVE)? != 0);
-        self.settings
-            .get(&index, 0)
-            .map(|Plain(settings)| settings)
-            .map_err(|error| KernelError::system("reading the settings", &error))
-    }
-
-    fn in_force(&self) -> Result<InForce, KernelError> {
-        let settings = u32::from(self.word(control::ACTIVE)? != 0);
-        let lists_second =
-            self.active_settings()?.has(limiter_common::settings::flags::LISTS_SECOND);
-        Ok(InForce { settings, lists_second })
-    }
-
-    /// Makes a trie that is not in force hold exactly these lists.
-    fn fill_lists(&mut self, second: bool, image: &KernelImage) -> Result<(), KernelError> {
-        let trie = if second { &mut self.lists_second } else { &mut self.lists_first };
-        // Deleting while iterating would restart the kernel's cursor.
-        let stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
-        for key in stale {
-            trie.remove(&key).map_err(|error| KernelError::system("clearing a list", &error))?;
-        }
-        for ((length, bytes), verdict) in &image.lists {
-            trie.insert(&Key::new(*length, *bytes), *verdict as u64, 0)
-                .map_err(|error| KernelError::system("filling a list", &error))?;
-        }
-        Ok(())
-    }
-
-    fn counter(&self, index: u32) -> Counter {
-        let mut sum = Counter::default();
-        if let Ok(values) = self.counters.get(&index, 0) {
-            for Plain(counter) in values.iter() {
-                sum.packets = sum.packets.wrapping_add(counter.packets);
-                sum.bytes = sum.bytes.wrapping_add(counter.bytes);
-            }
-        }
-        sum
-    }
 }

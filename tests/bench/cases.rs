@@ -110,7 +110,7 @@ fn admitted() -> Vec<Case> {
             target: Some(200),
             ..case(
                 "allowed, known IPv4 source",
-                "1-2 sets, jiffies, 1 counter",
+                "filter, 1-2 sets, jiffies, 1 counter",
                 udp(UDP_SOURCE, DESTINATION),
                 allowed,
                 program(usual(), 16),
@@ -118,35 +118,35 @@ fn admitted() -> Vec<Case> {
         },
         case(
             "allowed, known IPv4 source, TCP",
-            "1-2 sets, jiffies, 1 counter",
+            "filter, 1-2 sets, jiffies, 1 counter",
             Frame::tcp(UDP_SOURCE, DESTINATION, tcp_flags::ACK).bytes(),
             allowed,
             program(usual(), 16),
         ),
         case(
             "allowed, precise clock",
-            "1-2 sets, ktime, 1 counter",
+            "filter, 1-2 sets, ktime, 1 counter",
             udp(UDP_SOURCE, DESTINATION),
             allowed,
             program(Settings { flags: flags::LISTS | flags::PRECISE_CLOCK, ..usual() }, 16),
         ),
         case(
             "allowed, known IPv6 source",
-            "1-2 sets, ban hash, trie, jiffies, 1 counter",
+            "filter, 1-2 sets, jiffies, 1 counter",
             udp("[2001:db8::1]:1024", "[2001:db8:1::1]:443"),
             allowed,
             program(usual(), 16),
         ),
         case(
             "allowed, known IPv6 source, no lists or bans",
-            "1-2 sets, jiffies, 1 counter",
+            "filter, 1-2 sets, jiffies, 1 counter",
             udp("[2001:db8::1]:1024", "[2001:db8:1::1]:443"),
             allowed,
             program(Settings { flags: 0, ..usual() }, 0),
         ),
         case(
             "trusted",
-            "2 sets, ban hash, trie, 1 counter",
+            "filter, 2 sets, trie, 1 counter",
             udp(UDP_SOURCE, DESTINATION),
             Verdict::pass(Reason::Trusted),
             trusted,
@@ -155,7 +155,7 @@ fn admitted() -> Vec<Case> {
             rotated: true,
             ..case(
                 "allowed, new source claims a slot",
-                "6 sets, ban hash, trie, jiffies, 1 counter",
+                "filter, 6 sets, trie, jiffies, 1 counter",
                 udp(UDP_SOURCE, DESTINATION),
                 allowed,
                 // No limit: every slot is idle, and the one seen longest ago is reused.
@@ -175,7 +175,7 @@ fn refused() -> Vec<Case> {
         }
     };
     let denied = |entries, name| {
-        let does = "2 sets, ban hash, trie, UDP socket, 1 counter, 1 slot";
+        let does = "filter, 2 sets, trie, jiffies, 1 counter, 1 slot";
         let frame = udp("44.0.0.9:1024", DESTINATION);
         case(name, does, frame, Verdict::drop(Reason::Denied), program(usual(), entries))
     };
@@ -185,16 +185,16 @@ fn refused() -> Vec<Case> {
         banned(
             listening.clone(),
             "banned, TCP to a listening port",
-            "2 sets, ban hash, jiffies, 1 counter, 1 slot",
+            "filter, ban hash, jiffies, 1 counter, 1 slot",
         ),
         banned(
             udp(UDP_SOURCE, DESTINATION),
-            "banned, UDP",
-            "2 sets, ban hash, jiffies, UDP socket, 1 counter, 1 slot",
+            "banned, UDP to a service",
+            "filter, ban hash, jiffies, 1 counter, 1 slot",
         ),
         case(
             "banned, TCP to another port",
-            "2 sets, ban hash, jiffies, TCP socket, 1 counter, 1 slot",
+            "filter, ban hash, jiffies, TCP socket, 1 counter, 1 slot",
             Frame::tcp(UDP_SOURCE, "198.51.100.1:5000", tcp_flags::ACK).bytes(),
             Verdict::drop(Reason::Banned),
             {
@@ -207,7 +207,7 @@ fn refused() -> Vec<Case> {
         denied(10_000, "denied, 10,000 list entries, UDP"),
         case(
             "not allowed, TCP to a listening port",
-            "2 sets, ban hash, trie, jiffies, 1 counter, 1 slot",
+            "filter, 2 sets, trie, jiffies, 1 counter, 1 slot",
             listening,
             Verdict::drop(Reason::NotAllowed),
             program(deny, 16),
@@ -234,14 +234,14 @@ fn limited() -> Vec<Case> {
     vec![
         case(
             "packet rate, TCP to a listening port",
-            "1-2 sets, jiffies, 1 counter, 1 slot",
+            "filter, 1-2 sets, jiffies, 1 counter, 1 slot",
             ack.clone(),
             Verdict::drop(Reason::PacketRate),
             exhausted(Settings { packets: hour, ..usual() }, &ack),
         ),
         case(
             "connection rate",
-            "1-2 sets, jiffies, 1 counter, 1 slot",
+            "filter, 1-2 sets, jiffies, 1 counter, 1 slot",
             syn.clone(),
             Verdict::drop(Reason::ConnectionRate),
             exhausted(Settings { connections: hour, ..usual() }, &syn),
@@ -255,14 +255,14 @@ fn limited() -> Vec<Case> {
         ),
         case(
             "fragment dropped",
-            "2 sets, ban hash, trie, jiffies, 1 counter, 1 slot",
+            "filter, 2 sets, trie, jiffies, 1 counter, 1 slot",
             fragment,
             Verdict::drop(Reason::Fragment),
             program(Settings { flags: flags::LISTS | flags::FRAGMENTS_DROP, ..usual() }, 16),
         ),
         case(
             "table full",
-            "6 sets, ban hash, jiffies, 1 counter, 1 slot",
+            "filter, 6 sets, jiffies, 1 counter, 1 slot",
             ack,
             Verdict::drop(Reason::TableFull),
             {

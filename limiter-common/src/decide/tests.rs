@@ -111,6 +111,7 @@ fn replies_pass_whatever_speaks_against_them() {
     assert_eq!(host.udp(SOURCE), reply, "over the limit");
     host.ban(SOURCE, 10);
     assert_eq!(host.udp(SOURCE), reply, "banned");
+    assert_eq!(host.service_udp(SOURCE), BANNED, "connected there is a service, by its peer");
     assert_eq!(host.tcp(SOURCE, 5000, ACK), reply);
     assert_eq!(host.tcp(SOURCE, 5000, SYN | ACK), reply);
     assert_eq!(host.tcp(SOURCE, 5000, SYN), BANNED, "opens one itself");

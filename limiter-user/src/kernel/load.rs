@@ -8,7 +8,7 @@ use aya_log::EbpfLogger;
 use limiter_common::{maps, maps::VALUE_SIZES, source::set_count};
 use log::LevelFilter;
 
-use super::{KernelError, Maps, image::Running, pins::Pins};
+use super::{KernelError, image::Running, pins::Pins, tables::Maps};
 use crate::{clock, policy::KernelPolicy};
 
 /// Reads what the program logs, if it was loaded to log anything.

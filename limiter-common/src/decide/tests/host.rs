@@ -71,6 +71,11 @@ impl Host {
     }
 
     pub(super) fn udp(&self, source: &str) -> Verdict {
+        self.frame(&frame(source, 17, 40_000, 0, 0))
+    }
+
+    /// What happens to a datagram from `source` to a service.
+    pub(super) fn service_udp(&self, source: &str) -> Verdict {
         self.frame(&frame(source, 17, 53, 0, 0))
     }
 
