@@ -159,7 +159,7 @@ fn requests_without_any_key_score_nothing() {
 #[test]
 fn going_on_far_beyond_a_limit_ends_in_a_ban() {
     let limits =
-        "[limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"4/h\"\napplies_to = \"all\"\n";
+        "[limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"4/365d\"\napplies_to = \"all\"\n";
     let scene = Scene::start("", "", &format!("{limits}{SHORT}"));
     let text = std::fs::read_to_string(scene.limiter.configuration()).unwrap();
     let open = text
