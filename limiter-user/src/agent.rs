@@ -161,6 +161,12 @@ async fn live(
         Some(kernel) => Some(kernel.drops()?),
         None => None,
     };
+    // What was lost under an earlier agent is not news.
+    let lost_told = kernel
+        .iter()
+        .flat_map(|kernel| kernel.counts().1)
+        .map(|lost| ((lost.interface, lost.verdict), lost.counter))
+        .collect();
     let (book, problem) = Book::open(&policy.agent.state);
     degraded.extend(problem);
 
@@ -182,7 +188,7 @@ async fn live(
             escalation: Escalation::default(),
             book,
             aggregate: Aggregate::default(),
-            lost_told: HashMap::new(),
+            lost_told,
             proxy_pid: None,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),

@@ -103,7 +103,7 @@ fn wrong_keys_end_in_a_kernel_ban_that_ends_by_itself() {
     eventually(SOON, "none is left", || scene.limiter.status().connections_open == 0);
     assert_eq!(
         scene.limiter.event("(invalid_credential 10)"),
-        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 1m (invalid_credential 10)"
+        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 60s (invalid_credential 10)"
     );
     assert_eq!(scene.get(CLIENTS[1], &scene.good()), 200);
 
@@ -119,13 +119,13 @@ fn wrong_keys_end_in_a_kernel_ban_that_ends_by_itself() {
 fn each_ban_is_longer_than_the_last() {
     let scene = Scene::start("", "", &SHORT.replace("2s", "1s"));
     drop(scene.guess(CLIENTS[0], 10));
-    scene.limiter.event("for 1s: score 50 of 50 in 1m (invalid_credential 10)");
+    scene.limiter.event("for 1s: score 50 of 50 in 60s (invalid_credential 10)");
     eventually(SOON, "the ban ends", || arrive(&scene.world, CLIENTS[0], 1) == 1);
     drop(scene.guess(CLIENTS[0], 10));
-    scene.limiter.event("for 3s: score 50 of 50 in 1m (invalid_credential 10)");
+    scene.limiter.event("for 3s: score 50 of 50 in 60s (invalid_credential 10)");
     scene.limiter.cli(&["unban", CLIENTS[0]]).succeeded();
     drop(scene.guess(CLIENTS[0], 10));
-    scene.limiter.event("for 9s: score 50 of 50 in 1m (invalid_credential 10)");
+    scene.limiter.event("for 9s: score 50 of 50 in 60s (invalid_credential 10)");
     verdict(&scene.world, &scene.limiter, CLIENTS[1], ALLOWED);
 }
 
@@ -159,7 +159,7 @@ fn requests_without_any_key_score_nothing() {
 #[test]
 fn going_on_far_beyond_a_limit_ends_in_a_ban() {
     let limits =
-        "[limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"4/h\"\napplies_to = \"all\"\n";
+        "[limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"4/365d\"\napplies_to = \"all\"\n";
     let scene = Scene::start("", "", &format!("{limits}{SHORT}"));
     let text = std::fs::read_to_string(scene.limiter.configuration()).unwrap();
     let open = text
@@ -183,7 +183,7 @@ fn going_on_far_beyond_a_limit_ends_in_a_ban() {
     let told = scene.limiter.event("(rate_limited_far 10)");
     assert_eq!(
         told,
-        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 1m (rate_limited_far 10)"
+        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 60s (rate_limited_far 10)"
     );
     verdict(&scene.world, &scene.limiter, CLIENTS[0], BANNED);
     verdict(&scene.world, &scene.limiter, CLIENTS[1], ALLOWED);
@@ -233,7 +233,7 @@ fn behind_a_trusted_proxy_the_client_is_banned_and_not_the_proxy() {
         let forged = [("X-Forwarded-For", "203.0.113.6"), ("X-API-Key", "lk_wrong")];
         assert_eq!(scene.get(CLIENTS[1], &forged), 401);
     }
-    scene.limiter.event("Banned 10.9.0.3 for 2s: score 50 of 50 in 1m (invalid_credential 10)");
+    scene.limiter.event("Banned 10.9.0.3 for 2s: score 50 of 50 in 60s (invalid_credential 10)");
     assert_eq!(through("203.0.113.6", &scene.key), 200);
     verdict(&scene.world, &scene.limiter, CLIENTS[1], BANNED);
 }
@@ -277,7 +277,7 @@ fn monitoring_bans_nobody_and_says_whom_it_would() {
     drop(scene.guess(CLIENTS[0], 10));
     assert_eq!(
         scene.limiter.event("(monitor)"),
-        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 1m (invalid_credential 10) (monitor)"
+        "WARN: [SECURITY] Banned 10.9.0.2 for 2s: score 50 of 50 in 60s (invalid_credential 10) (monitor)"
     );
     assert!(scene.bans().is_empty());
     verdict(&scene.world, &scene.limiter, CLIENTS[0], ALLOWED);
@@ -290,7 +290,7 @@ fn malformed_requests_are_evidence_of_their_peer() {
         let smuggled = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
         assert_eq!(scene.world.request(CLIENTS[0], smuggled).unwrap().status, 400);
     }
-    scene.limiter.event("Banned 10.9.0.2 for 2s: score 50 of 50 in 1m (malformed_request 2)");
+    scene.limiter.event("Banned 10.9.0.2 for 2s: score 50 of 50 in 60s (malformed_request 2)");
     verdict(&scene.world, &scene.limiter, CLIENTS[0], BANNED);
 }
 

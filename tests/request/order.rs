@@ -8,7 +8,7 @@ const ROUTE: &str = "path = \"/api\"\nmethods = [\"POST\", \"OPTIONS\"]\nauth = 
                      limits = [\"tight\"]\nallow = [\"127.0.0.2\"]\ncors = \"app\"";
 const SECTIONS: &str = "[auth.keys]\nkind = \"api_key\"\ntoken = { env = \"TEST_TOKEN\" }\n\
                         [cors.app]\norigins = [\"https://app.test\"]\nmethods = [\"POST\"]\n\
-                        [limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"1/h\"\napplies_to = \"all\"\n";
+                        [limits.tight]\nalgorithm = \"fixed_window\"\nrate = \"1/365d\"\napplies_to = \"all\"\n";
 const TOKEN: &str = "an-example-token-of-some-length";
 
 #[test]
@@ -67,7 +67,7 @@ fn the_first_stage_that_finds_something_answers() {
     assert_eq!(answer.status, 429);
     site.refused("rate_limited", 1);
     // With room in the limit it is the body.
-    site.reload("max_body = \"10B\"", ROUTE, &SECTIONS.replace("1/h", "100/h"));
+    site.reload("max_body = \"10B\"", ROUTE, &SECTIONS.replace("1/365d", "100/365d"));
     let answer = ask("127.0.0.2", "POST", "/api", &right, body);
     assert_eq!(answer.status, 413);
     site.refused("body_too_large", 1);

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{policy::EscalationPolicy, refusal::Refusal};
+use crate::{events::text, policy::EscalationPolicy, refusal::Refusal};
 
 /// Clients whose points are remembered.
 pub(super) const MAX_CLIENTS: usize = 65_536;
@@ -162,9 +162,17 @@ impl Client {
         format!(
             "score {score} of {} in {} ({})",
             policy.threshold,
-            crate::events::text::duration(policy.window),
+            window(policy.window),
             findings.join(", "),
         )
+    }
+}
+
+/// `60s` rather than `1m`: windows are told in the unit that scores are read in.
+fn window(window: Duration) -> String {
+    match window.as_secs() {
+        seconds @ 0..=120 => format!("{seconds}s"),
+        _ => text::duration(window).to_string(),
     }
 }
 
@@ -220,7 +228,7 @@ mod tests {
         }
         let verdict = observe(110 * SECOND).unwrap();
         assert_eq!(verdict.length, Duration::from_mins(10));
-        assert_eq!(verdict.reason, "score 50 of 50 in 1m (invalid_credential 10)");
+        assert_eq!(verdict.reason, "score 50 of 50 in 60s (invalid_credential 10)");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the agent does again and again: bans restored, swept and saved, sums told, problems kept.
 
-use super::{Agent, backend, book, safety};
+use super::{Agent, backend::lift_bans_of_trusted, book, safety};
 use crate::{clock, link::ToProxy, policy::BanScope};
 
 impl Agent {
@@ -50,7 +50,7 @@ impl Agent {
         if left_out > 0 {
             inner.degraded.push(format!("bans that could not be restored: {left_out}: {why}"));
         }
-        backend::lift_bans_of_trusted(inner);
+        lift_bans_of_trusted(inner);
     }
 
     /// Once a second.
