@@ -5,10 +5,12 @@
 //! peer sent: requests are the proxy's, packets the kernel's. None of its ends takes XDP off.
 
 mod backend;
+mod bans;
 mod book;
 mod escalation;
 mod host;
 mod observe;
+mod problems;
 mod proxy_side;
 mod safety;
 mod start;
@@ -35,7 +37,13 @@ use tokio::{
     time,
 };
 
-use self::{book::Book, escalation::Escalation, safety::Safety, supervisor::ProxySetup};
+use self::{
+    book::Book,
+    escalation::Escalation,
+    problems::{Problem, Problems},
+    safety::Safety,
+    supervisor::ProxySetup,
+};
 use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
@@ -95,8 +103,7 @@ struct Inner {
     proxy_counters: ProxyCounters,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
-    /// What is not working, a sentence each.
-    degraded: Vec<String>,
+    problems: Problems,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -108,11 +115,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         Some(_) => crate::kernel::prepare_pins(&loaded.policy.agent.pins),
         None => Ok(()),
     };
+    let pins_lock = start::lock_pins(&loaded.policy.agent.pins)?;
     start::keep_least_privilege().context("giving up capabilities")?;
     let events = EventStream::start(&loaded.policy.sinks).context("opening the event sinks")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
-    drop(lock);
+    drop((lock, pins_lock));
     code
 }
 
@@ -142,20 +150,24 @@ async fn live(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let mut degraded = Vec::new();
-    let kernel = match &policy.kernel {
-        Some(kernel_policy) => match prepared
-            .map_err(anyhow::Error::from)
-            .and_then(|()| start_kernel(&policy, kernel_policy, args))
-        {
+    let mut problems = Problems::default();
+    let kernel = if let Some(kernel_policy) = &policy.kernel {
+        let started = prepared.map_err(anyhow::Error::from);
+        match started.and_then(|()| start_kernel(&policy, kernel_policy, args)) {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
-                degraded.push(format!("the kernel half is off: {error:#}"));
+                problems.begin(Problem::KernelOff, format!("the kernel half is off: {error:#}"));
                 None
             }
-        },
-        None => None,
+        }
+    } else {
+        // What an earlier agent attached would filter for ever, by a policy nobody sees.
+        let links = crate::kernel::detach_pins(&policy.agent.pins)?;
+        if links > 0 {
+            log::warn!("XDP of an earlier agent is taken off: there is no [kernel] any more");
+        }
+        None
     };
     let drops = match &kernel {
         Some(kernel) => Some(kernel.drops()?),
@@ -168,7 +180,9 @@ async fn live(
         .map(|lost| ((lost.interface, lost.verdict), lost.counter))
         .collect();
     let (book, problem) = Book::open(&policy.agent.state);
-    degraded.extend(problem);
+    if let Some(problem) = problem {
+        problems.begin(Problem::BookUnread, problem);
+    }
 
     let (to_proxy, messages) = mpsc::channel(supervisor::QUEUE);
     let agent = Rc::new(Agent {
@@ -193,11 +207,12 @@ async fn live(
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
-            degraded,
+            problems,
             policy,
         }),
     });
     agent.restore_bans();
+    agent.lift_bans_of_trusted();
     agent.announce(&risks);
 
     let control = agent.inner.borrow().policy.agent.runtime.join(SOCKET_NAME);
@@ -215,7 +230,9 @@ async fn live(
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();
-                drop(agent.reload().await);
+                // The outcome is an event; whatever else happens meanwhile is not kept waiting.
+                let reloading = Rc::clone(&agent);
+                tokio::task::spawn_local(async move { drop(reloading.reload().await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
@@ -263,13 +280,20 @@ async fn start_proxy(
 ) -> Result<()> {
     let (addresses, rendezvous_path) = {
         let inner = agent.inner.borrow();
-        let Some(http) = &inner.policy.http else { return Ok(()) };
-        let addresses: Vec<_> = http.listeners.iter().map(|listener| listener.address).collect();
+        let listeners = inner.policy.http.as_ref().map(|http| &http.listeners);
+        let addresses = listeners.map(|all| all.iter().map(|one| one.address).collect::<Vec<_>>());
         (addresses, inner.policy.agent.runtime.join("proxy.sock"))
     };
-    let (earlier, mut found) = match supervisor::take_over(&rendezvous_path).await {
+    let (mut earlier, mut found) = match supervisor::take_over(&rendezvous_path).await {
         Some((link, sockets)) => (Some(link), sockets),
         None => (None, Vec::new()),
+    };
+    let Some(addresses) = addresses else {
+        // There is no [http] any more: what an earlier agent's proxy serves ends.
+        if let Some(link) = earlier.as_mut() {
+            drop(link.send(&ToProxy::Drain, &[]).await);
+        }
+        return Ok(());
     };
     let mut sockets = Vec::new();
     for address in addresses {
@@ -313,7 +337,7 @@ impl Agent {
         let (interfaces, degraded) = {
             let inner = self.inner.borrow();
             let interfaces = inner.kernel.as_ref().map(Kernel::interfaces).unwrap_or_default();
-            (interfaces, inner.degraded.clone())
+            (interfaces, inner.problems.sentences())
         };
         for interface in interfaces {
             let how = if interface.taken_over { ", taken over" } else { "" };

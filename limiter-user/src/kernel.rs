@@ -338,8 +338,8 @@ impl Kernel {
     }
 }
 
-/// Makes sure that there is a BPF file system for the pins: needs a capability that the agent then
-/// gives up.
+/// Makes sure that there is a directory on a BPF file system for the pins: needs a capability that
+/// the agent then gives up.
 pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
     let missing = load::missing_capabilities();
     if !missing.is_empty() {
@@ -349,7 +349,8 @@ pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
             missing.join(", "),
         )));
     }
-    pins::ensure_bpffs(directory)
+    pins::ensure_bpffs(directory)?;
+    pins::make_directory(directory)
 }
 
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.

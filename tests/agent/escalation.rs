@@ -300,7 +300,7 @@ fn a_full_ban_table_is_counted_and_told() {
     scene.limiter.cli(&["ban", "198.51.100.1", "--for", "1h"]).succeeded();
     drop(scene.guess(CLIENTS[0], 10));
     let told = scene.limiter.event("the ban table is full (1 bans): raise kernel.max_bans");
-    assert!(told.starts_with("ERROR: [SECURITY] Degraded: a ban could not be made: "), "{told}");
+    assert!(told.starts_with("ERROR: [SECURITY] Degraded: bans cannot be made: "), "{told}");
     verdict(&scene.world, &scene.limiter, CLIENTS[0], ALLOWED);
     let bans: Vec<_> = scene.bans().iter().map(|ban| ban["prefix"].clone()).collect();
     assert_eq!(bans, ["198.51.100.1/32"], "what is not in force is not listed");

@@ -6,8 +6,10 @@ use ipnet::IpNet;
 use limiter_common::verdict::Action;
 
 use super::{
-    Agent, Inner, host_facts, load,
-    observe::BanOrder,
+    Agent,
+    bans::BanOrder,
+    host_facts, load,
+    problems::Problem,
     safety::{Immunity, ban_prefix},
     safety_of,
     view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, source_view},
@@ -21,8 +23,8 @@ use crate::{
         },
     },
     clock,
-    events::{Event, Lifecycle, stream::EventStream},
-    link::{HttpBan, ToProxy},
+    events::{Lifecycle, stream::EventStream},
+    link::ToProxy,
     policy::BanScope,
 };
 
@@ -44,7 +46,7 @@ impl Backend for Agent {
             uptime_seconds: clock::monotonic_ns().saturating_sub(self.started_ns) / 1_000_000_000,
             configuration: self.file.as_ref().map(|file| file.display().to_string()),
             policy_generation: inner.generation,
-            degraded: inner.degraded.clone(),
+            degraded: inner.problems.sentences(),
             requests: inner.proxy_counters.requests,
             forwarded: inner.proxy_counters.forwarded,
             refused: by_label(&inner.proxy_counters.refused),
@@ -53,10 +55,10 @@ impl Backend for Agent {
             ..StatusView::default()
         };
         let serves = inner.policy.http.is_none() || inner.applied > 0;
-        view.state = String::from(match (serves, inner.degraded.is_empty()) {
-            (false, _) => "starting",
+        view.state = String::from(match (serves, inner.problems.is_empty()) {
             (true, true) => "ready",
-            (true, false) => "degraded",
+            (false, true) => "starting",
+            (_, false) => "degraded",
         });
         if let Some(http) = &inner.policy.http {
             view.listeners = http.listeners.iter().map(|one| one.address.to_string()).collect();
@@ -137,25 +139,10 @@ impl Backend for Agent {
             IpNet::V6(v6) if v6.prefix_len() > 64 => ban_prefix(IpAddr::V6(v6.addr())),
             other => other,
         };
-        let lifted = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = &mut *inner;
-            let lifted = inner.book.remove_inside(prefix);
-            for ban in &lifted {
-                if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut()) {
-                    kernel.unban(ban.prefix.addr()).map_err(|error| failure(&error))?;
-                }
-            }
-            lifted
-        };
-        for ban in &lifted {
-            if ban.scope == BanScope::Http {
-                self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns: 0 }));
-            }
-            self.publish(Event::unbanned(clock::unix_ns(), ban.prefix));
-        }
+        let lifted =
+            self.lift(|ban| prefix.contains(&ban.prefix)).map_err(|error| failure(&error))?;
         self.save_book();
-        Ok(lifted.len())
+        Ok(lifted)
     }
 
     fn bans(&self) -> Result<Vec<BanView>, Failure> {
@@ -178,10 +165,12 @@ impl Backend for Agent {
         let now_ns = clock::monotonic_ns();
         let policy = &inner.policy.escalation;
         let (score, findings, shared) = inner.escalation.standing(prefix, policy, now_ns);
-        let ban = [BanScope::Kernel, BanScope::Http]
-            .into_iter()
-            .find_map(|scope| inner.book.get(prefix, scope))
-            .filter(|ban| ban.expires_unix_ns > clock::unix_ns());
+        let now_unix_ns = clock::unix_ns();
+        let ban = inner
+            .book
+            .iter()
+            .filter(|ban| ban.prefix.contains(&source) && ban.expires_unix_ns > now_unix_ns)
+            .min_by_key(|ban| ban.scope.label() != BanScope::Kernel.label());
         let mut view = WhyView {
             source,
             verdict: Action::Pass.label().to_owned(),
@@ -224,6 +213,7 @@ impl Backend for Agent {
             }
         };
         let view = self.apply(loaded.policy)?;
+        self.lift_bans_of_trusted();
         self.wait_until_applied(view.generation).await;
         self.lifecycle(Lifecycle::ConfigReloaded, format!("generation {}", view.generation));
         Ok(view)
@@ -236,7 +226,8 @@ impl Backend for Agent {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
             if let Some(kernel) = inner.kernel.take() {
-                inner.degraded.push("XDP was taken off by `limiter detach`".to_owned());
+                let sentence = "XDP was taken off by `limiter detach`".to_owned();
+                inner.problems.begin(Problem::Detached, sentence);
                 kernel.detach()
             } else {
                 let pins = inner.policy.agent.pins.clone();
@@ -271,15 +262,6 @@ impl Agent {
         log::warn!("the proxy has not confirmed policy generation {generation} yet");
     }
 
-    /// What somebody was told is done shall hold, also if the agent dies now. Bans by evidence
-    /// wait for the tick: an attacker must not set the pace of writing to disk.
-    fn save_book(&self) {
-        let saved = self.inner.borrow_mut().book.save();
-        if let Err(error) = saved {
-            self.report_problems(vec![format!("the bans cannot be saved: {error}")]);
-        }
-    }
-
     /// Puts a checked policy in force, in both halves. What fails leaves the old one as it was.
     fn apply(&self, policy: crate::policy::Policy) -> Result<ReloadView, Failure> {
         let mut inner = self.inner.borrow_mut();
@@ -305,12 +287,6 @@ impl Agent {
             needs_restart.push("[kernel] is switched on or off only at restart".to_owned());
             policy.kernel.clone_from(&inner.policy.kernel);
         }
-        if policy.sinks != inner.policy.sinks {
-            self.events
-                .replace_sinks(&policy.sinks)
-                .map_err(|error| Failure::invalid(format!("events.sink: {error}")))?;
-            changes.push("event sinks".to_owned());
-        }
         if let (Some(kernel), Some(new)) = (inner.kernel.as_mut(), policy.kernel.as_ref()) {
             let facts = host_facts(&policy);
             needs_restart.extend(kernel.apply(new, &facts).map_err(|error| failure(&error))?);
@@ -318,8 +294,22 @@ impl Agent {
                 changes.push("kernel policy".to_owned());
             }
         }
+        if policy.sinks != inner.policy.sinks {
+            match self.events.replace_sinks(&policy.sinks) {
+                Ok(()) => changes.push("event sinks".to_owned()),
+                Err(error) => {
+                    // The kernel goes back with it; its old policy was in force a moment ago.
+                    if let (Some(kernel), Some(old)) =
+                        (inner.kernel.as_mut(), inner.policy.kernel.as_ref())
+                    {
+                        let facts = host_facts(&inner.policy);
+                        kernel.apply(old, &facts).map_err(|error| failure(&error))?;
+                    }
+                    return Err(Failure::invalid(format!("events.sink: {error}")));
+                }
+            }
+        }
         inner.safety = safety_of(&policy);
-        lift_bans_of_trusted(inner);
         inner.generation += 1;
         if let Some(http) = &policy.http {
             if inner.policy.http.as_ref() != Some(http) {
@@ -333,20 +323,6 @@ impl Agent {
         }
         inner.policy = policy;
         Ok(ReloadView { generation: inner.generation, changes, needs_restart })
-    }
-}
-
-/// Trusted sources are never banned: the packet path relies on it.
-pub(super) fn lift_bans_of_trusted(inner: &mut Inner) {
-    let trusted: Vec<IpNet> = inner.safety.trusted.clone();
-    for network in trusted {
-        for ban in inner.book.remove_inside(network) {
-            if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
-                && let Err(error) = kernel.unban(ban.prefix.addr())
-            {
-                inner.degraded.push(error.to_string());
-            }
-        }
     }
 }
 

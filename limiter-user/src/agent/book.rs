@@ -14,10 +14,15 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::safety::ban_prefix;
 use crate::policy::BanScope;
 
 /// Bans of scope `http` that are kept (those of scope `kernel` are bounded by the kernel's table).
 pub(super) const MAX_HTTP_BANS: usize = 65_536;
+
+/// Of these, bans of other networks than one IPv4 address or IPv6 /64: the proxy walks them for
+/// every request.
+pub(super) const MAX_HTTP_NETWORKS: usize = 1_024;
 
 /// One ban.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -61,24 +66,34 @@ impl Book {
         (Self { path, bans, dirty: false }, problem)
     }
 
-    /// Adds or replaces; `false` where there is no room for another of scope `http`.
-    pub(super) fn insert(&mut self, ban: Ban) -> bool {
-        let key = (ban.prefix, ban.scope);
-        let is_new = !self.bans.contains_key(&key);
-        if is_new && ban.scope == BanScope::Http && self.count(BanScope::Http) >= MAX_HTTP_BANS {
-            return false;
+    /// Whether another ban like this finds room. Those of scope `kernel` are bounded by the
+    /// kernel's table.
+    pub(super) fn has_room_for(&self, ban: &Ban) -> bool {
+        if ban.scope == BanScope::Kernel || self.bans.contains_key(&(ban.prefix, ban.scope)) {
+            return true;
         }
-        self.bans.insert(key, ban);
-        self.dirty = true;
-        true
+        let is_network = |prefix: &IpNet| ban_prefix(prefix.addr()) != *prefix;
+        let networks = || {
+            self.bans
+                .keys()
+                .filter(|(prefix, scope)| *scope == BanScope::Http && is_network(prefix))
+                .count()
+        };
+        self.count(BanScope::Http) < MAX_HTTP_BANS
+            && (!is_network(&ban.prefix) || networks() < MAX_HTTP_NETWORKS)
     }
 
-    /// Removes and returns what lies inside `prefix`.
-    pub(super) fn remove_inside(&mut self, prefix: IpNet) -> Vec<Ban> {
-        let keys: Vec<_> =
-            self.bans.keys().filter(|(inside, _)| prefix.contains(inside)).copied().collect();
-        self.dirty |= !keys.is_empty();
-        keys.iter().filter_map(|key| self.bans.remove(key)).collect()
+    /// Adds or replaces.
+    pub(super) fn insert(&mut self, ban: Ban) {
+        self.bans.insert((ban.prefix, ban.scope), ban);
+        self.dirty = true;
+    }
+
+    /// Removes and returns these.
+    pub(super) fn remove_where(&mut self, which: impl Fn(&Ban) -> bool) -> Vec<Ban> {
+        let removed: Vec<Ban> = self.bans.extract_if(|_, ban| which(ban)).map(|it| it.1).collect();
+        self.dirty |= !removed.is_empty();
+        removed
     }
 
     /// Removes one.
@@ -88,14 +103,7 @@ impl Book {
 
     /// Removes and returns what has expired.
     pub(super) fn remove_expired(&mut self, now_unix_ns: u64) -> Vec<Ban> {
-        let keys: Vec<_> = self
-            .bans
-            .values()
-            .filter(|ban| ban.expires_unix_ns <= now_unix_ns)
-            .map(|ban| (ban.prefix, ban.scope))
-            .collect();
-        self.dirty |= !keys.is_empty();
-        keys.iter().filter_map(|key| self.bans.remove(key)).collect()
+        self.remove_where(|ban| ban.expires_unix_ns <= now_unix_ns)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Ban> {
@@ -156,13 +164,13 @@ mod tests {
         let state = directory("outlives");
         let (mut book, problem) = Book::open(&state);
         assert_eq!(problem, None);
-        assert!(book.insert(ban("192.0.2.1/32", BanScope::Kernel, 10)));
-        assert!(book.insert(ban("192.0.2.1/32", BanScope::Http, 20)));
+        book.insert(ban("192.0.2.1/32", BanScope::Kernel, 10));
+        book.insert(ban("192.0.2.1/32", BanScope::Http, 20));
         book.save().unwrap();
         let (mut again, _) = Book::open(&state);
         assert_eq!(again.iter().count(), 2);
         assert_eq!(again.remove_expired(15), [ban("192.0.2.1/32", BanScope::Kernel, 10)]);
-        assert_eq!(again.remove_inside("192.0.2.0/24".parse().unwrap()).len(), 1);
+        assert_eq!(again.remove_where(|_| true).len(), 1);
         fs::remove_dir_all(state).unwrap();
     }
 

@@ -85,10 +85,24 @@ impl Escalation {
         }
         let growth = policy.factor.max(1).saturating_pow(client.bans);
         let length = policy.first_ban.saturating_mul(growth).min(policy.max_ban);
-        client.bans = client.bans.saturating_add(1);
-        client.last_ban_ns = now_ns;
-        client.findings.clear();
         Some(Verdict { length, reason })
+    }
+
+    /// The ban that the evidence asked for is in force: the evidence is used up, and the next ban
+    /// will be longer. Without this the verdict stands at each further finding.
+    pub(super) fn banned(&mut self, client: IpNet, now_ns: u64) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.bans = client.bans.saturating_add(1);
+            client.last_ban_ns = now_ns;
+            client.findings.clear();
+        }
+    }
+
+    /// A ban in monitor mode was told: it is told again only for new evidence.
+    pub(super) fn told(&mut self, client: IpNet) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.findings.clear();
+        }
     }
 
     /// Points and findings of a client within the window.
@@ -250,14 +264,24 @@ mod tests {
     fn each_ban_is_longer_up_to_the_longest_until_it_decays() {
         let mut escalation = Escalation::default();
         let mut ban = |at| {
-            escalation
-                .observe(client(), Refusal::MalformedRequest, 2, &policy(), at)
-                .unwrap()
-                .length
+            let verdict = escalation.observe(client(), Refusal::MalformedRequest, 2, &policy(), at);
+            escalation.banned(client(), at);
+            verdict.unwrap().length
         };
         let lengths: Vec<u64> = (0..4).map(|n| ban((1 + n) * 1_000 * SECOND).as_secs()).collect();
         assert_eq!(lengths, [600, 2_400, 3_600, 3_600]);
         assert_eq!(ban(200_000 * SECOND).as_secs(), 600);
+    }
+
+    #[test]
+    fn evidence_stays_until_the_ban_is_made() {
+        let mut escalation = Escalation::default();
+        let mut observe =
+            |at| escalation.observe(client(), Refusal::MalformedRequest, 2, &policy(), at);
+        assert_eq!(observe(SECOND).unwrap().length, Duration::from_mins(10));
+        assert_eq!(observe(2 * SECOND).unwrap().length, Duration::from_mins(10), "none was made");
+        escalation.told(client());
+        assert_eq!(escalation.standing(client(), &policy(), 2 * SECOND).0, 0);
     }
 
     #[test]

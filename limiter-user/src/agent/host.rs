@@ -143,19 +143,37 @@ fn parse_ipv6_routes(text: &str) -> Vec<(String, Ipv6Addr)> {
         .collect()
 }
 
-/// Ports that sshd listens on, by its configuration.
+/// Ports that sshd listens on, by its configuration and the files beside it (Debian's includes
+/// `sshd_config.d`, and of several values of `Port` all hold).
 pub(super) fn sshd_ports() -> Vec<u16> {
-    let text = fs::read_to_string("/etc/ssh/sshd_config").unwrap_or_default();
-    let ports = parse_sshd_ports(&text);
+    let mut texts = vec![fs::read_to_string("/etc/ssh/sshd_config").unwrap_or_default()];
+    if let Ok(entries) = fs::read_dir("/etc/ssh/sshd_config.d") {
+        let files = entries.flatten().map(|entry| entry.path());
+        texts.extend(
+            files
+                .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+                .map(|path| fs::read_to_string(path).unwrap_or_default()),
+        );
+    }
+    let mut ports: Vec<u16> = texts.iter().flat_map(|text| parse_sshd_ports(text)).collect();
+    ports.sort_unstable();
+    ports.dedup();
     if ports.is_empty() { vec![SSH_PORT] } else { ports }
 }
 
+/// `Port 2222`, and the port of `ListenAddress 192.0.2.1:2222` or `[::]:2222`.
 fn parse_sshd_ports(text: &str) -> Vec<u16> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
-            let is_port = words.next()?.eq_ignore_ascii_case("port");
-            is_port.then(|| words.next()?.parse().ok())?
+            let keyword = words.next()?;
+            let value = words.next()?;
+            if keyword.eq_ignore_ascii_case("port") {
+                return value.parse().ok();
+            }
+            let with_port = keyword.eq_ignore_ascii_case("listenaddress")
+                && (value.contains("]:") || value.matches(':').count() == 1);
+            with_port.then(|| value.rsplit(':').next()?.parse().ok())?
         })
         .collect()
 }
@@ -184,6 +202,8 @@ mod tests {
     #[test]
     fn ports_and_resolvers_are_read() {
         assert_eq!(parse_sshd_ports("#Port 1\nPort 2222\n port 22 # two\nPorts 9\n"), [2222, 22]);
+        let text = "ListenAddress 192.0.2.1:2200\nListenAddress [::]:2201\nListenAddress ::1\n";
+        assert_eq!(parse_sshd_ports(text), [2200, 2201]);
         let text = "search x\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\noptions\n";
         let expected: Vec<IpAddr> = vec!["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(resolvers(text), expected);

@@ -1,29 +1,14 @@
 //! What the two halves report, turned into events and evidence.
 
-use std::time::Duration;
-
-use ipnet::IpNet;
 use limiter_common::{report::Counter, verdict::Action};
 
-use super::{Agent, Inner, book, safety::ban_prefix};
+use super::{Agent, Inner, bans::BanOrder, problems::Problem, safety::ban_prefix};
 use crate::{
     clock,
     events::{Event, EventKind, Lifecycle, Source},
-    kernel::KernelError,
-    link::{HttpBan, Observation, ObservedOutcome, ToProxy},
+    link::{Observation, ObservedOutcome},
     policy::{BanScope, Mode},
 };
-
-/// A ban to be made.
-#[derive(Debug)]
-pub(super) struct BanOrder {
-    pub(super) prefix: IpNet,
-    pub(super) scope: BanScope,
-    pub(super) length: Duration,
-    pub(super) reason: String,
-    /// `manual` or `escalation`.
-    pub(super) origin: &'static str,
-}
 
 impl Agent {
     /// One observation of the proxy: an event, and evidence.
@@ -79,6 +64,7 @@ impl Agent {
         if policy.mode == Mode::Monitor {
             let now = clock::unix_ns();
             let event = Event::banned(now, client, verdict.length, &verdict.reason, policy.mode);
+            inner.escalation.told(client);
             drop(inner);
             self.publish(event);
             return;
@@ -91,39 +77,12 @@ impl Agent {
             reason: verdict.reason,
             origin: "escalation",
         };
-        if let Err(error) = self.enforce_ban(order) {
-            self.degraded_event(&format!("a ban could not be made: {error}"));
+        let made = self.enforce_ban(order);
+        if made.is_ok() {
+            self.inner.borrow_mut().escalation.banned(client, now_ns);
         }
-    }
-
-    /// Puts a ban in force, in the kernel or the proxy, and says so.
-    pub(super) fn enforce_ban(&self, request: BanOrder) -> Result<book::Ban, KernelError> {
-        let BanOrder { prefix, scope, length, reason, origin } = request;
-        let now_unix_ns = clock::unix_ns();
-        let expires_ns = clock::monotonic_ns().saturating_add(nanoseconds(length));
-        let expires_unix_ns = now_unix_ns.saturating_add(nanoseconds(length));
-        let origin = origin.to_owned();
-        let ban = book::Ban { prefix, scope, expires_unix_ns, reason, origin };
-        let mut inner = self.inner.borrow_mut();
-        match ban.scope {
-            BanScope::Kernel => {
-                let Some(kernel) = inner.kernel.as_mut() else {
-                    return Err(KernelError::Host("the kernel half is off".to_owned()));
-                };
-                kernel.ban(ban.prefix.addr(), expires_ns)?;
-                // Its packets end from here on; its connections would otherwise linger.
-                self.tell_proxy(ToProxy::CloseConnections(ban.prefix));
-            }
-            BanScope::Http => {
-                self.tell_proxy(ToProxy::AddHttpBan(HttpBan { prefix: ban.prefix, expires_ns }));
-            }
-        }
-        if !inner.book.insert(ban.clone()) {
-            return Err(KernelError::Full("the book of http bans is full".to_owned()));
-        }
-        drop(inner);
-        self.publish(Event::banned(now_unix_ns, prefix, length, &ban.reason, Mode::Enforce));
-        Ok(ban)
+        let made = made.map(drop).map_err(|error| format!("bans cannot be made: {error}"));
+        self.judge(Problem::BanRefused, made);
     }
 
     /// What the kernel dropped since the last look. `pending`: also what is still gathering.
@@ -210,9 +169,4 @@ fn scope_for(inner: &Inner, observation: &Observation, wanted: BanScope) -> Opti
         // Arrived without passing XDP, or not by its own address: refused before routing.
         Some(Immunity::Own) | None => Some(BanScope::Http),
     }
-}
-
-/// Whole nanoseconds, saturating.
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

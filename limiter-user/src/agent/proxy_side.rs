@@ -1,6 +1,6 @@
 //! The proxy as the rest of the agent sees it: what it must know, what it said, whether it runs.
 
-use super::Agent;
+use super::{Agent, problems::Problem};
 use crate::{
     clock,
     link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
@@ -41,6 +41,7 @@ impl Agent {
 
     pub(super) fn proxy_applied(&self, generation: u64) {
         self.inner.borrow_mut().applied = generation;
+        self.judge(Problem::ProxyDown, Ok(()));
     }
 
     pub(super) fn proxy_ended(&self, why: &str) {
@@ -50,7 +51,8 @@ impl Agent {
             inner.applied = 0;
         }
         if !self.is_stopping() {
-            self.degraded_event(&format!("the proxy ended and is replaced: {why}"));
+            let sentence = format!("the proxy ended and is replaced: {why}");
+            self.judge(Problem::ProxyDown, Err(sentence));
         }
     }
 

@@ -25,21 +25,22 @@ use crate::policy::AgentPolicy;
 const BACKLOG: i32 = 4_096;
 
 /// What the agent still needs once it runs: maps and programs, the proxy's user, its listeners.
-const KEPT: [Capability; 7] = [
+const KEPT: [Capability; 8] = [
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_PERFMON,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
+    Capability::CAP_KILL,
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// One agent per state directory, for as long as this is held. The lock goes with the process,
+/// One agent for each directory, for as long as this is held. The lock goes with the process,
 /// however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: Flock<File>,
+    _files: Vec<Flock<File>>,
 }
 
 /// Makes the directories and takes the lock.
@@ -60,12 +61,28 @@ pub(super) fn lock(policy: &AgentPolicy) -> Result<Lock> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => Ok(Lock { _file: file }),
+        Ok(file) => Ok(Lock { _files: vec![file, directory(&policy.runtime, "runtime")?] }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
             "another agent runs with the state directory {} (it holds {})",
             policy.state.display(),
             path.display(),
         ),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Locks the directory of the pins, if there is one: whoever holds it decides about XDP.
+pub(super) fn lock_pins(pins: &Path) -> Result<Option<Lock>> {
+    if pins.exists() { Ok(Some(Lock { _files: vec![directory(pins, "pins")?] })) } else { Ok(None) }
+}
+
+fn directory(path: &Path, what: &str) -> Result<Flock<File>> {
+    let opened = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => Ok(locked),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("another agent runs with the {what} directory {}", path.display())
+        }
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
@@ -77,7 +94,7 @@ pub(super) fn keep_least_privilege() -> Result<()> {
     }
     let kept: caps::CapsHashSet = caps::read(None, CapSet::Permitted)?
         .into_iter()
-        .filter(|capability| KEPT.contains(capability) || *capability == Capability::CAP_KILL)
+        .filter(|capability| KEPT.contains(capability))
         .collect();
     for capability in caps::read(None, CapSet::Bounding)? {
         if !kept.contains(&capability) {

@@ -73,6 +73,8 @@ pub(super) async fn supervise(
     while !agent.is_stopping() {
         time::sleep(pause).await;
         let born_ns = clock::monotonic_ns();
+        // The new process is given everything as it is now.
+        while messages.try_recv().is_ok() {}
         match start(&agent, &setup).await {
             Ok((mut child, link)) => {
                 let ended = attend(&agent, link, &mut messages, &mut earlier).await;
@@ -89,7 +91,7 @@ pub(super) async fn supervise(
     }
 }
 
-/// Starts the process and gives it all it needs.
+/// Starts the process.
 async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
@@ -104,7 +106,20 @@ async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
     if let Some((uid, gid)) = setup.user {
         command.env(UID_VARIABLE, uid.to_string()).env(GID_VARIABLE, gid.to_string());
     }
-    let child = crate::sys::spawn_with_descriptor(&mut command, &theirs.into(), LINK_FD)?;
+    let mut child = crate::sys::spawn_with_descriptor(&mut command, &theirs.into(), LINK_FD)?;
+    agent.proxy_started(child.id());
+    match equip(agent, setup, ours).await {
+        Ok(link) => Ok((child, link)),
+        Err(error) => {
+            drop(child.kill());
+            drop(child.wait());
+            Err(error)
+        }
+    }
+}
+
+/// Gives a new process all it needs.
+async fn equip(agent: &Agent, setup: &ProxySetup, ours: UnixStream) -> io::Result<Link> {
     let mut link = Link::from_std(ours)?;
     let greeted = time::timeout(GREETING_TIMEOUT, async {
         link.send(&ToProxy::Hello(Hello::of_this_process(super::BUILD)), &[]).await?;
@@ -123,8 +138,7 @@ async fn start(agent: &Agent, setup: &ProxySetup) -> io::Result<(Child, Link)> {
     let sockets: Vec<BorrowedFd<'_>> =
         setup.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     link.send(&ToProxy::Listeners(addresses), &sockets).await?;
-    agent.proxy_started(child.id());
-    Ok((child, link))
+    Ok(link)
 }
 
 async fn greet(link: &mut Link) -> io::Result<()> {

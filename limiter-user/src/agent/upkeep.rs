@@ -1,6 +1,6 @@
 //! What the agent does again and again: bans restored, swept and saved, sums told, problems kept.
 
-use super::{Agent, backend::lift_bans_of_trusted, book, safety};
+use super::{Agent, book, problems::Problem, safety};
 use crate::{clock, link::ToProxy, policy::BanScope};
 
 impl Agent {
@@ -15,7 +15,7 @@ impl Agent {
             let prefix = safety::ban_prefix(address);
             if ban.expires_ns <= now_ns {
                 if let Err(error) = kernel.unban(address) {
-                    inner.degraded.push(error.to_string());
+                    inner.problems.begin(Problem::BanTable, error.to_string());
                 }
                 continue;
             }
@@ -48,9 +48,9 @@ impl Agent {
             }
         }
         if left_out > 0 {
-            inner.degraded.push(format!("bans that could not be restored: {left_out}: {why}"));
+            let sentence = format!("bans that could not be restored: {left_out}: {why}");
+            inner.problems.begin(Problem::BansLeftOut, sentence);
         }
-        lift_bans_of_trusted(inner);
     }
 
     /// Once a second.
@@ -58,7 +58,7 @@ impl Agent {
         self.collect_drops(true);
         self.catch_proxy_up();
         let now_unix_ns = clock::unix_ns();
-        let mut problems = Vec::new();
+        let mut table = Ok(());
         let sums = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -69,18 +69,24 @@ impl Agent {
                 if let (BanScope::Kernel, Some(kernel)) = (ban.scope, inner.kernel.as_mut())
                     && let Err(error) = kernel.unban(ban.prefix.addr())
                 {
-                    problems.push(error.to_string());
+                    table = Err(error.to_string());
                 }
-            }
-            if let Err(error) = inner.book.save() {
-                problems.push(format!("the bans cannot be saved: {error}"));
             }
             inner.aggregate.tick(now_unix_ns)
         };
         for event in sums {
             self.events.publish(event);
         }
-        self.report_problems(problems);
+        self.judge(Problem::BanTable, table);
+        self.save_book();
+    }
+
+    /// Writes the bans down. What somebody was told is done shall hold, also if the agent dies
+    /// now; bans by evidence wait for the tick, or an attacker would set the pace of the disk.
+    pub(super) fn save_book(&self) {
+        let saved = self.inner.borrow_mut().book.save();
+        let saved = saved.map_err(|error| format!("the bans cannot be saved: {error}"));
+        self.judge(Problem::BookUnwritten, saved);
     }
 
     /// Sends policy and bans whole after a message found no room.
@@ -95,20 +101,20 @@ impl Agent {
         }
     }
 
-    /// Tells what newly goes wrong, once, and keeps it in the status while it lasts.
-    pub(super) fn report_problems(&self, problems: Vec<String>) {
-        for problem in problems {
-            let is_new = {
-                let mut inner = self.inner.borrow_mut();
-                let is_new = !inner.degraded.contains(&problem) && inner.degraded.len() < 64;
-                if is_new {
-                    inner.degraded.push(problem.clone());
-                }
-                is_new
-            };
-            if is_new {
-                self.degraded_event(&problem);
+    /// Tells a problem when it begins and keeps it in the status until it is over.
+    pub(super) fn judge(&self, problem: Problem, outcome: Result<(), String>) {
+        let news = match outcome {
+            Ok(()) => {
+                self.inner.borrow_mut().problems.end(problem);
+                None
             }
+            Err(sentence) => {
+                let is_new = self.inner.borrow_mut().problems.begin(problem, sentence.clone());
+                is_new.then_some(sentence)
+            }
+        };
+        if let Some(sentence) = news {
+            self.degraded_event(&sentence);
         }
     }
 }

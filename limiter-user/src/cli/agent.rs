@@ -54,20 +54,19 @@ impl AgentArgs {
 
 /// The agent that this configuration describes, or that of `LIMITER_CONFIG`, or the default one.
 pub(super) fn client(config: Option<&Path>) -> anyhow::Result<Client> {
-    let variable = std::env::var_os("LIMITER_CONFIG").filter(|path| !path.is_empty());
-    let socket = match config.or(variable.as_deref().map(Path::new)) {
-        Some(config) => socket_from_config(config)?,
-        None => PathBuf::from(DEFAULT_SOCKET),
+    let sources = Sources {
+        file: config.map(Path::to_path_buf),
+        ..Sources::new(&config::process_environment)
+    };
+    let socket = match config::runtime_directory(&sources) {
+        Ok(runtime) => runtime.join(SOCKET_NAME),
+        // The default file may be for root's eyes only; its agent's socket says so better.
+        Err(_) if config.is_none() && std::env::var_os("LIMITER_CONFIG").is_none() => {
+            PathBuf::from(DEFAULT_SOCKET)
+        }
+        Err(error) => return Err(UsageError(error.to_string()).into()),
     };
     Ok(Client::new(&socket))
-}
-
-/// `admin::SOCKET_NAME` in the `agent.runtime` that this configuration names.
-fn socket_from_config(file: &Path) -> anyhow::Result<PathBuf> {
-    let sources = Sources { file: Some(file.into()), ..Sources::new(&config::process_environment) };
-    let runtime =
-        config::runtime_directory(&sources).map_err(|error| UsageError(error.to_string()))?;
-    Ok(runtime.join(SOCKET_NAME))
 }
 
 /// Has the running agent, if there is one, read its keys again.

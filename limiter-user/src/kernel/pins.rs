@@ -43,9 +43,7 @@ impl Pins {
         let sets = set_count(policy.max_sources);
         let name = format!("v{LAYOUT_VERSION}-s{sets}-b{}", policy.max_bans);
         let generation = root.join(name);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&generation).map_err(|error| {
-            KernelError::Host(format!("cannot make {}: {error}", generation.display()))
-        })?;
+        make_directory(&generation)?;
         let sizes = vec![
             (maps::SOURCES, sets),
             (maps::BANS, policy.max_bans),
@@ -223,6 +221,15 @@ fn remove_directory(directory: &Path) {
         }
     }
     drop(fs::remove_dir(directory));
+}
+
+/// Makes a directory and those above it, for root's eyes only.
+pub(super) fn make_directory(path: &Path) -> Result<(), KernelError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| KernelError::Host(format!("cannot make {}: {error}", path.display())))
 }
 
 /// Mounts a BPF file system where none is: at `/sys/fs/bpf` for pins below it, else at the
