@@ -24,7 +24,7 @@ use limiter_common::{
     ban::Ban,
     maps::{self, control},
     report::Counter,
-    source::SourceSet,
+    source::{SourceSet, SourceSlot, set_indices},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -43,6 +43,9 @@ use self::{
 };
 use crate::policy::KernelPolicy;
 
+/// Sets that are counted at once: about a millisecond.
+const CENSUS_SETS: u32 = 2_048;
+
 /// The loaded and attached kernel half.
 pub struct Kernel {
     maps: Maps,
@@ -53,6 +56,10 @@ pub struct Kernel {
     in_force: InForce,
     running: Running,
     filter: filter::BanFilter,
+    /// Where the counting of sources stands, see [`Kernel::count_some`].
+    next_set: u32,
+    counting: usize,
+    counted: usize,
     bans: usize,
     pins: pins::Pins,
 }
@@ -125,6 +132,9 @@ impl Kernel {
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
             filter: filter::BanFilter::open(&pins)?,
+            next_set: 0,
+            counting: 0,
+            counted: 0,
             bans: 0,
             in_force: earlier,
             running,
@@ -245,11 +255,6 @@ impl Kernel {
         self.bans
     }
 
-    /// Whether the policy in force trusts an address.
-    pub fn is_trusted(&self, address: IpAddr) -> bool {
-        self.image.list(address) == limiter_common::settings::ListVerdict::Trusted
-    }
-
     /// Name of the interface that has this slot.
     pub fn interface_name(&self, slot: u32) -> String {
         let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
@@ -286,24 +291,50 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source.
+    /// Every tracked source. Reads the whole table, a system call for each set: for people who
+    /// ask for it, not for every look.
     pub fn sources(&self) -> Vec<SourceRecord> {
-        let mut records = Vec::new();
-        for index in 0..self.maps.sources.len() {
-            let Ok(words) = self.maps.sources.get(&index, 0) else { continue };
-            records.extend(SourceSet::from_words(&words).sources().map(|(address, slot)| {
-                let [_, _, seen_ns, _, packets, bytes, connections, dropped] = slot.snapshot();
-                SourceRecord {
-                    address: address.into(),
-                    packets,
-                    bytes,
-                    connections,
-                    dropped,
-                    seen_ns,
-                }
-            }));
+        (0..self.maps.sources.len()).flat_map(|index| self.records_of_set(index)).collect()
+    }
+
+    /// The record of this address's source, if it is tracked.
+    pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
+        let settings = self.maps.active_settings().ok()?;
+        let key = Address::from(address).source_key(settings.masks);
+        let sets = set_indices(key, settings.hash_seed, settings.set_mask);
+        sets.into_iter()
+            .flat_map(|index| self.records_of_set(index))
+            .find(|record| Address::from(record.address).source_key(settings.masks) == key)
+    }
+
+    fn records_of_set(&self, index: u32) -> Vec<SourceRecord> {
+        let Ok(words) = self.maps.sources.get(&index, 0) else { return Vec::new() };
+        let record = |(address, slot): (Address, &SourceSlot)| {
+            let [_, _, seen_ns, _, packets, bytes, connections, dropped] = slot.snapshot();
+            let address = address.into();
+            SourceRecord { address, packets, bytes, connections, dropped, seen_ns }
+        };
+        SourceSet::from_words(&words).sources().map(record).collect()
+    }
+
+    /// How many sources are tracked: as of the last pass of [`Self::count_some`], or now where the
+    /// table is small.
+    pub fn source_count(&self) -> usize {
+        if self.maps.sources.len() <= CENSUS_SETS { self.sources().len() } else { self.counted }
+    }
+
+    /// Counts a part of the table, so that nobody waits for the whole: once every 100 ms or so.
+    pub fn count_some(&mut self) {
+        let sets = self.maps.sources.len();
+        let end = self.next_set.saturating_add(CENSUS_SETS).min(sets);
+        for index in self.next_set..end {
+            self.counting += self.records_of_set(index).len();
         }
-        records
+        self.next_set = end;
+        if end == sets {
+            self.counted = std::mem::take(&mut self.counting);
+            self.next_set = 0;
+        }
     }
 
     /// What the lists say about an address.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Inner, book, safety::ban_prefix};
+use super::{Inner, book};
 use crate::{
     admin::view::{
         BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
@@ -73,7 +73,7 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
     let (slots, bans) = kernel.capacities();
-    let sources = kernel.sources().len().try_into().unwrap_or(u64::MAX);
+    let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
     let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
@@ -95,12 +95,7 @@ pub(super) fn explain_packets(
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
     view.explanation.push(format!("the lists say: {}", explained.list.label()));
-    let wanted = ban_prefix(source);
-    view.record = kernel
-        .sources()
-        .iter()
-        .find(|record| ban_prefix(record.address) == wanted)
-        .map(|record| source_view(inner, kernel, record));
+    view.record = kernel.source(source).map(|record| source_view(inner, kernel, &record));
     Ok(())
 }
 

@@ -22,10 +22,6 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// What the lists say.
     pub list: ListVerdict,
-    /// When a ban in force ends, `CLOCK_MONOTONIC` ns.
-    pub ban_expires_ns: Option<u64>,
-    /// Whether the source has a slot.
-    pub is_tracked: bool,
 }
 
 /// A packet to be explained.
@@ -58,31 +54,7 @@ impl Kernel {
         let tables = Copies { settings, sets, ban_expires_ns, image: &self.image };
         let frame = frame(source, probe);
         let decision = decide(frame.as_slice(), &tables, &Now(now_ns));
-        let is_tracked = tables.sets.iter().any(|(_, set)| {
-            set.sources().any(|(tracked, _)| tracked.source_key(settings.masks) == key)
-        });
-        Ok(Explanation {
-            verdict: decision.verdict,
-            list: self.image.list(source),
-            ban_expires_ns,
-            is_tracked: is_tracked && self.is_known(key, &settings)?,
-        })
-    }
-
-    /// Whether the kernel's own table has the source (deciding on the copy may have claimed a
-    /// slot in it).
-    fn is_known(&self, key: u64, settings: &Settings) -> Result<bool, KernelError> {
-        for index in set_indices(key, settings.hash_seed, settings.set_mask) {
-            let words = self
-                .maps
-                .sources
-                .get(&index, 0)
-                .map_err(|error| KernelError::system("reading sources", &error))?;
-            if SourceSet::from_words(&words).find::<Native>(key).is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(Explanation { verdict: decision.verdict, list: self.image.list(source) })
     }
 }
 
