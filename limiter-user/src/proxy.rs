@@ -17,7 +17,7 @@ mod compiled_cors;
 mod conductor;
 mod connection;
 mod core;
-mod diagnostics;
+pub(crate) mod diagnostics;
 mod exchange;
 mod listener;
 mod meeting;

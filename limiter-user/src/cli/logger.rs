@@ -1,11 +1,9 @@
 //! What the program says of itself, as opposed to security events: warnings and errors on standard
-//! error, a line each. The kernel program's diagnostics come here too, where they are asked for.
-
-use std::io::Write as _;
+//! error, a line each, dropped where its reader stalls. The kernel program's diagnostics come here too, where they are asked for.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::events::escape;
+use crate::{events::escape, proxy::diagnostics::Lines};
 
 /// Longest line; text of a peer may be in it.
 const MAX_LINE: usize = 1_024;
@@ -13,6 +11,8 @@ const MAX_LINE: usize = 1_024;
 struct Logger;
 
 static LOGGER: Logger = Logger;
+
+static LINES: Lines = Lines::new();
 
 impl Log for Logger {
     fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
@@ -26,12 +26,7 @@ impl Log for Logger {
             Level::Info | Level::Debug | Level::Trace => "note",
         };
         let message = record.args().to_string();
-        // Nobody is left to be told where standard error is gone.
-        drop(writeln!(
-            std::io::stderr().lock(),
-            "limiter: {level}: {}",
-            escape::line(&message, MAX_LINE),
-        ));
+        LINES.say(&format!("limiter: {level}: {}", escape::line(&message, MAX_LINE)));
     }
 
     fn flush(&self) {}

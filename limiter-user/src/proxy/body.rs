@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -143,12 +143,14 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     source: Source,
+    /// The upstream is to send more; its deadline runs since then, however often it is asked.
+    awaits_upstream: bool,
     exchange: Box<Exchange>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, exchange }
+        Self { source, awaits_upstream: false, exchange }
     }
 }
 
@@ -168,10 +170,15 @@ impl Body for ResponseBody {
             }
             Source::Upstream(incoming, _) => {
                 let connection = &this.exchange.connection;
-                // While the upstream is slow the client is not to blame.
-                connection.clear_deadline();
-                let frame = ready!(Pin::new(incoming).poll_frame(context));
-                connection.set_deadline(this.exchange.in_force.policy.timeouts.idle);
+                let timeouts = &this.exchange.in_force.policy.timeouts;
+                let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
+                    if !std::mem::replace(&mut this.awaits_upstream, true) {
+                        connection.set_deadline(timeouts.upstream);
+                    }
+                    return Poll::Pending;
+                };
+                this.awaits_upstream = false;
+                connection.set_deadline(timeouts.idle);
                 match frame {
                     Some(Ok(frame)) => {
                         Poll::Ready(frame.into_data().ok().map(|d| Ok(Frame::data(d))))

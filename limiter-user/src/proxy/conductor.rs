@@ -2,6 +2,7 @@
 //!
 //! In: the agent's messages; out: messages to every core, and what they report to the agent. When
 //! the agent dies the cores go on with what they have; a later agent finds the rendezvous socket.
+//! Without that socket, or without listeners, there is nothing to go on for: the proxy ends.
 
 use std::{
     io,
@@ -158,6 +159,10 @@ impl Conductor {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.agent.is_none() && !self.may_be_found() {
+                log::error!("the agent went before the proxy could serve without it; it ends");
+                return;
+            }
             if self.agent.is_none() && self.meeting.is_none() {
                 let socket = self.rendezvous.clone();
                 self.meeting = socket.map(|socket| tokio::task::spawn_local(meet(socket)));
@@ -185,8 +190,13 @@ impl Conductor {
         }
     }
 
+    /// Whether a later agent can find this proxy, and would find it serving.
+    fn may_be_found(&self) -> bool {
+        self.rendezvous.is_some() && !self.sockets.is_empty()
+    }
+
     fn detach(&mut self, why: &str) {
-        log::warn!("{why}; the proxy goes on with its last policy");
+        log::warn!("{why}");
         self.agent = None;
         self.outbox = None;
         self.last_counters = ProxyCounters::default();

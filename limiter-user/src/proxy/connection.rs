@@ -95,7 +95,7 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
             tell(core, state, Refusal::Timeout);
             let socket = http.into_parts().io.into_inner().socket;
             // As much as the socket takes without waiting.
-            drop(socket.try_write(reply::raw(Refusal::Timeout).as_bytes()));
+            drop(socket.try_write(&reply::raw(Refusal::Timeout, &core.new_request_id())));
             linger(socket).await;
         }
     }

@@ -25,7 +25,7 @@ use super::{
     recent::Recent,
     registry::Registry,
     report::{Batch, CoreCounters, Report},
-    stage::bans::Bans,
+    stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
 };
 use crate::{clock, link::HttpBan};
@@ -201,6 +201,12 @@ impl Core {
     /// The policy in force; `None` before the first.
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
+    }
+
+    /// An id for what is answered without a request.
+    pub(super) fn new_request_id(&self) -> http::HeaderValue {
+        let none = http::HeaderMap::new();
+        take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
     }
 
     /// Random bytes for request ids: unpredictable seed, not a secret.

@@ -1,5 +1,5 @@
 //! How the proxy and an agent meet: hellos on a new link, and a later agent on the rendezvous
-//! socket when the one before died. Only root is let in.
+//! socket when the one before died. Only root and the agent's user are let in.
 
 use std::{
     io,
@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::getuid;
 use tokio::net::UnixListener;
 
+use super::privileges::has_own_user;
 use crate::link::{FromProxy, Hello, ToProxy, codec::Link};
 
 /// How long a new agent may take to say hello.
@@ -37,18 +39,22 @@ pub(super) async fn greet(mut link: Link) -> io::Result<(Link, Hello)> {
     }
 }
 
-/// Waits for a later agent; only root is let in. One of another version is let in too: what it
+/// Waits for a later agent; only root and the agent's own user are let in. One of another version is let in too: what it
 /// needs for taking over, hand-over and drain, every version has.
 pub(super) async fn meet(listener: Rc<UnixListener>) -> Link {
+    // A user that only the proxy has could be that of code which took over another proxy.
+    let agents_user = (!has_own_user()).then(|| getuid().as_raw());
     loop {
         match listener.accept().await {
-            Ok((socket, _)) if socket.peer_cred().is_ok_and(|peer| peer.uid() == 0) => {
+            Ok((socket, _))
+                if socket.peer_cred().is_ok_and(|peer| is_agent(peer.uid(), agents_user)) =>
+            {
                 match greet(Link::from_tokio(socket)).await {
                     Ok((link, _)) => return link,
                     Err(error) => log::warn!("a new agent did not say hello: {error}"),
                 }
             }
-            Ok(_) => log::warn!("a process that is not root tried to take the proxy over"),
+            Ok(_) => log::warn!("a process of another user tried to take the proxy over"),
             Err(error) => {
                 log::warn!("rendezvous socket: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -57,10 +63,27 @@ pub(super) async fn meet(listener: Rc<UnixListener>) -> Link {
     }
 }
 
+/// Whether a process of user `uid` may take over; `agents_user`: the one that this process shares
+/// with its agent, if it does.
+fn is_agent(uid: u32, agents_user: Option<u32>) -> bool {
+    uid == 0 || agents_user == Some(uid)
+}
+
 /// What the meeting came to; never, without one.
 pub(super) async fn finished(meeting: Option<&mut tokio::task::JoinHandle<Link>>) -> Option<Link> {
     match meeting {
         Some(meeting) => meeting.await.ok(),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_agents_user_take_over() {
+        assert!(is_agent(0, None) && is_agent(0, Some(1000)) && is_agent(1000, Some(1000)));
+        assert!(!is_agent(1000, None) && !is_agent(1001, Some(1000)));
     }
 }

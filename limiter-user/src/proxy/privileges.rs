@@ -1,11 +1,11 @@
 //! The first act of the proxy process: everything it does not need is given up, for good.
 //!
-//! In: `LIMITER_PROXY_UID` and `LIMITER_PROXY_GID`; out: a process that owns its link and nothing
-//! else. Nothing of a peer is read before.
+//! In: `LIMITER_PROXY_UID` and `LIMITER_PROXY_GID`; out: a process without capabilities that owns
+//! its link and nothing else. Nothing of a peer is read before.
 
 use std::{io, os::fd::RawFd};
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use nix::{
     sys::{
         prctl,
@@ -25,24 +25,36 @@ pub(super) fn drop_all(keep: RawFd) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     close_from(keep.saturating_add(1))?;
-    if let Some(uid) = number(UID_VARIABLE)? {
+    let user = number(UID_VARIABLE)?;
+    // The bounding set and the user need capabilities that are given up last.
+    clear(CapSet::Ambient)?;
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(io::Error::other)? {
+        clear(CapSet::Bounding)?;
+    }
+    if let Some(uid) = user {
         let gid = number(GID_VARIABLE)?.unwrap_or(uid);
-        // The bounding set needs a capability that goes with the user.
-        caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
-        caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
         setgroups(&[])?;
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
-        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-            caps::clear(None, set).map_err(io::Error::other)?;
-        }
-        if uid == 0 || getuid().is_root() || setuid(Uid::from_raw(0)).is_ok() {
-            return Err(io::Error::other("the proxy would run as root"));
-        }
+    }
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        clear(set)?;
+    }
+    if user.is_some() && (getuid().is_root() || setuid(Uid::from_raw(0)).is_ok()) {
+        return Err(io::Error::other("the proxy would run as root"));
     }
     prctl::set_no_new_privs()?;
     prctl::set_dumpable(false)?;
     Ok(())
+}
+
+/// Whether the proxy was given a user of its own, which the agent does not run as.
+pub(super) fn has_own_user() -> bool {
+    std::env::var_os(UID_VARIABLE).is_some()
+}
+
+fn clear(set: CapSet) -> io::Result<()> {
+    caps::clear(None, set).map_err(io::Error::other)
 }
 
 fn number(variable: &str) -> io::Result<Option<u32>> {

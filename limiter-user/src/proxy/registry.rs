@@ -25,8 +25,8 @@ const NEVER: u64 = u64::MAX;
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// Bytes of a request head that are kept as received.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of a request head that are kept as received: as many as a policy can let a head have.
+const MAX_HEAD_BYTES: usize = 1 << 20;
 
 /// Memory that an idle connection keeps for its next head.
 const KEPT_HEAD_BYTES: usize = 4096;

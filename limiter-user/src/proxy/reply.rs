@@ -103,12 +103,21 @@ impl From<Refusal> for Reply {
     }
 }
 
-/// The whole answer to a request whose head never came or could not be read; the connection is
-/// closed after it.
-pub(super) fn raw(refusal: Refusal) -> String {
-    let status = status(refusal);
+/// The whole answer to a request whose head never came; the connection is closed after it.
+pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue) -> Vec<u8> {
+    let body = problem(refusal, request_id);
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
-    format!("HTTP/1.1 {status}\r\n{retry}connection: close\r\ncontent-length: 0\r\n\r\n")
+    let mut answer = format!(
+        "HTTP/1.1 {}\r\n{retry}content-type: application/problem+json\r\n\
+         cache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\nx-request-id: ",
+        status(refusal),
+        body.len(),
+    )
+    .into_bytes();
+    answer.extend_from_slice(request_id.as_bytes());
+    answer.extend_from_slice(b"\r\n\r\n");
+    answer.extend_from_slice(&body);
+    answer
 }
 
 fn status(refusal: Refusal) -> StatusCode {
@@ -200,7 +209,11 @@ mod tests {
             assert_eq!(document["status"], refusal.status());
             assert_eq!(document["request_id"], "0123456789abcdef");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-            assert!(raw(*refusal).starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
+            let raw = String::from_utf8(raw(*refusal, &id)).unwrap();
+            assert!(raw.starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
+            let (head, raw_body) = raw.split_once("\r\n\r\n").unwrap();
+            assert!(head.ends_with("x-request-id: 0123456789abcdef"));
+            assert_eq!(raw_body.as_bytes(), body);
         }
     }
 

@@ -30,18 +30,21 @@ pub(in crate::proxy) enum Grant {
     Any,
     /// This origin may read it.
     Origin(HeaderValue),
+    /// What the upstream says stays: the policy only counts.
+    Upstream,
 }
 
-/// What answers to this request carry. In monitor mode every origin is granted.
+/// What answers to this request carry. In monitor mode every origin is granted, but not with
+/// credentials: then an origin that is not admitted gets what the upstream gives it.
 pub(in crate::proxy) fn grant(cors: &Cors, headers: &HeaderMap) -> Grant {
     if cors.admits_any() {
         return Grant::Any;
     }
     let mut origins = headers.get_all(ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (Some(origin), None) if cors.mode == Mode::Monitor || cors.admits(origin.as_bytes()) => {
-            Grant::Origin(origin.clone())
-        }
+        (Some(origin), None) if cors.admits(origin.as_bytes()) => Grant::Origin(origin.clone()),
+        (Some(_), _) if cors.mode == Mode::Monitor && cors.credentials => Grant::Upstream,
+        (Some(origin), None) if cors.mode == Mode::Monitor => Grant::Origin(origin.clone()),
         _ => Grant::Vary,
     }
 }
@@ -87,6 +90,10 @@ pub(in crate::proxy) fn answer(cors: &Cors) -> Reply {
 
 /// Sets the headers of a grant, in place of what the upstream may have sent.
 pub(in crate::proxy) fn apply(cors: &Cors, grant: &Grant, headers: &mut HeaderMap) {
+    if *grant == Grant::Upstream {
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        return;
+    }
     for name in [
         ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -95,7 +102,7 @@ pub(in crate::proxy) fn apply(cors: &Cors, grant: &Grant, headers: &mut HeaderMa
         headers.remove(name);
     }
     let origin = match grant {
-        Grant::None => return,
+        Grant::None | Grant::Upstream => return,
         Grant::Vary => {
             headers.append(VARY, HeaderValue::from_static("origin"));
             return;

@@ -108,7 +108,8 @@ fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&HeaderValue> {
 }
 
 /// `Transfer-Encoding` may only be `chunked`, in HTTP/1.1, without a `Content-Length`. The parser
-/// drops the length of such a request, so it is looked for in the head as received.
+/// drops the length of such a request, so it is looked for in the head as received; a pipelined
+/// request, whose head may not be there as a whole, has no such body.
 fn framing_is_plain(parts: &Parts, head: &[u8]) -> bool {
     if !parts.headers.contains_key(TRANSFER_ENCODING) {
         return true;
@@ -117,14 +118,26 @@ fn framing_is_plain(parts: &Parts, head: &[u8]) -> bool {
         && only(&parts.headers, TRANSFER_ENCODING)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
         && !parts.headers.contains_key(CONTENT_LENGTH)
-        && !has_length(head)
+        && is_whole_without_length(parts, head)
 }
 
-fn has_length(head: &[u8]) -> bool {
+/// Whether `head` begins with this request's line and has all its fields, and no length. A client
+/// can split a pipelined request so that its rest looks like a request, but not with as many fields.
+fn is_whole_without_length(parts: &Parts, head: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
-    head.split(|byte| *byte == b'\n')
-        .take_while(|line| !line.trim_ascii().is_empty())
-        .any(|line| line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
+    let head = head.trim_ascii_start();
+    if !head.strip_prefix(parts.method.as_str().as_bytes()).is_some_and(|h| h.starts_with(b" ")) {
+        return false;
+    }
+    for (fields, line) in head.split(|byte| *byte == b'\n').skip(1).enumerate() {
+        if line.trim_ascii().is_empty() {
+            return fields == parts.headers.len();
+        }
+        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
+            return false;
+        }
+    }
+    false
 }
 
 /// Length of the host in `host[:port]`; `None` if it is not one (RFC 3986, 3.2.2, without
@@ -230,10 +243,14 @@ mod tests {
             read(&parts("POST", "/", &all), head).is_none()
         };
         let chunked = [("transfer-encoding", "chunked")];
-        let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 5";
+        let head: &[u8] =
+            b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 5";
         assert!(!refused(&chunked, head), "what follows the head is the body's");
         let both = b"POST / HTTP/1.1\r\nContent-LENGTH: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(refused(&chunked, both));
+        assert!(refused(&chunked, b""), "a pipelined head was not kept");
+        assert!(refused(&chunked, &head[10..]), "nor was this as a whole");
+        assert!(refused(&[chunked[0], ("x", "POST / HTTP/1.1")], head), "a rest in disguise");
         assert!(refused(&[("transfer-encoding", "gzip, chunked")], head));
         assert!(refused(&[chunked[0], chunked[0]], head));
         assert!(!refused(&[("content-length", "5")], b""));

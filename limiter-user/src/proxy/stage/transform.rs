@@ -61,7 +61,9 @@ pub(in crate::proxy) fn headers(
     debug_assert!(forwarded.is_for(client.address), "address headers of another client");
     hop_by_hop(headers);
     remove(headers, |name| {
-        matches!(name, "expect" | "proxy-authorization" | "x-real-ip") || is_identity(name)
+        matches!(name, "expect" | "proxy-authorization" | "x-real-ip")
+            || begins(name, IDENTITY_PREFIX)
+            || is_disguised(name)
     });
     if !route.auth.is_empty() {
         for scheme in &route.auth {
@@ -87,13 +89,20 @@ pub(in crate::proxy) fn headers(
     headers.insert(FORWARDED, forwarded.forwarded.clone());
 }
 
-/// Whether a header could be taken for an identity, however its separators are written (CGI-like
-/// upstreams read `X_Auth-Subject` as `X-Auth-Subject`).
-fn is_identity(name: &str) -> bool {
-    name.len() >= IDENTITY_PREFIX.len()
+/// Whether a header could be taken for one that says where a request comes from, or its id, but is
+/// not spelled as the one that is set here.
+fn is_disguised(name: &str) -> bool {
+    name.contains('_')
+        && ["x-forwarded-", "x-real-ip", "x-request-id"].iter().any(|known| begins(name, known))
+}
+
+/// Whether a name begins so, however its separators are written (CGI-like upstreams read
+/// `X_Auth-Subject` as `X-Auth-Subject`).
+fn begins(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len()
         && name
             .bytes()
-            .zip(IDENTITY_PREFIX.bytes())
+            .zip(prefix.bytes())
             .all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
 }
 
@@ -188,9 +197,19 @@ mod tests {
     #[test]
     fn forged_identities_go() {
         let mut headers = map(&[("x-auth-subject", "root"), ("x_auth_tier", "x"), ("x-auth", "y")]);
-        remove(&mut headers, is_identity);
+        remove(&mut headers, |name| begins(name, IDENTITY_PREFIX) || is_disguised(name));
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-auth"));
+    }
+
+    #[test]
+    fn other_spellings_of_what_is_set_here_are_disguises() {
+        for name in ["x_forwarded_for", "x-forwarded_host", "x_real_ip", "x_request-id"] {
+            assert!(is_disguised(name), "{name}");
+        }
+        for name in ["x-forwarded-for", "x-request-id", "x_requested_with", "forwarded", "a_b"] {
+            assert!(!is_disguised(name), "{name}");
+        }
     }
 
     #[test]

@@ -238,7 +238,12 @@ fn monitor_mode_notes_and_lets_pass() {
         assert_eq!(proxy.get("GET /api\nX-API-KEY: wrong\n").status, 200);
     }
     let preflight = "Origin: https://evil.test\nAccess-Control-Request-Method: DELETE\n";
-    assert_eq!(proxy.get(&format!("OPTIONS /api\n{preflight}")).status, 204);
+    let granted = "access-control-allow-origin";
+    let reply = proxy.get(&format!("OPTIONS /api\n{preflight}"));
+    assert_eq!((reply.status, reply.header(granted)), (204, None), "counted, not granted");
+    let reply = proxy.get("GET /api\nOrigin: https://evil.test\n");
+    assert_eq!(reply.header(granted), Some("https://upstream.test"), "as without the policy");
+    assert_eq!(reply.header("access-control-allow-credentials"), None);
     for refusal in
         [Refusal::InvalidCredential, Refusal::Guarded, Refusal::RateLimited, Refusal::CorsRefused]
     {
@@ -246,7 +251,7 @@ fn monitor_mode_notes_and_lets_pass() {
     }
     let counters = proxy.drain();
     assert_eq!(counters.refused.iter().sum::<u64>(), 0);
-    assert_eq!(counters.monitored.iter().sum::<u64>(), 5);
+    assert_eq!(counters.monitored.iter().sum::<u64>(), 7);
 }
 
 #[test]

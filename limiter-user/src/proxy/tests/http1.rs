@@ -6,7 +6,7 @@ use super::{
     origin::{Origin, policy},
     support::Proxy,
 };
-use crate::refusal::Refusal;
+use crate::{clock, refusal::Refusal};
 
 #[test]
 fn keep_alive_on_both_sides_and_headers_for_the_upstream() {
@@ -241,5 +241,35 @@ fn a_head_may_come_byte_by_byte_and_pipelined() {
     assert!(client.read().body.starts_with("GET /2 "));
     client.write("HEAD /h HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     drop(client);
+    proxy.drain();
+}
+
+#[test]
+fn an_upstream_that_stalls_in_mid_body_is_given_up() {
+    let origin = Origin::start();
+    let mut policy = policy(&origin);
+    policy.timeouts.upstream = Duration::from_millis(300);
+    let proxy = Proxy::start(&policy);
+    let begun = clock::monotonic_ns();
+    let mut client = proxy.connect();
+    client.write("GET /stall HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.try_read().is_none(), "the answer is cut off");
+    let waited_ns = clock::monotonic_ns() - begun;
+    assert!((250_000_000..3_000_000_000).contains(&waited_ns), "{waited_ns}");
+    drop(client);
+    proxy.drain();
+}
+
+#[test]
+fn a_pipelined_body_of_two_lengths_is_refused() {
+    let origin = Origin::start();
+    let proxy = Proxy::start(&policy(&origin));
+    let mut client = proxy.connect();
+    client.write(
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n\
+         POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    );
+    assert_eq!(client.read().status, 200);
+    assert_eq!(client.read().status, 400);
     proxy.drain();
 }

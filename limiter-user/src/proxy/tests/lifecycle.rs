@@ -170,3 +170,11 @@ fn a_proxy_without_an_agent_serves_and_is_taken_over() {
     drop(waiting);
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn a_proxy_that_no_agent_can_find_ends() {
+    let origin = Origin::start();
+    let (agent, thread) = Proxy::start(&policy(&origin)).split();
+    drop(agent);
+    thread.join().unwrap().unwrap();
+}

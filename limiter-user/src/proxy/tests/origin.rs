@@ -23,7 +23,7 @@ pub(super) const KEY: &str = "lk_good";
 
 /// An origin that echoes each request's head and body as its response's body. `/sleep` answers
 /// after a second, `/close` closes without answering, `/last` closes after answering the next
-/// request's first line, `/chunked` answers in chunks.
+/// request's first line, `/chunked` answers in chunks, `/stall` stops in the middle.
 pub(super) struct Origin {
     pub(super) port: u16,
     pub(super) connections: Arc<Mutex<usize>>,
@@ -87,6 +87,11 @@ fn answer(socket: TcpStream) -> Option<()> {
                 echo.len()
             )
         };
+        if path == "/stall" {
+            client.0.get_mut().write_all(&response.as_bytes()[..response.len() - 1]).ok()?;
+            client.0.read_line(&mut String::new()).ok()?;
+            return None;
+        }
         client.0.get_mut().write_all(response.as_bytes()).ok()?;
         if path == "/last" {
             client.0.read_line(&mut String::new()).ok()?;
