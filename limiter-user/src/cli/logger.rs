@@ -15,11 +15,15 @@ static LOGGER: Logger = Logger;
 static LINES: Lines = Lines::new();
 
 impl Log for Logger {
-    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
-        true
+    /// Of libraries only what goes wrong; notes are ours and the kernel program's.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Warn || metadata.target().starts_with("limiter")
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let level = match record.level() {
             Level::Error => "error",
             Level::Warn => "warning",
