@@ -16,8 +16,8 @@ use std::{future::Future, net::IpAddr};
 use ipnet::IpNet;
 
 use self::view::{
-    BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView, StatusView,
-    WhyView,
+    BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort, SourceView,
+    StatusView, WhyView,
 };
 use crate::events::stream::EventStream;
 
@@ -35,6 +35,8 @@ pub trait Backend: 'static {
     fn bans(&self) -> Result<Vec<BanView>, Failure>;
     /// Why a source is treated as it is.
     fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure>;
+    /// What would happen to a request that nobody sent, and by which rule.
+    fn explain(&self, request: &RequestQuery) -> Result<WhyView, Failure>;
     /// Reads the configuration again; an invalid one changes nothing.
     fn reload(&self) -> impl Future<Output = Result<ReloadView, Failure>>;
     /// Takes XDP off every interface and removes the pins; the agent goes on without it.

@@ -19,6 +19,7 @@ mod connection;
 mod core;
 pub(crate) mod diagnostics;
 mod exchange;
+pub(crate) mod explain;
 mod listener;
 mod meeting;
 mod outbox;

@@ -62,8 +62,13 @@ fn every_question_has_an_answer_in_both_forms() {
         let shown = limiter.cli(&["explain", "--source", source]).succeeded().stdout;
         assert!(shown.starts_with(&format!("{source}: {verdict} ({reason})\n")), "{shown}");
     }
-    let request = limiter.cli(&["explain", "--source", CLIENTS[0], "--request", "GET /"]);
-    assert!(request.ended_with(2).stderr.contains("not supported by this version"));
+    let request = ["explain", "--source", CLIENTS[0], "--request", "GET /a", "-H", "x: y"];
+    let shown = limiter.cli(&request).succeeded().stdout;
+    for part in ["pass (allowed)", "route /", "public", "upstream"] {
+        assert!(shown.contains(part), "{part}:\n{shown}");
+    }
+    let request = limiter.cli(&["explain", "--source", CLIENTS[0], "--request", "GET"]);
+    assert!(request.ended_with(2).stderr.contains("expected e.g. `GET /x`"));
 
     let events = limiter.cli(&["events", "--json"]).succeeded().stdout;
     assert!(events.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{events}");

@@ -100,12 +100,12 @@ pub(super) async fn answer<B: Backend>(
             &[Method::GET]
         }
         "/v1/bans" => &[Method::GET, Method::POST, Method::DELETE],
-        "/v1/reload" | "/v1/detach" => &[Method::POST],
+        "/v1/reload" | "/v1/detach" | "/v1/explain" => &[Method::POST],
         _ => {
             return failure(&Failure {
                 status: 404,
                 message: "no such path; see /v1/status, /v1/sources, /v1/bans, /v1/why, \
-                          /v1/events, /v1/reload, /v1/detach, /healthz, /readyz"
+                          /v1/explain, /v1/events, /v1/reload, /v1/detach, /healthz, /readyz"
                     .into(),
             });
         }
@@ -167,6 +167,13 @@ async fn routed<B: Backend>(
             let all = query.parsed("all", "true or false")?.unwrap_or(false);
             query.finish()?;
             unban(backend, prefix, all).map(|view| json(&view))
+        }
+        "/v1/explain" => {
+            query.finish()?;
+            let bytes = body(request.into_body()).await?;
+            let asked = serde_json::from_slice(&bytes)
+                .map_err(|error| Failure::invalid(format!("not a request to explain: {error}")))?;
+            Ok(json(&backend.explain(&asked)?))
         }
         "/v1/bans" if !is_get => {
             query.finish()?;

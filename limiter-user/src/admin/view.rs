@@ -245,6 +245,21 @@ pub struct DetachView {
     pub interfaces: Vec<String>,
 }
 
+/// `POST /v1/explain`: a request that nobody sent; the answer is a [`WhyView`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestQuery {
+    /// Socket peer.
+    pub source: IpAddr,
+    /// Method.
+    pub method: String,
+    /// Target.
+    pub target: String,
+    /// Header fields.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+}
+
 /// A packet to be explained, beside its source.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PacketQuery {

@@ -18,14 +18,16 @@ use crate::{
     admin::{
         Backend,
         view::{
-            BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView,
-            StatusView, WhyView,
+            BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
+            SourceView, StatusView, WhyView,
         },
     },
     clock,
     events::{Lifecycle, stream::EventStream},
     link::ToProxy,
     policy::BanScope,
+    proxy::explain::{Asked, explain},
+    refusal::Refusal,
 };
 
 /// How often, and with which pauses, is looked whether the proxy acts on a new policy.
@@ -201,6 +203,30 @@ impl Backend for Agent {
         if view.explanation.is_empty() {
             view.explanation.push("nothing is known of it and no rule names it".to_owned());
         }
+        Ok(view)
+    }
+
+    fn explain(&self, request: &RequestQuery) -> Result<WhyView, Failure> {
+        let (policy, now_seconds) = {
+            let inner = self.inner.borrow();
+            let policy = inner.policy.http.clone();
+            let missing =
+                || Failure::invalid("there is no [http] policy: requests are not looked at");
+            (policy.ok_or_else(missing)?, clock::unix_ns() / 1_000_000_000)
+        };
+        let asked = Asked {
+            peer: request.source.to_canonical(),
+            method: &request.method,
+            target: &request.target,
+            headers: &request.headers,
+        };
+        let fate = explain(&policy, &asked, now_seconds).map_err(Failure::invalid)?;
+        let mut view = self.why(fate.client, None)?;
+        let banned = view.ban.as_ref().is_some_and(|ban| ban.scope == BanScope::Http);
+        let refusal = if banned { Some(Refusal::Banned) } else { fate.refusal };
+        view.verdict = String::from(if refusal.is_some() { "refuse" } else { "pass" });
+        view.reason = String::from(refusal.map_or("allowed", Refusal::label));
+        view.explanation.splice(0..0, fate.explanation);
         Ok(view)
     }
 

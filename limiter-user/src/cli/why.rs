@@ -12,7 +12,10 @@ use http::Method;
 
 use super::{UsageError, agent::AgentArgs, output, status::counts};
 use crate::{
-    admin::{client::Target, view::WhyView},
+    admin::{
+        client::{Document, Target},
+        view::{RequestQuery, WhyView},
+    },
     events::escape,
 };
 
@@ -41,7 +44,7 @@ pub(super) struct ExplainArgs {
     /// Destination port of the packet
     #[arg(long, requires = "proto", conflicts_with = "request")]
     port: Option<u16>,
-    /// A request, e.g. 'GET /x' (not supported by this version)
+    /// A request, e.g. 'GET /x'; limits are taken as unused
     #[arg(long, value_name = "REQUEST")]
     request: Option<String>,
     /// A header field of the request (repeatable)
@@ -58,10 +61,12 @@ pub(super) fn why(args: &WhyArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
-    if args.request.is_some() {
-        let message = "explaining a request is not supported by this version; \
-                       without --request the packet is explained";
-        return Err(UsageError(message.into()).into());
+    if let Some(line) = &args.request {
+        let asked = request(args.source, line, &args.headers)?;
+        let body = serde_json::to_vec(&asked)?;
+        let target = Target::new("/v1/explain");
+        let document = args.agent.client()?.ask::<WhyView>(Method::POST, &target, body)?;
+        return print(&document, args.json);
     }
     let mut target = Target::new("/v1/why").with("source", &args.source.to_string());
     if let Some(protocol) = &args.proto {
@@ -75,6 +80,25 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
 
 fn show(agent: &AgentArgs, target: &Target, json: bool) -> Result<ExitCode> {
     let document = agent.client()?.ask::<WhyView>(Method::GET, target, Vec::new())?;
+    print(&document, json)
+}
+
+/// `GET /x` and `name: value` fields.
+fn request(source: IpAddr, line: &str, headers: &[String]) -> Result<RequestQuery, UsageError> {
+    let (method, target) = line
+        .split_once(' ')
+        .ok_or_else(|| UsageError(format!("not a request: `{line}`, expected e.g. `GET /x`")))?;
+    let headers = headers.iter().map(|field| {
+        let (name, value) = field
+            .split_once(':')
+            .ok_or_else(|| UsageError("a header field is `name: value`".to_owned()))?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    });
+    let headers = headers.collect::<Result<_, UsageError>>()?;
+    Ok(RequestQuery { source, method: method.into(), target: target.trim().into(), headers })
+}
+
+fn print(document: &Document<WhyView>, json: bool) -> Result<ExitCode> {
     if json {
         output::print_json(&document.json)?;
     } else {

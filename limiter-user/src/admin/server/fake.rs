@@ -10,8 +10,8 @@ use crate::{
         Backend,
         client::Client,
         view::{
-            BanRequest, BanView, Failure, PacketQuery, ReloadView, SourceSort, SourceView,
-            StatusView, WhyView,
+            BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
+            SourceView, StatusView, WhyView,
         },
     },
     events::stream::EventStream,
@@ -60,6 +60,10 @@ impl Backend for Fake {
 
     fn why(&self, source: IpAddr, _packet: Option<PacketQuery>) -> Result<WhyView, Failure> {
         Err(Failure::full(source.to_string()))
+    }
+
+    fn explain(&self, request: &RequestQuery) -> Result<WhyView, Failure> {
+        Err(Failure::full(request.target.clone()))
     }
 
     async fn reload(&self) -> Result<ReloadView, Failure> {

@@ -1,0 +1,106 @@
+//! What would happen to a request: the very stages that the pipeline runs, on a head that nobody
+//! sent, with limits and budgets as for a client that is seen for the first time.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue, Request, header::HOST};
+
+use super::{
+    compiled::Compiled,
+    stage::{address, auth, client_address, cors, route, target},
+};
+use crate::{limits::Counters, policy::HttpPolicy, refusal::Refusal};
+
+/// A request that nobody sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked<'a> {
+    /// Socket peer.
+    pub(crate) peer: IpAddr,
+    /// Method, e.g. `GET`.
+    pub(crate) method: &'a str,
+    /// Target, e.g. `/api/x`.
+    pub(crate) target: &'a str,
+    /// Header fields; a `Host` is added if there is none.
+    pub(crate) headers: &'a [(String, String)],
+}
+
+/// What would happen, and by which rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Fate {
+    /// Why it would be refused; `None`: it would go upstream, or be answered as a preflight.
+    pub(crate) refusal: Option<Refusal>,
+    /// The client address as the policy sees it.
+    pub(crate) client: IpAddr,
+    /// Sentences, in the order of the stages.
+    pub(crate) explanation: Vec<String>,
+}
+
+/// Runs the stages. `Err`: it is not a request at all, with the reason.
+pub(crate) fn explain(
+    policy: &HttpPolicy,
+    asked: &Asked<'_>,
+    unix_seconds: u64,
+) -> Result<Fate, String> {
+    let compiled = Compiled::new(policy, &mut Counters::default())?;
+    let mut builder = Request::builder().method(asked.method).uri(asked.target);
+    for (name, value) in asked.headers {
+        let name: HeaderName = name.parse().map_err(|_| format!("not a header name: {name}"))?;
+        let value = HeaderValue::from_str(value).map_err(|_| "not a header value".to_owned())?;
+        builder = builder.header(name, value);
+    }
+    if !asked.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HOST.as_str())) {
+        builder = builder.header(HOST, "localhost");
+    }
+    let request = builder.body(()).map_err(|error| error.to_string())?;
+    let (parts, ()) = request.into_parts();
+    let client = client_address::resolve(&compiled, asked.peer, &parts.headers);
+    let mut fate = Fate { refusal: None, client: client.address, explanation: Vec::new() };
+    fate.refusal = stages(&compiled, policy, &parts, &client, unix_seconds, &mut fate.explanation)
+        .err()
+        .or(fate.refusal);
+    if let Some(refusal) = fate.refusal {
+        let (status, label) = (refusal.status(), refusal.label());
+        fate.explanation.push(format!("refused: {status} {label}: {}", refusal.meaning()));
+    }
+    Ok(fate)
+}
+
+fn stages(
+    compiled: &Compiled,
+    policy: &HttpPolicy,
+    parts: &http::request::Parts,
+    client: &client_address::Client,
+    unix_seconds: u64,
+    told: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let refusal = |reply: super::reply::Reply| reply.refusal().unwrap_or(Refusal::MalformedRequest);
+    told.push(format!("the client is {}", client.address));
+    let target = target::check(parts, &[]).map_err(refusal)?;
+    let index = route::select(compiled, &target, &parts.method).map_err(refusal)?;
+    let (route, written) = (&compiled.routes[index], &policy.routes[index]);
+    told.push(format!("route {}", route.name));
+    address::by_route(route, client).map_err(refusal)?;
+    if let Some(cors) = route.cors.map(|index| &compiled.cors[index]) {
+        if let Some(refusal) = cors::violation(cors, &target, &parts.headers) {
+            return Err(refusal);
+        }
+        if target.preflight.is_some() {
+            told.push("a preflight that the policy answers: 204".to_owned());
+            return Ok(());
+        }
+    }
+    match auth::authenticate(compiled, route, &parts.headers, unix_seconds)? {
+        Some(principal) => {
+            told.push(format!("authenticated as {}", principal.record(compiled).principal));
+        }
+        None => told.push("the route is public".to_owned()),
+    }
+    let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
+    told.extend(limits.map(|limit| {
+        let period = crate::events::text::duration(limit.rate.period);
+        format!("counted by limit {}: {} in {period}", limit.name, limit.rate.count)
+    }));
+    let upstream = &policy.upstreams[written.upstream];
+    told.push(format!("goes to upstream {}", upstream.name));
+    Ok(())
+}
