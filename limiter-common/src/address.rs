@@ -114,11 +114,6 @@ impl Masks {
     pub const fn new(v4_prefix: u8, v6_prefix: u8) -> Self {
         Self { v4: upper_bits(32 + v4_prefix), v6: upper_bits(v6_prefix) }
     }
-
-    /// Whether a source key stands for exactly one ban key.
-    pub const fn is_exact(self) -> bool {
-        self.v4 == u64::MAX && self.v6 == u64::MAX
-    }
 }
 
 const fn upper_bits(count: u8) -> u64 {
@@ -164,8 +159,6 @@ mod tests {
     #[test]
     fn prefixes_aggregate() {
         let masks = Masks::new(24, 56);
-        assert!(!masks.is_exact());
-        assert!(Masks::new(32, 64).is_exact());
         let key = |text| address(text).source_key(masks);
         assert_eq!(key("192.0.2.1"), key("192.0.2.200"));
         assert_ne!(key("192.0.2.1"), key("192.0.3.1"));

@@ -126,7 +126,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
-        let mut programs = load::Programs::load(policy, &pins, interfaces, diagnostics)?;
+        let mut programs = load::Programs::load(&pins, interfaces, diagnostics)?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;

@@ -41,8 +41,6 @@ pub struct Drops {
     told: HashMap<Gathering, (Verdict, Counter)>,
     /// What was told of gatherings whose record was lost: part of the lost counters.
     told_and_lost: HashMap<Verdict, Counter>,
-    /// Records that were none: never happens, and would be seen.
-    pub invalid: u64,
 }
 
 impl fmt::Debug for Drops {
@@ -58,7 +56,6 @@ impl Drops {
             slots: pins.map(maps::DROPS)?,
             told: HashMap::new(),
             told_and_lost: HashMap::new(),
-            invalid: 0,
         };
         // What gathered under an earlier agent is not news.
         drops.pending(|_| {});
@@ -68,10 +65,13 @@ impl Drops {
     /// Tells the complete records.
     pub fn records(&mut self, mut tell: impl FnMut(Dropped)) {
         let told = &mut self.told;
-        self.invalid += ring::drain(&mut self.ring, MAX_RECORDS, |record| {
+        let invalid = ring::drain(&mut self.ring, MAX_RECORDS, |record| {
             let before = told.remove(&record.gathering()).map_or_else(Counter::default, |it| it.1);
             tell_rest(&record, before, &mut tell);
         });
+        if invalid > 0 {
+            log::error!("{invalid} records of the kernel program are none that it writes");
+        }
     }
 
     /// Tells the records and what is gathering in the slots; once a second or so.

@@ -38,7 +38,6 @@ pub(super) struct LoadedProgram {
 
 impl Programs {
     pub(super) fn load(
-        policy: &KernelPolicy,
         pins: &Pins,
         interfaces: &[(String, u32)],
         diagnostics: LevelFilter,
@@ -50,7 +49,6 @@ impl Programs {
                 maps::MAX_INTERFACES,
             )));
         }
-        debug_assert_eq!(set_count(policy.max_sources).count_ones(), 1);
         let slots = slots(pins, interfaces);
         let interfaces = interfaces
             .iter()
