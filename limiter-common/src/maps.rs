@@ -11,7 +11,7 @@ use crate::{
 /// Version of everything that lies in pinned maps. Part of the pin path: an agent of another
 /// layout never reads what this one wrote. Raise it whenever a record, its meaning, or the
 /// arithmetic on it changes.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Array of words, see [`control`].
 pub const CONTROL: &str = "CONTROL";
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn counters_do_not_overlap() {
-        let last = Verdict { action: Action::Monitor, reason: Reason::TableFull };
+        let last = Verdict { action: Action::Tx, reason: Reason::TableFull };
         let highest = small(last.counter());
         assert_eq!(counter_index(0, last) + 1, lost_index(0, 0));
         assert_eq!(lost_index(0, highest) + 1, counter_index(1, Verdict::pass(Reason::Allowed)));

@@ -11,11 +11,13 @@ pub enum Action {
     Drop = 1,
     /// Would end here if the kernel half enforced; goes on.
     Monitor = 2,
+    /// Is answered in place of the network stack: leaves by the interface it came from.
+    Tx = 3,
 }
 
 impl Action {
     /// Every action, in order of value.
-    pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::Monitor];
+    pub const ALL: [Self; 4] = [Self::Pass, Self::Drop, Self::Monitor, Self::Tx];
 
     /// Stable label, the `verdict` of metrics.
     pub const fn label(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Action {
             Self::Pass => "pass",
             Self::Drop => "drop",
             Self::Monitor => "monitor",
+            Self::Tx => "tx",
         }
     }
 }
@@ -62,6 +65,13 @@ reasons! {
     Reply = "reply";
     /// Refused by ban or list, but addressed to a failsafe port.
     Failsafe = "failsafe";
+    /// On its way through this host to another one, which is not limited unless asked for.
+    Forwarded = "forwarded";
+    /// Admitted without a slot of its own: one of a flood of new sources, of which only those that
+    /// send more are tracked.
+    Untracked = "untracked";
+    /// A connection request to a flooded listener, answered with a SYN cookie.
+    SynCookie = "syn_cookie";
     /// The source is banned.
     Banned = "banned";
     /// The source is on the deny list.
@@ -70,8 +80,18 @@ reasons! {
     NotAllowed = "not_allowed";
     /// The source sends more packets than allowed.
     PacketRate = "packet_rate";
+    /// The source sends more bytes than allowed.
+    ByteRate = "byte_rate";
     /// The source opens more connections than allowed.
     ConnectionRate = "connection_rate";
+    /// The source has more connections open than allowed.
+    TooManyConnections = "too_many_connections";
+    /// The source sends more UDP packets than allowed.
+    UdpRate = "udp_rate";
+    /// The source sends more ICMP packets than allowed.
+    IcmpRate = "icmp_rate";
+    /// All sources together exceed a limit of the host or of a service.
+    TotalRate = "total_rate";
     /// The headers contradict themselves or end too early.
     Malformed = "malformed";
     /// An IP fragment, where the policy is not to limit but to drop or pass them.
@@ -106,6 +126,11 @@ impl Verdict {
     /// Lets the packet through.
     pub const fn pass(reason: Reason) -> Self {
         Self { action: Action::Pass, reason }
+    }
+
+    /// Answers the packet.
+    pub const fn answer(reason: Reason) -> Self {
+        Self { action: Action::Tx, reason }
     }
 
     /// Ends the packet.

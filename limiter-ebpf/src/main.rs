@@ -45,6 +45,7 @@ fn action(decision: &Decision) -> u32 {
     match decision.verdict.action {
         Action::Pass | Action::Monitor => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
+        Action::Tx => xdp_action::XDP_TX,
     }
 }
 

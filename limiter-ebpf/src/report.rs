@@ -34,7 +34,7 @@ pub(crate) fn record(
     let bytes = packet.length();
     let interface = INTERFACE.load();
     count(counter_index(interface, decision.verdict), 1, bytes);
-    if let Action::Pass = decision.verdict.action {
+    if let Action::Pass | Action::Tx = decision.verdict.action {
         return;
     }
     let Some(slot) = DROPS.get_ptr_mut(DropSlot::index(decision.source)) else {

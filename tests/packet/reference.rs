@@ -16,9 +16,10 @@ use limiter_common::{
     verdict::Action,
 };
 
-/// Returned by a program that lets a packet through, and by one that does not (`linux/bpf.h`).
+/// Returned by a program that lets a packet through, drops it or answers it (`linux/bpf.h`).
 const XDP_PASS: u32 = 2;
 const XDP_DROP: u32 = 1;
+const XDP_TX: u32 = 3;
 
 /// An entry of a list: prefix length over the v4-mapped address, first address, verdict.
 pub(crate) type Entry = (u32, Address, ListVerdict);
@@ -60,7 +61,11 @@ impl Reference {
             let slot = &mut self.drops[DropSlot::index(decision.source) as usize];
             self.records.extend(slot.gather(decision.source, verdict, bytes, now_ns));
         }
-        let action = if verdict.action == Action::Drop { XDP_DROP } else { XDP_PASS };
+        let action = match verdict.action {
+            Action::Drop => XDP_DROP,
+            Action::Pass | Action::Monitor => XDP_PASS,
+            Action::Tx => XDP_TX,
+        };
         (decision, counter, action)
     }
 

@@ -105,7 +105,7 @@ impl Agent {
         for dropped in told {
             let mode = match dropped.verdict.action {
                 Action::Monitor => Mode::Monitor,
-                Action::Drop | Action::Pass => Mode::Enforce,
+                Action::Drop | Action::Pass | Action::Tx => Mode::Enforce,
             };
             self.publish(Event::packets(
                 now,
@@ -142,7 +142,7 @@ impl Agent {
                 if packets > 0 {
                     let mode = match count.verdict.action {
                         Action::Monitor => Mode::Monitor,
-                        Action::Drop | Action::Pass => Mode::Enforce,
+                        Action::Drop | Action::Pass | Action::Tx => Mode::Enforce,
                     };
                     let reason = count.verdict.reason;
                     let event =

@@ -62,8 +62,13 @@ mod tests {
     }
 
     const fn passes(reason: Reason) -> bool {
-        use Reason::{Allowed, Essential, Failsafe, Reply, Trusted};
-        matches!(reason, Allowed | Essential | Trusted | Reply | Failsafe)
+        use Reason::{
+            Allowed, Essential, Failsafe, Forwarded, Reply, SynCookie, Trusted, Untracked,
+        };
+        matches!(
+            reason,
+            Allowed | Essential | Trusted | Reply | Failsafe | Forwarded | Untracked | SynCookie
+        )
     }
 
     fn row(out: &mut String, label: &str, status: Option<&str>, kind: EventKind, meaning: &str) {
