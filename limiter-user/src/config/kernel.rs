@@ -175,7 +175,7 @@ fn trusted_interface(
 ) -> Option<String> {
     let selection = report.value(name, |text| match interface(text)? {
         InterfaceSelection::Auto => Err("is not the name of an interface".to_owned()),
-        named => Ok(named),
+        named @ InterfaceSelection::Named(_) => Ok(named),
     })?;
     // Which interfaces "auto" will find cannot be told here.
     if !interfaces.contains(&InterfaceSelection::Auto) && !interfaces.contains(&selection) {

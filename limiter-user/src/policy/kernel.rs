@@ -227,7 +227,7 @@ pub struct Limits {
     pub concurrent_connections: Option<u32>,
     /// UDP packets.
     pub udp_packets: Option<RateLimit>,
-    /// ICMP and ICMPv6 packets.
+    /// ICMP packets of IPv4 and IPv6.
     pub icmp_packets: Option<RateLimit>,
     /// Drop, or only count what would be dropped.
     pub mode: Mode,

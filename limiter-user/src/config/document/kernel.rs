@@ -82,7 +82,7 @@ pub(in crate::config) struct KernelLimitsDocument {
     pub(in crate::config) udp_packets: Option<Text>,
     /// How many may come at once. Default: the rate's count.
     pub(in crate::config) udp_packets_burst: Option<Number>,
-    /// ICMP and ICMPv6 packets, e.g. `50/s`.
+    /// ICMP packets of IPv4 and IPv6, e.g. `50/s`.
     pub(in crate::config) icmp_packets: Option<Text>,
     /// How many may come at once. Default: the rate's count.
     pub(in crate::config) icmp_packets_burst: Option<Number>,

@@ -35,19 +35,15 @@ fn service(
     report: &mut Report,
 ) -> Option<Service> {
     let document = entry.get_ref();
-    let name = match &document.name {
-        Some(name) => report.value(name, |text| {
-            let name = values::name(text)?;
-            match others.iter().any(|other| other.name == name) {
-                true => Err("another service has this name".to_owned()),
-                false => Ok(name),
-            }
-        }),
-        None => {
-            report.refuse_with(entry.span(), "`name` is missing", "e.g. name = \"dns\"");
-            None
-        }
-    };
+    if document.name.is_none() {
+        report.refuse_with(entry.span(), "`name` is missing", "e.g. name = \"dns\"");
+    }
+    let name = document.name.as_ref().and_then(|name| report.value(name, values::name));
+    if let (Some(name), Some(written)) = (&name, &document.name)
+        && others.iter().any(|other| other.name == *name)
+    {
+        report.refuse(written.span(), format!("two services are named {name:?}"));
+    }
     let ports = ports(entry, name.as_deref().unwrap_or("this service"), others, report);
     let allow = document.allow.as_ref().map(|list| {
         if list.get_ref().is_empty() {
@@ -56,14 +52,9 @@ fn service(
         report.values(list.get_ref(), values::network).into()
     });
     let mode = report.mode(document.mode.as_ref());
-    let service = Service {
-        name: name?,
-        ports,
-        allow,
-        mode,
-        limits: limits::check(&document.limits, Limits::default(), mode, report),
-        total_limits: limits::check(&document.total_limits, Limits::default(), mode, report),
-    };
+    let limits = limits::check(&document.limits, Limits::default(), mode, report);
+    let total_limits = limits::check(&document.total_limits, Limits::default(), mode, report);
+    let service = Service { name: name?, ports, allow, mode, limits, total_limits };
     warn(entry, &service, report);
     Some(service)
 }

@@ -89,7 +89,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     (
         "[[kernel.service]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[kernel.service]]\nname = \"a\"\nports = [\"tcp/2\"]",
-        "kernel.service[1].name: \"a\" cannot be used: another service has this name",
+        "kernel.service[1].name: two services are named \"a\"",
     ),
     (
         "[[kernel.service]]\nname = \"a\"\nports = [\"tcp/1\"]\nallow = [\"10.0.0.1/8\"]",
