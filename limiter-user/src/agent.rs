@@ -260,7 +260,7 @@ fn host_facts(policy: &Policy) -> HostFacts {
 
 fn safety_of(policy: &Policy) -> Safety {
     let mut trusted =
-        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+        policy.kernel.iter().flat_map(KernelPolicy::trusted_networks).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
     let mut safety = Safety {
         trusted,

@@ -127,13 +127,13 @@ fn masked(bytes: [u8; 16], length: u32) -> [u8; 16] {
 /// cover it. Trusted wins whatever its length; of the others the longest; deny wins a tie.
 fn merge_lists(policy: &KernelPolicy) -> BTreeMap<ListKey, ListVerdict> {
     let mut own: BTreeMap<ListKey, ListVerdict> = BTreeMap::new();
-    for (networks, verdict) in [
-        (&policy.allow, ListVerdict::Allow),
-        (&policy.deny, ListVerdict::Deny),
-        (&policy.trusted, ListVerdict::Trusted),
-    ] {
+    for (networks, verdict) in
+        [(&policy.allow, ListVerdict::Allow), (&policy.deny, ListVerdict::Deny)]
+    {
         own.extend(networks.iter().map(|network| (list_key(*network), verdict)));
     }
+    let trusted = policy.trusted_everywhere();
+    own.extend(trusted.map(|network| (list_key(network), ListVerdict::Trusted)));
     let lengths: Vec<u32> = {
         let mut lengths: Vec<u32> = own.keys().map(|(length, _)| *length).collect();
         lengths.dedup();
@@ -199,8 +199,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::policy::{
-        Rate,
-        kernel::{Attach, FailsafePort, KernelLimits},
+        Networks, Rate,
+        kernel::{Attach, FailsafePort, Limits, SynCookies, Trusted},
     };
 
     pub(in crate::kernel) fn policy() -> KernelPolicy {
@@ -211,21 +211,26 @@ pub(super) mod tests {
             mode: Mode::Enforce,
             default: DefaultVerdict::Allow,
             trusted: Vec::new(),
-            allow: Vec::new(),
-            deny: Vec::new(),
+            allow: Networks::default(),
+            deny: Networks::default(),
             failsafe_ports: vec![FailsafePort::Auto, FailsafePort::Tcp(9)],
             ipv4_prefix: 32,
             ipv6_prefix: 64,
             max_sources: 1_000,
             max_bans: 100,
+            max_prefix_bans: 10,
             table_full: PassOrDrop::Pass,
+            syn_cookies: SynCookies::Off,
             malformed: PassOrDrop::Drop,
             fragments: Fragments::Limit,
-            limits: KernelLimits::default(),
+            forwarded: false,
+            limits: Limits::default(),
+            total_limits: Limits::default(),
+            services: Vec::new(),
         }
     }
 
-    fn networks(texts: &[&str]) -> Vec<IpNet> {
+    fn networks(texts: &[&str]) -> Networks {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -236,7 +241,10 @@ pub(super) mod tests {
     #[test]
     fn the_longest_match_says_all_that_the_lists_mean() {
         let mut policy = policy();
-        policy.trusted = networks(&["10.1.0.0/16", "2001:db8:ad::/48"]);
+        policy.trusted = networks(&["10.1.0.0/16", "2001:db8:ad::/48"])
+            .iter()
+            .map(|network| Trusted { network: *network, interface: None })
+            .collect();
         policy.allow = networks(&["10.0.0.0/8", "192.0.2.0/24", "192.0.2.0/25"]);
         policy.deny = networks(&["10.1.2.3/32", "10.2.0.0/16", "192.0.2.0/25", "2001:db8::/32"]);
         let image = KernelImage::new(&policy, &HostFacts::default()).unwrap();

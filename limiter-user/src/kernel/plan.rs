@@ -57,6 +57,7 @@ pub fn needs_restart(old: &KernelPolicy, new: &KernelPolicy) -> Vec<String> {
     let sizes = [
         ("max_sources", u64::from(old.max_sources), u64::from(new.max_sources)),
         ("max_bans", u64::from(old.max_bans), u64::from(new.max_bans)),
+        ("max_prefix_bans", u64::from(old.max_prefix_bans), u64::from(new.max_prefix_bans)),
         ("ipv4_prefix", u64::from(old.ipv4_prefix), u64::from(new.ipv4_prefix)),
         ("ipv6_prefix", u64::from(old.ipv6_prefix), u64::from(new.ipv6_prefix)),
     ];
@@ -76,6 +77,7 @@ pub fn without_restart(old: &KernelPolicy, new: &KernelPolicy) -> KernelPolicy {
     KernelPolicy {
         max_sources: old.max_sources,
         max_bans: old.max_bans,
+        max_prefix_bans: old.max_prefix_bans,
         ipv4_prefix: old.ipv4_prefix,
         ipv6_prefix: old.ipv6_prefix,
         interfaces: old.interfaces.clone(),
@@ -95,7 +97,7 @@ mod tests {
     fn what_is_in_force_is_never_written() {
         let old = KernelImage::new(&policy(), &HostFacts::default()).unwrap();
         let mut changed = policy();
-        changed.deny = vec!["192.0.2.0/24".parse().unwrap()];
+        changed.deny = vec!["192.0.2.0/24".parse().unwrap()].into();
         let new = KernelImage::new(&changed, &HostFacts::default()).unwrap();
         for settings in [0, 1] {
             for lists_second in [false, true] {
