@@ -282,3 +282,6 @@ impl Excess {
 const fn index(kind: u64) -> usize {
     kind as usize & (KINDS - 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,4 +193,39 @@ mod tests {
         assert_eq!(bit([1, 2, 3, 4]), bit([1, 2, 3, 250]));
         assert_ne!(bit([1, 2, 3, 4]), bit([1, 2, 4, 4]));
     }
+
+    /// Whatever prefix of a level an address lies in, its bits are asked for.
+    #[test]
+    fn ipv6_levels_know_their_prefixes_apart() {
+        extern crate std;
+        use std::collections::HashSet;
+        let address = |high: u64| Address { high, low: 7 };
+        let base = 0x2001_0db8_1234_5678;
+        let mask = u64::from(LIST_FILTER_WORDS) - 1;
+        for length in V6_LEVELS {
+            let bits = |high| FilterBits::of_v6_level(address(high), length, mask);
+            for bit in 0..64_u8 {
+                let is_inside = bit >= length;
+                let other = base ^ (1 << (63 - bit));
+                assert_eq!(bits(base) == bits(other), is_inside, "bit {bit} of /{length}");
+            }
+        }
+        let levels = V6_LEVELS.map(|length| FilterBits::of_v6_level(address(0), length, mask));
+        assert_eq!(HashSet::from(levels).len(), 3, "each level has bits of its own");
+    }
+
+    #[test]
+    fn filters_are_as_large_as_their_keys_need() {
+        for (keys, words) in [(0, 1), (1, 1), (3, 1), (4, 2), (16, 8), (1_000_000, 1 << 18), (u32::MAX, 1 << 18)] {
+            assert_eq!(filter_words(keys), words, "{keys}");
+        }
+        for number in 0..1_000_u32 {
+            let address = Address::from_v4(number.to_be_bytes());
+            for words in [1, 2, 1 << 18] {
+                let bits = FilterBits::of_address(address, words - 1);
+                assert!(u64::from(bits.word) < words);
+                assert!((1..=3).contains(&bits.mask.count_ones()));
+            }
+        }
+    }
 }

@@ -43,7 +43,7 @@ pub struct Settings {
     pub fixed_now_ns: u64,
     /// A bit for each of the own addresses, see [`OwnAddresses::bit`].
     pub own_filter: u64,
-    /// Addresses of this host, as many as there is room for; `::` for none.
+    /// Addresses of this host, as many as there is room for; the first again where there are fewer.
     pub own: [Address; OWN_ADDRESSES],
 }
 
@@ -155,7 +155,9 @@ impl Settings {
     /// Makes these addresses the host's own; those that find no room are left to the stack.
     pub fn set_own(&mut self, addresses: impl IntoIterator<Item = Address>) {
         self.own_filter = 0;
-        self.own = [Address::default(); OWN_ADDRESSES];
+        let mut addresses = addresses.into_iter().peekable();
+        // Not `::`, which a packet may have: the filter does not tell it from the others.
+        self.own = [addresses.peek().copied().unwrap_or_default(); OWN_ADDRESSES];
         for (place, address) in self.own.iter_mut().zip(addresses) {
             *place = address;
             self.own_filter |= own_bit(address);
@@ -247,5 +249,62 @@ mod tests {
         }
         settings.set_own([address(9)]);
         assert!(settings.is_own::<Native>(address(9)) && !settings.is_own::<Native>(address(1)));
+    }
+
+    /// As the kernel reads it: each word where the field lies.
+    #[test]
+    fn words_are_where_the_fields_are() {
+        use core::mem::offset_of;
+        let mut settings = Settings::open(8, 2);
+        settings.generation = 1;
+        settings.flags = flags::MONITOR;
+        settings.limits.flags = 4;
+        settings.total_limits.flags = 5;
+        settings.claims_per_tick = 6;
+        settings.list_filter_mask = 9;
+        settings.tick_ns = 10;
+        settings.tick_offset_ns = 11;
+        settings.fixed_now_ns = 12;
+        settings.own_filter = 13;
+        settings.own[7] = Address { high: 14, low: 15 };
+        let words = settings.to_words();
+        for (offset, value) in [
+            (offset_of!(Settings, generation), 1),
+            (offset_of!(Settings, flags), 1),
+            (offset_of!(Settings, masks), settings.masks.v4),
+            (offset_of!(Settings, masks) + 8, settings.masks.v6),
+            (offset_of!(Settings, set_mask), 7),
+            (offset_of!(Settings, hash_seed), 2),
+            (offset_of!(Settings, limits) + offset_of!(Limits, flags), 4),
+            (offset_of!(Settings, total_limits) + offset_of!(Limits, flags), 5),
+            (offset_of!(Settings, claims_per_tick), 6),
+            (offset_of!(Settings, list_filter_mask), 9),
+            (offset_of!(Settings, tick_ns), 10),
+            (offset_of!(Settings, tick_offset_ns), 11),
+            (offset_of!(Settings, fixed_now_ns), 12),
+            (offset_of!(Settings, own_filter), 13),
+            (offset_of!(Settings, own) + 7 * 16, 14),
+            (offset_of!(Settings, own) + 7 * 16 + 8, 15),
+        ] {
+            assert_eq!(words[offset / 8], value, "at {offset}");
+        }
+        let mut service = ServiceSettings { flags: 1, ..ServiceSettings::default() };
+        service.limits.flags = 2;
+        service.total_limits.flags = 3;
+        let words = service.to_words();
+        assert_eq!(words[offset_of!(ServiceSettings, flags) / 8], 1);
+        let limits = offset_of!(ServiceSettings, limits) + offset_of!(Limits, flags);
+        assert_eq!(words[limits / 8], 2);
+        let totals = offset_of!(ServiceSettings, total_limits) + offset_of!(Limits, flags);
+        assert_eq!(words[totals / 8], 3);
+    }
+
+    #[test]
+    fn the_unspecified_address_is_never_own() {
+        let mut settings = Settings::open(1, 0);
+        for last in 0..=255 {
+            settings.set_own([Address::from_v4([192, 0, 2, last])]);
+            assert!(!settings.is_own::<Native>(Address::default()), "{last}");
+        }
     }
 }

@@ -185,8 +185,9 @@ impl SourceSlot {
     /// Whether this CPU alone charges the buckets, so that it needs no atomic addition.
     ///
     /// A CPU that finds another's name here writes that there are several, and both charge
-    /// atomically from then on; it takes the slot for itself only while the source owes nothing.
-    /// The other may have read its own name just before, and overwrite one charge: one packet per
+    /// atomically from then on; it takes the slot for itself only while the slot is idle: full in
+    /// every bucket, and nobody's lease. The other may have read its own name just before: one
+    /// charge of its own may then undo what was charged between its load and its store, once per
     /// change of hands (biased locking; Kawachiya, Koseki and Onodera, 2002).
     #[inline]
     pub fn is_owned_by<M: Machine>(&self, cpu: u32, now: u64) -> bool {
@@ -195,7 +196,7 @@ impl SourceSlot {
         if owner == own {
             return true;
         }
-        if M::read(&self.buckets.packets) <= now && M::read(&self.buckets.bytes) <= now {
+        if M::read(&self.busy_until) <= now {
             M::write(&self.owner, own);
         } else if owner != SHARED {
             M::write(&self.owner, SHARED);

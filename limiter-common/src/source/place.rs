@@ -194,3 +194,6 @@ const fn less(left: u64, right: u64) -> u64 {
 const fn low_half(word: u64) -> u32 {
     word as u32
 }
+
+#[cfg(test)]
+mod tests;
