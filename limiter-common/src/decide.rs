@@ -260,17 +260,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn is_banned(&self) -> bool {
         let key = self.headers.source.ban_key();
         let bit = FilterBit::of(key);
-        let mut expiry_ns = None;
+        // A ban that ends at 0 is none. One that has ended does not hide a prefix that is banned.
+        let mut expiry_ns = 0;
         if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-            expiry_ns = self.tables.ban_expiry_ns(key);
+            expiry_ns = self.tables.ban_expiry_ns(key).unwrap_or(0);
         }
-        if expiry_ns.is_none() && self.tables.has_prefix_bans() {
+        if expiry_ns <= self.clock.coarse_ns() && self.tables.has_prefix_bans() {
             let bit = PrefixBit::of(self.headers.source);
             if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source);
+                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source).unwrap_or(0);
             }
         }
-        expiry_ns.is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
+        self.clock.coarse_ns() < expiry_ns
     }
 
     /// Lists and limits of a source that is not banned, or whose packet is for a failsafe port;
