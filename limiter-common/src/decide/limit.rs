@@ -31,8 +31,16 @@ impl Judgement {
         }
     }
 
+    /// Notes why the packet is admitted, if it simply is.
     #[inline]
-    fn is_drop(&self) -> bool {
+    fn admit(&mut self, reason: Reason) {
+        if self.verdict.action == Action::Pass {
+            self.verdict = Verdict::pass(reason);
+        }
+    }
+
+    #[inline]
+    fn is_drop(self) -> bool {
         self.verdict.action == Action::Drop
     }
 }
@@ -67,12 +75,16 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     ) -> (Verdict, Option<&'s SourceSlot>) {
         let service_number = self.ports.service();
         let service = if service_number == 0 { None } else { self.tables.service(service_number) };
+        let mut judgement = Judgement { verdict: admitted };
         if let Some(service) = service
             && service.has(service_flags::LISTED)
             && admitted.reason != Reason::Failsafe
             && !self.tables.is_listed(service_number, self.headers.source)
         {
-            return (Verdict::drop(Reason::NotAllowed), slot);
+            judgement.verdict = Verdict { action: Action::Monitor, reason: Reason::NotAllowed };
+            if !service.has(service_flags::LIST_MONITOR) {
+                return (Verdict::drop(Reason::NotAllowed), slot);
+            }
         }
         if self.headers.is_fragment {
             if self.settings.has(flags::FRAGMENTS_DROP) {
@@ -88,18 +100,17 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             self.clock.coarse_ns()
         };
         let load = Load::new::<T::Machine>(self.headers, self.bytes, now_ns);
-        let mut judgement = Judgement { verdict: admitted };
         let slot = match self.slot(key, slot, 0, &load) {
             Slot::Found(slot) => Some(slot),
             Slot::Full if self.settings.has(flags::TABLE_FULL_DROP) => {
                 return (Verdict::drop(Reason::TableFull), None);
             }
             Slot::Full => {
-                judgement.verdict = Verdict::pass(Reason::TableFull);
+                judgement.admit(Reason::TableFull);
                 None
             }
             Slot::Untracked => {
-                judgement.verdict = Verdict::pass(Reason::Untracked);
+                judgement.admit(Reason::Untracked);
                 None
             }
         };
