@@ -61,6 +61,7 @@ pub struct PrefixBit {
 impl PrefixBit {
     /// The bit of an address: of its /16, or (hashed) of its /32.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "ten bits")]
     pub const fn of(address: Address) -> Self {
         let (first, bit) = if address.is_v4() {
             (EXACT_WORDS, address.low >> 16)

@@ -106,6 +106,21 @@ pub struct Buckets {
 pub const BUCKET_WORDS: usize = 2 + KINDS;
 
 impl Buckets {
+    /// From the words that user space read from a map.
+    pub const fn from_words(words: [u64; BUCKET_WORDS]) -> Self {
+        let [packets, bytes, kind0, kind1, kind2, kind3] = words;
+        Self {
+            packets: AtomicU64::new(packets),
+            bytes: AtomicU64::new(bytes),
+            kinds: [
+                AtomicU64::new(kind0),
+                AtomicU64::new(kind1),
+                AtomicU64::new(kind2),
+                AtomicU64::new(kind3),
+            ],
+        }
+    }
+
     /// Every word, in order.
     pub fn words(&self) -> [&AtomicU64; BUCKET_WORDS] {
         let [other, connections, udp, icmp] = &self.kinds;

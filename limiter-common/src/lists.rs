@@ -80,6 +80,7 @@ impl ListValue {
     }
 
     /// Interfaces on which the address is trusted, a bit for each slot.
+    #[expect(clippy::cast_possible_truncation, reason = "sixteen bits")]
     pub const fn interfaces(self) -> u16 {
         (self.0 >> 16) as u16
     }
@@ -123,6 +124,7 @@ impl FilterBits {
     }
 
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the mask has 18 bits")]
     const fn of(mixed: u64, filter_mask: u64) -> Self {
         // The finaliser of murmur3 (Appleby), of which all bits are good.
         let mut hash = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);

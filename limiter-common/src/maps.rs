@@ -118,7 +118,7 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
 }
 
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 24] = [
+pub const VALUE_SIZES: [(&str, u32, u32); 25] = [
     (CONTROL, 4, small(8 * control::WORDS)),
     (SETTINGS, 4, small(size_of::<Settings>())),
     (SERVICES, 4, small(size_of::<ServiceSettings>())),
@@ -142,6 +142,7 @@ pub const VALUE_SIZES: [(&str, u32, u32); 24] = [
     (CONNECTIONS, 8, 8),
     (OPEN_TOTALS, 4, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),
+    (FLAWS, 4, 8),
     (DROPS, 4, small(size_of::<DropSlot>())),
 ];
 

@@ -47,6 +47,7 @@ impl PortFacts {
 
     /// The facts about a port in the word that holds them.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the cut is the purpose")]
     pub const fn in_word(word: u64, port: u16) -> Self {
         Self((word >> (8 * (port & 7))) as u8)
     }

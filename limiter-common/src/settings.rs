@@ -82,8 +82,6 @@ pub mod flags {
     pub const LISTS_EXACT_V6: u64 = 1 << 12;
     /// The lists have IPv6 prefixes.
     pub const LISTS_PREFIX_V6: u64 = 1 << 13;
-    /// Some source limit is set.
-    pub const SOURCE_LIMITS: u64 = 1 << 14;
     /// Some limit on all sources together is set.
     pub const TOTAL_LIMITS: u64 = 1 << 15;
     /// This host forwards packets, and they are not to be limited.
@@ -205,6 +203,8 @@ pub mod service_flags {
     pub const SOURCE_LIMITS: u64 = 1 << 1;
     /// Some limit on all sources together is set.
     pub const TOTAL_LIMITS: u64 = 1 << 2;
+    /// Sources that are not on its list are counted, not dropped.
+    pub const LIST_MONITOR: u64 = 1 << 3;
 }
 
 /// Words of a [`ServiceSettings`].

@@ -97,10 +97,31 @@ impl KeySet {
     /// From the words that user space read from the map.
     pub const fn from_words(words: [u64; WAYS]) -> Self {
         let [k0, k1, k2, k3, k4, k5, k6, k7] = words;
-        let word = AtomicU64::new;
+
         Self {
-            keys: [word(k0), word(k1), word(k2), word(k3), word(k4), word(k5), word(k6), word(k7)],
+            keys: [
+                AtomicU64::new(k0),
+                AtomicU64::new(k1),
+                AtomicU64::new(k2),
+                AtomicU64::new(k3),
+                AtomicU64::new(k4),
+                AtomicU64::new(k5),
+                AtomicU64::new(k6),
+                AtomicU64::new(k7),
+            ],
         }
+    }
+
+    /// How many sources are here.
+    #[cfg(target_has_atomic = "64")]
+    pub fn count(&self) -> usize {
+        self.keys.iter().filter(|key| !matches!(Native::read(key), 0 | CLAIMED)).count()
+    }
+
+    /// Whether no source is here.
+    #[cfg(target_has_atomic = "64")]
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
     }
 
     /// The words as user space writes them to the map.

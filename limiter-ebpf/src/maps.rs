@@ -1,8 +1,9 @@
 //! Every map, and nothing else. Sizes are those of the default configuration; user space sets the
-//! configured ones before it loads the program.
+//! configured ones before it loads the program. Those that user space maps into its memory are
+//! `BPF_F_MMAPABLE` (kernel 5.5).
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
@@ -20,7 +21,8 @@ use limiter_common::{
 
 /// Which settings hold, and what is switched on.
 #[map]
-pub(crate) static CONTROL: Array<[u64; control::WORDS]> = Array::with_max_entries(1, 0);
+pub(crate) static CONTROL: Array<[u64; control::WORDS]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The policy in force and the one before or after it.
 #[map]
@@ -32,15 +34,15 @@ pub(crate) static SERVICES: Array<ServiceSettings> = Array::with_max_entries(2 *
 
 /// What is known of ports, by the policy in force and by the other one.
 #[map]
-pub(crate) static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, BPF_F_MMAPABLE);
 
 /// Keys of the source table, see `limiter_common::source`.
 #[map]
-pub(crate) static KEYS: Array<KeySet> = Array::with_max_entries(65_536, 0);
+pub(crate) static KEYS: Array<KeySet> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
 
 /// Slots of the source table.
 #[map]
-pub(crate) static SLOTS: Array<SlotSet> = Array::with_max_entries(65_536, 0);
+pub(crate) static SLOTS: Array<SlotSet> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
 
 /// What each CPU may claim of it. One writer per CPU.
 #[map]
@@ -86,11 +88,13 @@ pub(crate) static LISTS_SECOND: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entri
 
 /// The filter before exact entries and IPv6 prefixes, for the first and the second half.
 #[map]
-pub(crate) static LIST_FILTER: Array<u64> = Array::with_max_entries(2 * LIST_FILTER_WORDS, 0);
+pub(crate) static LIST_FILTER: Array<u64> =
+    Array::with_max_entries(2 * LIST_FILTER_WORDS, BPF_F_MMAPABLE);
 
 /// The bitmap before IPv4 prefixes, for the first and the second half.
 #[map]
-pub(crate) static LIST_BITMAP: Array<u64> = Array::with_max_entries(2 * LIST_BITMAP_WORDS, 0);
+pub(crate) static LIST_BITMAP: Array<u64> =
+    Array::with_max_entries(2 * LIST_BITMAP_WORDS, BPF_F_MMAPABLE);
 
 /// Who may reach which service, of the policy in force or the other one.
 #[map]

@@ -1,8 +1,7 @@
 //! What happened to a packet, for user space: after the verdict, which nothing here can change.
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_get_smp_processor_id,
-    programs::XdpContext,
+    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_get_smp_processor_id, programs::XdpContext,
 };
 use aya_log_ebpf::debug;
 use limiter_common::{

@@ -1,6 +1,8 @@
 //! Whether a packet only passes through this host: asked of the stack's own routing tables.
 
-use aya_ebpf::{bindings::bpf_fib_lookup as FibLookup, helpers::bpf_fib_lookup, programs::XdpContext};
+use aya_ebpf::{
+    bindings::bpf_fib_lookup as FibLookup, helpers::bpf_fib_lookup, programs::XdpContext,
+};
 use limiter_common::headers::Headers;
 
 /// Families, as `bpf_fib_lookup` takes them.

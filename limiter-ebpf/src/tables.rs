@@ -189,12 +189,10 @@ impl Tables for KernelTables<'_> {
     #[inline]
     fn is_listed(&self, service: u32, address: Address) -> bool {
         let [s0, s1, s2, s3] = service.to_be_bytes();
-        let [
-            a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15,
-        ] = address.to_bytes();
-        let bytes = [
-            s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15,
-        ];
+        let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15] =
+            address.to_bytes();
+        let bytes =
+            [s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15];
         let aligned = AdmitKey { key: Key::new(32 + 128, bytes) };
         let trie = if self.lists() == 0 { &ADMIT_FIRST } else { &ADMIT_SECOND };
         trie.get(&aligned.key).is_some()

@@ -255,6 +255,10 @@ fn host_facts(policy: &Policy) -> HostFacts {
     HostFacts {
         sshd_ports: host::sshd_ports(),
         listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+        own_addresses: host::addresses_by_importance(),
+        forwards: host::forwards(),
+        // The kernel half knows them.
+        slots: Vec::new(),
     }
 }
 

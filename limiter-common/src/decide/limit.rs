@@ -31,8 +31,16 @@ impl Judgement {
         }
     }
 
+    /// Notes why the packet is admitted, if it simply is.
     #[inline]
-    fn is_drop(&self) -> bool {
+    fn admit(&mut self, reason: Reason) {
+        if self.verdict.action == Action::Pass {
+            self.verdict = Verdict::pass(reason);
+        }
+    }
+
+    #[inline]
+    fn is_drop(self) -> bool {
         self.verdict.action == Action::Drop
     }
 }
@@ -67,15 +75,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     ) -> (Verdict, Option<&'s SourceSlot>) {
         let service_number = self.ports.service();
         let service = if service_number == 0 { None } else { self.tables.service(service_number) };
-        let mut admitted = admitted;
+        let mut judgement = Judgement { verdict: admitted };
         if let Some(service) = service
             && service.has(service_flags::LISTED)
             && !self.tables.is_listed(service_number, self.headers.source)
         {
-            if !self.is_failsafe() {
+            if self.is_failsafe() {
+                judgement.verdict = Verdict::pass(Reason::Failsafe);
+            } else if service.has(service_flags::LIST_MONITOR) {
+                judgement.verdict = Verdict { action: Action::Monitor, reason: Reason::NotAllowed };
+            } else {
                 return (Verdict::drop(Reason::NotAllowed), slot);
             }
-            admitted = Verdict::pass(Reason::Failsafe);
         }
         if self.headers.is_fragment {
             if self.settings.has(flags::FRAGMENTS_DROP) {
@@ -91,18 +102,17 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             self.clock.coarse_ns()
         };
         let load = Load::new::<T::Machine>(self.headers, self.bytes, now_ns);
-        let mut judgement = Judgement { verdict: admitted };
         let slot = match self.slot(key, slot, 0, &load) {
             Slot::Found(slot) => Some(slot),
             Slot::Full if self.settings.has(flags::TABLE_FULL_DROP) => {
                 return (Verdict::drop(Reason::TableFull), None);
             }
             Slot::Full => {
-                judgement.verdict = Verdict::pass(Reason::TableFull);
+                judgement.admit(Reason::TableFull);
                 None
             }
             Slot::Untracked => {
-                judgement.verdict = Verdict::pass(Reason::Untracked);
+                judgement.admit(Reason::Untracked);
                 None
             }
         };
@@ -189,7 +199,6 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
         let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        // The budget may leave an idle slot to nobody, which is not what such a policy asks for.
         if !has_room::<T::Machine>(keys, sets) && !self.may_claim() {
             return UNTRACKED;
         }
