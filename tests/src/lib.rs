@@ -9,13 +9,16 @@
 pub mod counters;
 pub mod frames;
 pub mod http;
+pub mod lists;
 pub mod load;
 pub mod netns;
 pub mod origin;
+pub mod policy;
 pub mod process;
 pub mod program;
 pub mod random;
 pub mod raw;
+pub mod reference;
 pub mod scratch;
 pub mod veth;
 pub mod wait;
