@@ -24,7 +24,7 @@ use crate::{
     packet::PacketBytes,
     ports::{PortFacts, port_word},
     settings::{ServiceSettings, Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, set_indices},
+    source::{ClaimBudget, Home, KeySet, NO_PLACE, Place, SlotSet, SourceSlot, find_in},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -207,7 +207,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             Flaw::None
         } else if self.headers.source.is_loopback() {
             Flaw::Source
-        } else if self.settings.is_own::<T::Machine>(self.headers.source) {
+        } else if self.settings.is_own(self.headers.source) {
             Flaw::OwnSource
         } else if self.headers.source == self.headers.destination {
             Flaw::Land
@@ -250,7 +250,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline]
     fn is_forwarded(&self) -> bool {
         self.settings.has(flags::FORWARDING)
-            && !self.settings.is_own::<T::Machine>(self.headers.destination)
+            && !self.settings.is_own(self.headers.destination)
             && self.tables.is_forwarded(self.headers)
     }
 
@@ -280,8 +280,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
     fn admit(&self, banned: bool) -> (Verdict, Option<&SourceSlot>) {
         let key = self.headers.source.source_key(self.settings.masks);
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let slot = self.find(key, sets);
+        let slot = self.find(key);
         let admitted = match self.list(key, slot) {
             _ if banned => Verdict::pass(Reason::Failsafe),
             ListVerdict::Trusted => return (Verdict::pass(Reason::Trusted), slot),
@@ -299,9 +298,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 
     #[inline]
-    fn find(&self, key: u64, sets: [u32; 2]) -> Option<&SourceSlot> {
-        let place = find_in::<T::Machine>(|set| self.tables.keys(set), sets, key)?;
-        Some(self.tables.slots(place.set)?.slot(place.way))
+    fn find(&self, key: u64) -> Option<&SourceSlot> {
+        let place = Place::unpack(self.place(key))?;
+        self.tables.slots(place.set)?.slot(place.way)
+    }
+
+    /// Where a source's slot is: a packed [`Place`] or [`NO_PLACE`]. A function of its own in the
+    /// kernel, whose verifier thereby forgets how it got here.
+    #[inline(never)]
+    fn place(&self, key: u64) -> u64 {
+        let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
+        let found = find_in::<T::Machine>(|set| self.tables.keys(set), home, key);
+        T::Machine::forget(found.map_or(NO_PLACE, Place::pack), self.settings.hash_seed)
     }
 
     /// Whether a packet that is to be dropped belongs to a connection that this host opened.

@@ -4,7 +4,7 @@
 use limiter_common::{
     address::{Address, Masks},
     lists::{
-        FilterBits, LIST_BITMAP_WORDS, ListValue, V6_LEVELS, bitmap_bit, filter_words,
+        FilterBits, LIST_BITMAP_WORDS, ListValue, V6_LEVELS, bitmap_bit, filter_words, summary_bit,
     },
     settings::{Settings, flags},
 };
@@ -93,12 +93,13 @@ impl Lists {
     }
 }
 
-/// Sets the bit of every /24 that the IPv4 prefix touches.
+/// Sets the bits of every /24 and /16 that the IPv4 prefix touches.
 fn mark(bitmap: &mut [u64], length: u32, address: Address) {
     for number in 0..1_u64 << (MAPPED_BITS + 24).saturating_sub(length) {
-        let (word, bit) =
-            bitmap_bit(Address { high: 0, low: address.low + (number << 8) });
-        bitmap[word as usize] |= bit;
+        let address = Address { high: 0, low: address.low + (number << 8) };
+        for (word, bit) in [summary_bit(address), bitmap_bit(address)] {
+            bitmap[word as usize] |= bit;
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use limiter_common::{
     ports::PORT_WORDS,
     report::{Counter, DROP_SLOTS, DROP_WORDS, DropSlot},
     settings::{SERVICE_WORDS, SETTINGS_WORDS, Settings},
-    source::{SET_WORDS, WAYS},
+    source::{KEY_WORDS, SET_WORDS},
 };
 
 use self::half::Half;
@@ -85,7 +85,7 @@ pub struct Program {
     ports: Array<MapData, u64>,
     /// What the halves of services and ports hold.
     written: [Policy; 2],
-    keys: Array<MapData, [u64; WAYS]>,
+    keys: Array<MapData, [u64; KEY_WORDS]>,
     slots: Array<MapData, [u64; SET_WORDS]>,
     claims: PerCpuArray<MapData, [u64; 2]>,
     totals: Array<MapData, [u64; BUCKET_WORDS]>,
@@ -277,14 +277,14 @@ impl Program {
     }
 
     /// One set of the source table.
-    pub fn source_set(&self, index: u32) -> ([u64; WAYS], [u64; SET_WORDS]) {
+    pub fn source_set(&self, index: u32) -> ([u64; KEY_WORDS], [u64; SET_WORDS]) {
         let keys = self.keys.get(&index, 0).expect("a set is read");
         (keys, self.slots.get(&index, 0).expect("a set is read"))
     }
 
     /// Empties one set of the source table.
     pub fn clear_source_set(&mut self, index: u32) {
-        self.keys.set(index, [0; WAYS], 0).expect("a set is written");
+        self.keys.set(index, [0; KEY_WORDS], 0).expect("a set is written");
         self.slots.set(index, [0; SET_WORDS], 0).expect("a set is written");
     }
 

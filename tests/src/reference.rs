@@ -19,7 +19,7 @@ use limiter_common::{
     maps::{COUNTERS_PER_INTERFACE, SERVICE_COUNT, counter_index},
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::{Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, pair_key, set_indices},
+    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, pair_key, Home},
     verdict::{Action, Reason},
 };
 
@@ -193,9 +193,9 @@ impl Reference {
         if service != 0 {
             key = pair_key(key, service, settings.hash_seed);
         }
-        let sets = set_indices(key, settings.hash_seed, settings.set_mask);
-        let place = find_in::<Native>(|set| self.keys.get(set as usize), sets, key)?;
-        Some(self.slots[place.set as usize].slot(place.way))
+        let home = Home::of(key, settings.hash_seed, settings.set_mask);
+        let place = find_in::<Native>(|set| self.keys.get(set as usize), home, key)?;
+        self.slots[place.set as usize].slot(place.way)
     }
 
     /// What the lists say of an address, by the longest of all entries.

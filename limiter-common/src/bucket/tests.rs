@@ -79,9 +79,11 @@ fn a_burst_admits_what_it_says_and_refills_steadily() {
 
 #[test]
 fn a_burst_of_bytes_admits_what_it_says() {
-    for (count, period_ns, burst) in
-        [(125_000_000, SECOND_NS, 15_000), (12_500_000_000, SECOND_NS, 1_500_000), (1, HOUR_NS / 1_000, 3_000)]
-    {
+    for (count, period_ns, burst) in [
+        (125_000_000, SECOND_NS, 15_000),
+        (12_500_000_000, SECOND_NS, 1_500_000),
+        (1, HOUR_NS / 1_000, 3_000),
+    ] {
         let rate = BucketRate::of_bytes(count, period_ns, burst).unwrap();
         let word = AtomicU64::new(0);
         let admitted = (0..2_000).filter(|_| take_bytes(&word, rate, 1_500, HOUR_NS)).count();
@@ -110,9 +112,13 @@ fn a_steady_sender_at_exactly_its_rate_loses_nothing() {
 
 #[test]
 fn a_steady_sender_of_bytes_loses_nothing() {
-    for (count, bytes) in
-        [(12_500_000_000, 60), (12_500_000_000, 9_000), (999_999_937, 1_514), (1, 60), (7, 1_048_575)]
-    {
+    for (count, bytes) in [
+        (12_500_000_000, 60),
+        (12_500_000_000, 9_000),
+        (999_999_937, 1_514),
+        (1, 60),
+        (7, 1_048_575),
+    ] {
         let rate = BucketRate::of_bytes(count, SECOND_NS, 2 * bytes).unwrap();
         let word = AtomicU64::new(0);
         for packet in 0..10_000_u64 {
@@ -127,9 +133,12 @@ fn a_steady_sender_of_bytes_loses_nothing() {
 #[test]
 fn agrees_with_exact_arithmetic_at_rates_that_are_whole_ticks() {
     let mut state = 0x9e37_79b9_7f4a_7c15;
-    for (count, period_ns, burst) in
-        [(20_000, SECOND_NS, 40_000), (1, SECOND_NS, 3), (1_000, 900 * SECOND_NS, 1_000), (2, HOUR_NS, 2)]
-    {
+    for (count, period_ns, burst) in [
+        (20_000, SECOND_NS, 40_000),
+        (1, SECOND_NS, 3),
+        (1_000, 900 * SECOND_NS, 1_000),
+        (2, HOUR_NS, 2),
+    ] {
         let rate = BucketRate::new(count, period_ns, burst).unwrap();
         let word = AtomicU64::new(0);
         let mut exact = Exact::full(count, period_ns, burst);
@@ -146,7 +155,9 @@ fn agrees_with_exact_arithmetic_at_rates_that_are_whole_ticks() {
 fn agrees_with_exact_arithmetic_of_bytes_that_cost_whole_ticks() {
     let mut state = 0x0123_4567_89ab_cdef;
     // 256, 4 096 and 16 * 10^9 parts of a tick for each byte or each 16.
-    for (count, burst, step) in [(16_000_000_000 / 16, 300_000, 3_000), (1_000_000, 64_000, 900_000)] {
+    for (count, burst, step) in
+        [(16_000_000_000 / 16, 300_000, 3_000), (1_000_000, 64_000, 900_000)]
+    {
         let rate = BucketRate::of_bytes(count, SECOND_NS, burst).unwrap();
         let word = AtomicU64::new(0);
         let mut exact = Exact::full(count, SECOND_NS, burst);
@@ -168,7 +179,10 @@ fn admits_what_burst_and_rate_allow_within_the_stated_error() {
     for round in 0..300 {
         // Evenly over the orders of magnitude.
         let (count, period_ns) = if round % 2 == 0 {
-            (1 + random(&mut state) % (10_u64 << (random(&mut state) % 20)).min(MAX_PER_SECOND), SECOND_NS)
+            (
+                1 + random(&mut state) % (10_u64 << (random(&mut state) % 20)).min(MAX_PER_SECOND),
+                SECOND_NS,
+            )
         } else {
             (1 + random(&mut state) % 1_000, HOUR_NS)
         };
@@ -194,7 +208,8 @@ fn admits_what_burst_and_rate_allow_within_the_stated_error() {
 fn admits_the_bytes_that_burst_and_rate_allow_within_the_stated_error() {
     let mut state = 11;
     for _ in 0..300 {
-        let count = 1 + random(&mut state) % (2_u64 << (random(&mut state) % 33)).min(MAX_BYTES_PER_SECOND);
+        let count =
+            1 + random(&mut state) % (2_u64 << (random(&mut state) % 33)).min(MAX_BYTES_PER_SECOND);
         let burst = 10_000 + random(&mut state) % 1_000_000;
         let rate = BucketRate::of_bytes(count, SECOND_NS, burst).unwrap();
         let word = AtomicU64::new(0);
@@ -265,7 +280,11 @@ fn tests_and_charges_as_exact_arithmetic_does_up_to_the_bounds() {
         };
         let now = edge(LAST_NOW);
         let cost = edge(MAX_COST_TICKS);
-        let burst = if round % 100 == 0 { BucketRate::UNLIMITED.burst_ticks } else { edge(MAX_BURST_TICKS) };
+        let burst = if round % 100 == 0 {
+            BucketRate::UNLIMITED.burst_ticks
+        } else {
+            edge(MAX_BURST_TICKS)
+        };
         // Debts of a policy before, of whatever size, and the past.
         let arrival = match round % 3 {
             0 => edge(LAST_NOW),

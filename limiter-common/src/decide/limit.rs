@@ -6,7 +6,7 @@ use crate::{
     limits::{Buckets, Limits, Load, limit_flags},
     machine::Machine,
     settings::{ServiceSettings, flags, service_flags},
-    source::{NO_PLACE, Place, SourceSlot, claim_in, has_room, pair_key, set_indices},
+    source::{Home, NO_PLACE, Place, SourceSlot, claim_in, has_room, pair_key},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -80,13 +80,13 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             && service.has(service_flags::LISTED)
             && !self.tables.is_listed(service_number, self.headers.source)
         {
-            if self.is_failsafe() {
-                judgement.verdict = Verdict::pass(Reason::Failsafe);
+            judgement.verdict = if self.is_failsafe() {
+                Verdict::pass(Reason::Failsafe)
             } else if service.has(service_flags::LIST_MONITOR) {
-                judgement.verdict = Verdict { action: Action::Monitor, reason: Reason::NotAllowed };
+                Verdict { action: Action::Monitor, reason: Reason::NotAllowed }
             } else {
                 return (Verdict::drop(Reason::NotAllowed), slot);
-            }
+            };
         }
         if self.headers.is_fragment {
             if self.settings.has(flags::FRAGMENTS_DROP) {
@@ -183,10 +183,10 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         match self.claim(key, service, load.now()) {
             UNTRACKED => Slot::Untracked,
             place => match Place::unpack(place) {
-                Some(place) => match self.tables.slots(place.set) {
-                    Some(slots) => Slot::Found(slots.slot(place.way)),
-                    None => Slot::Full,
-                },
+                Some(place) => {
+                    let slot = self.tables.slots(place.set).and_then(|set| set.slot(place.way));
+                    slot.map_or(Slot::Full, Slot::Found)
+                }
                 None => Slot::Full,
             },
         }
@@ -197,22 +197,21 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     /// got here.
     #[inline(never)]
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
+        let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        if !has_room::<T::Machine>(keys, sets) && !self.may_claim() {
+        if !has_room::<T::Machine>(keys, home) && !self.may_claim() {
             return UNTRACKED;
         }
         let slots = |set| self.tables.slots(set);
-        let Some(place) = claim_in::<T::Machine>(keys, slots, sets, key, now) else {
+        let Some(place) = claim_in::<T::Machine>(keys, slots, home, key, now) else {
             return NO_PLACE;
         };
-        if let Some(slots) = self.tables.slots(place.set) {
-            let slot = slots.slot(place.way);
+        if let Some(slot) = self.tables.slots(place.set).and_then(|set| set.slot(place.way)) {
             let source_key = self.headers.source.source_key(self.settings.masks);
             T::Machine::write(&slot.source_key, source_key);
             T::Machine::write(&slot.service, u64::from(service));
         }
-        place.pack()
+        T::Machine::forget(place.pack(), self.settings.hash_seed)
     }
 
     #[inline]
@@ -269,8 +268,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     ) -> Option<&SourceSlot> {
         let number = self.ports.service();
         let key = pair_key(source_key, number, self.settings.hash_seed);
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let found = self.find(key, sets);
+        let found = self.find(key);
         // Without a slot its rates are not limited here.
         let mut due = None;
         if let Slot::Found(slot) = self.slot(key, found, number, load)

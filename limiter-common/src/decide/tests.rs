@@ -78,17 +78,20 @@ fn ipv6_prefixes_of_every_length_are_found() {
             assert_eq!([host.frame(&frame), host.frame(&frame)], [*verdict; 2], "{source}");
         }
     };
-    check(&host, &[
-        ("2001:db8::1", ALLOWED),
-        ("2001:db8:5::1", DENIED),
-        ("2001:db8:5:5::1", ALLOWED),
-        ("2001:db8:5:5::9", DENIED),
-        ("2001:db8:6:5::1", DENIED),
-        ("2001:db8:6:6::1", ALLOWED),
-        ("2001:db8:7::81", DENIED),
-        ("2001:db8:7::1", ALLOWED),
-        ("2001:db9::1", ALLOWED),
-    ]);
+    check(
+        &host,
+        &[
+            ("2001:db8::1", ALLOWED),
+            ("2001:db8:5::1", DENIED),
+            ("2001:db8:5:5::1", ALLOWED),
+            ("2001:db8:5:5::9", DENIED),
+            ("2001:db8:6:5::1", DENIED),
+            ("2001:db8:6:6::1", ALLOWED),
+            ("2001:db8:7::81", DENIED),
+            ("2001:db8:7::1", ALLOWED),
+            ("2001:db9::1", ALLOWED),
+        ],
+    );
     // A prefix that no level has.
     host.name_prefix("2000::", 16, ListValue::DENY);
     check(&host, &[("2001:db9::1", ALLOWED), ("2000::1", DENIED), ("2001:db8::1", ALLOWED)]);

@@ -179,7 +179,11 @@ fn extension_headers_are_passed_up_to_the_bound() {
         assert_eq!(ip(&chain(count)).destination_port, 80, "{count}");
     }
     for count in MAX_EXTENSION_HEADERS + 1..MAX_EXTENSION_HEADERS + 4 {
-        assert_eq!(parse(&chain(count)[..]), Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders), "{count}");
+        assert_eq!(
+            parse(&chain(count)[..]),
+            Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders),
+            "{count}"
+        );
     }
     for kind in [0, 43, 60, 135, 139, 140] {
         let mut bytes = vec![6, 1];
@@ -189,7 +193,11 @@ fn extension_headers_are_passed_up_to_the_bound() {
         // Longer than the payload, and longer than anything.
         for length in [9, 255] {
             bytes[1] = length;
-            assert_eq!(parse(&v6(kind, &bytes)[..]), Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders), "{kind}");
+            assert_eq!(
+                parse(&v6(kind, &bytes)[..]),
+                Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders),
+                "{kind}"
+            );
         }
     }
     // The authentication header counts in 4 bytes.
@@ -227,9 +235,21 @@ fn ipv6_that_lies_about_itself_is_malformed() {
         parse(&frame[..])
     };
     assert_eq!(with(14, 0x40), Parsed::Malformed(source_v6(), Flaw::Network), "version 4");
-    assert_eq!(with(19, 21), Parsed::Malformed(source_v6(), Flaw::Network), "longer than the frame");
-    assert_eq!(with(19, 19), Parsed::Malformed(source_v6(), Flaw::Transport), "shorter than the TCP header");
-    assert_eq!(with(19, 0), Parsed::Malformed(source_v6(), Flaw::Transport), "no length in a small frame");
+    assert_eq!(
+        with(19, 21),
+        Parsed::Malformed(source_v6(), Flaw::Network),
+        "longer than the frame"
+    );
+    assert_eq!(
+        with(19, 19),
+        Parsed::Malformed(source_v6(), Flaw::Transport),
+        "shorter than the TCP header"
+    );
+    assert_eq!(
+        with(19, 0),
+        Parsed::Malformed(source_v6(), Flaw::Transport),
+        "no length in a small frame"
+    );
     for length in 0..good.len() {
         assert!(is_malformed(&good[..length]), "{length} bytes");
     }
