@@ -92,7 +92,7 @@ fn kernel_and_host_agree_about_the_frames_of_a_fresh_seed() {
 /// A namespace without sockets that sends packets on to [`ROUTES`].
 fn router() -> Namespace {
     let namespace = quiet_namespace();
-    namespace.batch("link add towards type dummy\nlink set towards up\n");
+    namespace.batch("link add towards type veth peer name away\nlink set towards up\nlink set away up\n");
     namespace.sysctl("net/ipv4/ip_forward", "1");
     namespace.sysctl("net/ipv6/conf/all/forwarding", "1");
     for (network, length) in ROUTES {

@@ -147,7 +147,9 @@ impl Tables for Reference {
 
     fn is_forwarded(&self, headers: &Headers) -> bool {
         self.count(|operations| operations.stack += 1);
-        self.routes.iter().any(|(length, prefix)| covers(*length, *prefix, headers.destination))
+        // Nobody sends on what comes from a link-local address (RFC 4291, 2.5.6).
+        headers.source.high >> 54 != 0xfe80 >> 6
+            && self.routes.iter().any(|route| covers(route.0, route.1, headers.destination))
     }
 
     fn has_syn_cookies(&self) -> bool {
