@@ -191,6 +191,11 @@ fn sources_limited() -> Vec<Named> {
         ),
         named("open connections", of(Limits { concurrent_connections: 3, ..Limits::NONE }), true),
         named("limits monitor", of(Limits { flags: limit_flags::MONITOR, ..hour }), false),
+        named(
+            "bytes monitor",
+            of(Limits { flags: limit_flags::MONITOR, bytes: bytes(20_000, 3_000), ..Limits::NONE }),
+            false,
+        ),
         named("few sets, full passes", few(hour, 0), false),
         named(
             "few sets, full drops",
