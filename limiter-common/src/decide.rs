@@ -260,17 +260,19 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn is_banned(&self) -> bool {
         let key = self.headers.source.ban_key();
         let bit = FilterBit::of(key);
-        let mut expiry_ns = None;
-        if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-            expiry_ns = self.tables.ban_expiry_ns(key);
+        let is_in_force = |expiry_ns| self.clock.coarse_ns() < expiry_ns;
+        if self.tables.ban_filter(bit.word) & bit.mask != 0
+            && self.tables.ban_expiry_ns(key).is_some_and(is_in_force)
+        {
+            return true;
         }
-        if expiry_ns.is_none() && self.tables.has_prefix_bans() {
-            let bit = PrefixBit::of(self.headers.source);
-            if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source);
-            }
+        // Also where an exact ban has ended that nobody has swept yet.
+        if !self.tables.has_prefix_bans() {
+            return false;
         }
-        expiry_ns.is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
+        let bit = PrefixBit::of(self.headers.source);
+        self.tables.ban_filter(bit.word) & bit.mask != 0
+            && self.tables.prefix_ban_expiry_ns(self.headers.source).is_some_and(is_in_force)
     }
 
     /// Lists and limits of a source that is not banned, or whose packet is for a failsafe port;
