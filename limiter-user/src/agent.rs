@@ -9,7 +9,9 @@ mod bans;
 mod book;
 mod escalation;
 mod host;
+mod journal;
 mod observe;
+mod outbox;
 mod problems;
 mod proxy_side;
 mod safety;
@@ -20,7 +22,7 @@ mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::PathBuf,
     process::ExitCode,
@@ -40,6 +42,7 @@ use tokio::{
 use self::{
     book::Book,
     escalation::Escalation,
+    outbox::Outbox,
     problems::{Problem, Problems},
     safety::Safety,
     supervisor::ProxySetup,
@@ -48,7 +51,7 @@ use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
-    config::{self, Loaded, Sources},
+    config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
     kernel::{Drops, Kernel, KernelError, image::HostFacts},
     link::{ProxyCounters, ToProxy},
@@ -77,6 +80,7 @@ pub(crate) struct Agent {
     started_ns: u64,
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
+    outbox: Outbox,
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
@@ -95,6 +99,10 @@ struct Inner {
     safety: Safety,
     escalation: Escalation,
     book: Book,
+    /// Bans found at the start, and how long it took to have them in force.
+    restored: (usize, Duration),
+    /// Bans that found no room, by table.
+    bans_refused: BTreeMap<&'static str, u64>,
     aggregate: Aggregate,
     /// Lost drop records that were told, by interface and verdict.
     lost_told: HashMap<(u32, Verdict), Counter>,
@@ -108,7 +116,7 @@ struct Inner {
 
 /// `limiter run`: until a signal ends it.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
-    let loaded = load(args).map_err(|error| UsageError(error.to_string()))?;
+    let loaded = start::load(args).map_err(|error| UsageError(error.to_string()))?;
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
@@ -122,19 +130,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
     drop((lock, pins_lock));
     code
-}
-
-/// Reads and checks the configuration.
-fn load(args: &RunArgs) -> Result<Loaded, config::ConfigError> {
-    config::load(&Sources {
-        file: args.config.clone(),
-        preset: args.preset.clone(),
-        interfaces: args.interface.clone(),
-        listen: args.listen.clone(),
-        upstream: args.upstream.clone(),
-        allow_unauthenticated: args.allow_unauthenticated,
-        ..Sources::new(&config::process_environment)
-    })
 }
 
 /// The agent's life: kernel half first, so that packets are filtered before anything listens.
@@ -179,7 +174,8 @@ async fn live(
         .flat_map(|kernel| kernel.counts().1)
         .map(|lost| ((lost.interface, lost.verdict), lost.counter))
         .collect();
-    let (book, problem) = Book::open(&policy.agent.state);
+    let opening = bans::now();
+    let (book, problem) = Book::open(&policy.agent.state, opening);
     if let Some(problem) = problem {
         problems.begin(Problem::BookUnread, problem);
     }
@@ -191,16 +187,19 @@ async fn live(
         started_ns: clock::monotonic_ns(),
         events,
         to_proxy,
+        outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
         inner: RefCell::new(Inner {
-            safety: safety_of(&policy),
+            safety: Safety::of(&policy),
             generation: 1,
             applied: 0,
             kernel,
             drops,
             escalation: Escalation::default(),
             book,
+            restored: (0, Duration::ZERO),
+            bans_refused: BTreeMap::new(),
             aggregate: Aggregate::default(),
             lost_told,
             proxy_pid: None,
@@ -211,7 +210,7 @@ async fn live(
             policy,
         }),
     });
-    agent.restore_bans();
+    agent.restore_bans(opening);
     agent.lift_bans_of_trusted();
     agent.announce(&risks);
 
@@ -220,6 +219,7 @@ async fn live(
         .with_context(|| format!("cannot make the control socket {}", control.display()))?;
     let backend = Rc::clone(&agent);
     tokio::task::spawn_local(async move { server.serve(backend).await });
+    tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
     let mut drain = time::interval(DRAIN_EVERY);
@@ -260,19 +260,6 @@ fn host_facts(policy: &Policy) -> HostFacts {
         // The kernel half knows them.
         slots: Vec::new(),
     }
-}
-
-fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted =
-        policy.kernel.iter().flat_map(KernelPolicy::trusted_networks).collect::<Vec<_>>();
-    trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
-    let mut safety = Safety {
-        trusted,
-        trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
-        ..Safety::default()
-    };
-    safety.look_at_host();
-    safety
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -390,9 +377,7 @@ impl Agent {
         self.collect_drops(true);
         let sums = {
             let mut inner = self.inner.borrow_mut();
-            if let Err(error) = inner.book.save() {
-                log::error!("the bans cannot be saved: {error}");
-            }
+            inner.book.close();
             drop(fs::remove_file(inner.policy.agent.runtime.join("proxy.sock")));
             inner.aggregate.tick(clock::unix_ns())
         };

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{policy::HttpPolicy, refusal::Refusal};
 
-/// Version of the messages below; both sides must have the same.
+/// Version of the messages below; both sides must have the same. An agent says no more than
+/// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
+/// those may change with the build.
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Longest frame body. The largest message is a policy with its keys.
@@ -42,10 +44,11 @@ pub enum ToProxy {
     },
     /// Replaces the whole list of bans of scope `http`.
     HttpBans(Vec<HttpBan>),
-    /// Adds or replaces one ban of scope `http`.
-    AddHttpBan(HttpBan),
-    /// Ends live connections whose socket peer is in this prefix (it was banned in the kernel).
-    CloseConnections(IpNet),
+    /// Adds or replaces bans of scope `http`, in this order.
+    AddHttpBans(Vec<HttpBan>),
+    /// Ends live connections whose socket peer is in one of these prefixes (they were banned in
+    /// the kernel).
+    CloseConnections(Vec<IpNet>),
     /// A later agent asks for the listening sockets (answered by `FromProxy::HandOver`).
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.

@@ -5,6 +5,8 @@ mod attach;
 #[cfg(test)]
 mod bans;
 #[cfg(test)]
+mod bulk;
+#[cfg(test)]
 mod detach;
 #[cfg(test)]
 mod escalation;
@@ -18,6 +20,8 @@ mod lifecycle;
 mod limits;
 #[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod prefixes;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

@@ -20,12 +20,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     Backend,
+    bulk::{self, Lines},
     follow::Wish,
     query::{Query, mistake},
-    view::{
-        BanRequest, DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView,
-        parse_prefix,
-    },
+    view::{DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView, parse_prefix},
 };
 use crate::{
     events::filter::{self, Filter},
@@ -37,9 +35,6 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// How long a request body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Ban lines handled before other tasks of the agent get their turn.
-const LINES_AT_ONCE: usize = 64;
 
 const DEFAULT_SOURCES: usize = 50;
 
@@ -166,7 +161,9 @@ async fn routed<B: Backend>(
             let prefix = query.one("prefix")?;
             let all = query.parsed("all", "true or false")?.unwrap_or(false);
             query.finish()?;
-            unban(backend, prefix, all).map(|view| json(&view))
+            let mut view = unban(backend, prefix, all)?;
+            view.not_saved = backend.saved().await.err();
+            Ok(json(&view))
         }
         "/v1/explain" => {
             query.finish()?;
@@ -257,46 +254,29 @@ fn unban<B: Backend>(backend: &B, prefix: Option<String>, all: bool) -> Result<U
         }
         _ => return Err(Failure::invalid("expected either `prefix=` or `all=true`")),
     };
-    Ok(UnbanView { lifted })
+    Ok(UnbanView { lifted, not_saved: None })
 }
 
-/// One object gets its own answer; JSON lines get a line each, in order.
+/// One object gets its ban as the answer, JSON lines how many were accepted and which were not.
 async fn ban<B: Backend>(
     backend: &B,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Failure> {
     let lines_asked = request.headers().get(header::CONTENT_TYPE) == Some(&JSON_LINES);
-    let body = body(request.into_body()).await?;
-    let lines = || {
-        body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+    let mut lines = Lines::new(request.into_body());
+    if !lines_asked && !lines.are_several().await? {
+        let mut view = bulk::one(backend, &lines.whole().await?)?;
+        view.not_saved = backend.saved().await.err();
+        return Ok(json(&view));
+    }
+    let view = bulk::all(backend, lines).await?;
+    let mut response = json(&view);
+    *response.status_mut() = match view.refusals.first() {
+        None => StatusCode::OK,
+        Some(_) if view.accepted > 0 => StatusCode::MULTI_STATUS,
+        Some(first) => StatusCode::from_u16(first.status).unwrap_or(StatusCode::BAD_REQUEST),
     };
-    // Several lines of which the first is a whole document: not one object over several lines.
-    let several = lines().nth(1).is_some()
-        && lines()
-            .next()
-            .is_some_and(|line| serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());
-    if !lines_asked && !several {
-        return one_ban(backend, &body).map(|view| json(&view));
-    }
-    let mut answers = Vec::new();
-    for (number, line) in lines().enumerate() {
-        let result = match one_ban(backend, line) {
-            Ok(view) => serde_json::to_writer(&mut answers, &view),
-            Err(failure) => serde_json::to_writer(&mut answers, &failure),
-        };
-        result.map_err(|error| Failure::internal(error.to_string()))?;
-        answers.push(b'\n');
-        if number % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(whole(StatusCode::OK, JSON_LINES, answers.into()))
-}
-
-fn one_ban<B: Backend>(backend: &B, json: &[u8]) -> Result<super::view::BanView, Failure> {
-    let request: BanRequest = serde_json::from_slice(json)
-        .map_err(|error| Failure::invalid(format!("not a ban: {error}")))?;
-    backend.ban(&request)
+    Ok(response)
 }
 
 async fn body(body: Incoming) -> Result<Bytes, Failure> {

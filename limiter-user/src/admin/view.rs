@@ -87,6 +87,15 @@ pub struct StatusView {
     pub connections_open: u64,
     /// Bans in force by scope.
     pub bans: BTreeMap<String, u64>,
+    /// Bans in force that the agent found when it started, in the kernel or on disk.
+    #[serde(default)]
+    pub bans_restored: u64,
+    /// How long it took to have them in force.
+    #[serde(default)]
+    pub bans_restored_milliseconds: u64,
+    /// Bans that found no room since the agent started, by table (`bans`, `prefix_bans`, `http`).
+    #[serde(default)]
+    pub bans_refused: BTreeMap<String, u64>,
 }
 
 /// One interface.
@@ -194,13 +203,28 @@ pub struct BanRequest {
     /// Overrides refusals on grounds of safety.
     #[serde(default)]
     pub force: bool,
+    /// Peer of the session that asks: banning it needs `force`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<IpAddr>,
 }
 
+/// Bits before the IPv4 part of a v4-mapped address.
+const MAPPED_BITS: u8 = 96;
+
 /// An address, as the prefix of its whole length, or a prefix (bits behind its length cleared).
+/// What is v4-mapped counts as IPv4.
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let parsed = match text.parse::<IpAddr>() {
         Ok(address) => Ok(IpNet::from(address.to_canonical())),
-        Err(_) => text.parse::<IpNet>().map(|prefix| prefix.trunc()),
+        Err(_) => text.parse::<IpNet>().map(|prefix| {
+            let prefix = prefix.trunc();
+            match (prefix.addr().to_canonical(), prefix.prefix_len().checked_sub(MAPPED_BITS)) {
+                (v4 @ IpAddr::V4(_), Some(length)) if prefix.addr().is_ipv6() => {
+                    IpNet::new(v4, length).unwrap_or(prefix)
+                }
+                _ => prefix,
+            }
+        }),
     };
     parsed.map_err(|_| "expected an address or a prefix, e.g. 203.0.113.7 or 2001:db8::/64".into())
 }
@@ -229,6 +253,35 @@ pub struct BanView {
     pub origin: String,
     /// Packets dropped by it (scope `kernel`).
     pub packets: u64,
+    /// Why it is in force but not on disk yet, in the answer to whoever made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
+}
+
+/// `POST /v1/bans` with JSON lines: `200` if all were accepted, `207` if some were, else the
+/// status of the first refusal.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BansView {
+    /// Bans in force.
+    pub accepted: u64,
+    /// Lines that are no ban, or one that was refused.
+    pub refused: u64,
+    /// The first of them.
+    pub refusals: Vec<RefusedLine>,
+    /// Why bans are in force but not on disk yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
+}
+
+/// One line of many that was refused.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RefusedLine {
+    /// Which line, from 1.
+    pub line: u64,
+    /// HTTP status that it would have had by itself.
+    pub status: u16,
+    /// One sentence.
+    pub message: String,
 }
 
 /// `DELETE /v1/bans?prefix=`.
@@ -236,6 +289,9 @@ pub struct BanView {
 pub struct UnbanView {
     /// How many bans were lifted.
     pub lifted: usize,
+    /// Why the disk does not know it yet: after a crash now they would be in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
 }
 
 /// `POST /v1/detach`.

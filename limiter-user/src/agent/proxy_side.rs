@@ -2,7 +2,6 @@
 
 use super::{Agent, problems::Problem};
 use crate::{
-    clock,
     link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
     policy::{BanScope, HttpPolicy},
 };
@@ -19,15 +18,11 @@ impl Agent {
     /// What a new proxy must know.
     pub(super) fn proxy_policy(&self) -> (u64, Option<HttpPolicy>, Vec<HttpBan>) {
         let inner = self.inner.borrow();
-        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
         let bans = inner
             .book
             .iter()
             .filter(|ban| ban.scope == BanScope::Http)
-            .map(|ban| HttpBan {
-                prefix: ban.prefix,
-                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
-            })
+            .map(|ban| HttpBan { prefix: ban.prefix, expires_ns: ban.expires_ns })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)
     }

@@ -72,11 +72,13 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
         .collect();
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
-    let (slots, bans) = kernel.capacities();
+    let slots = kernel.source_capacity();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
-    let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
-    view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
+    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+        let entries = entries.try_into().unwrap_or(u64::MAX);
+        view.maps.insert(name.to_owned(), MapFillView { entries, capacity: capacity.into() });
+    }
 }
 
 pub(super) fn explain_packets(
@@ -128,10 +130,10 @@ pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord)
 }
 
 pub(super) fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
-    let left_ns = ban.expires_unix_ns.saturating_sub(clock::unix_ns());
+    let left_ns = ban.expires_ns.saturating_sub(clock::monotonic_ns());
     let packets = match (ban.scope, &inner.kernel) {
         (BanScope::Kernel, Some(kernel)) => {
-            kernel.ban_of(ban.prefix.addr()).map_or(0, |entry| entry.packets)
+            kernel.ban_of(ban.prefix).map_or(0, |entry| entry.packets)
         }
         (BanScope::Kernel, None) | (BanScope::Http, _) => 0,
     };
@@ -142,5 +144,6 @@ pub(super) fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
         reason: ban.reason.clone(),
         origin: ban.origin.clone(),
         packets,
+        not_saved: None,
     }
 }

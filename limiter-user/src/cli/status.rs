@@ -78,6 +78,9 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         line(&mut out, "monitored", &counts(&status.monitored))?;
     }
     line(&mut out, "bans", &counts(&status.bans))?;
+    if !status.bans_refused.is_empty() {
+        line(&mut out, "bans refused", &counts(&status.bans_refused))?;
+    }
     line(&mut out, "events lost", &counts(&status.events_lost))?;
     let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
     for count in status.packets.iter().filter(|count| count.packets > 0) {

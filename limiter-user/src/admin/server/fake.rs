@@ -42,9 +42,22 @@ impl Backend for Fake {
             reason: request.reason.clone(),
             origin: "manual".into(),
             packets: 0,
+            not_saved: None,
         };
         self.bans.borrow_mut().push(ban.clone());
         Ok(ban)
+    }
+
+    fn add_ban(&self, request: &BanRequest) -> Result<(), Failure> {
+        self.ban(request).map(drop)
+    }
+
+    async fn saved(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn must_wait(&self) -> bool {
+        false
     }
 
     fn unban(&self, prefix: IpNet) -> Result<usize, Failure> {

@@ -13,7 +13,7 @@ use super::{fake::Running, *};
 use crate::{
     admin::{
         client::{Client, ClientError, Target},
-        view::{BanView, StatusView, UnbanView},
+        view::{BanView, BansView, StatusView, UnbanView},
     },
     events::{Event, Lifecycle, stream::FOLLOWER_EVENTS},
     policy::BanScope,
@@ -24,9 +24,10 @@ impl Running {
     fn raw(&self, request: &str, body: &str) -> String {
         let mut stream = StdStream::connect(&self.socket).unwrap();
         let length = body.len();
+        let version = if request.contains("HTTP/1.1") { "" } else { " HTTP/1.1" };
         write!(
             stream,
-            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{request}{version}\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
         let mut answer = String::new();
@@ -97,12 +98,11 @@ fn bans_one_by_one_and_by_the_line() {
                  {\"prefix\":\"0.0.0.0/0\"}\n\nnonsense\n";
     let answer = agent.raw("POST /v1/bans", lines);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.contains("application/x-ndjson"));
-    let lines: Vec<serde_json::Value> =
-        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["seconds_left"], 60);
-    assert_eq!(lines[1]["status"], 409);
-    assert_eq!(lines[2]["status"], 400);
+    assert!(head.starts_with("HTTP/1.1 207 "), "{head}");
+    let view: BansView = serde_json::from_str(body).unwrap();
+    assert_eq!((view.accepted, view.refused), (1, 2));
+    let named: Vec<_> = view.refusals.iter().map(|line| (line.line, line.status)).collect();
+    assert_eq!(named, [(2, 409), (4, 400)]);
     let client = agent.client();
     let bans = Target::new("/v1/bans");
     let listed = client.ask::<Vec<BanView>>(Method::GET, &bans, vec![]).unwrap().view;
@@ -113,6 +113,36 @@ fn bans_one_by_one_and_by_the_line() {
     };
     assert_eq!(lift(bans.clone().with("prefix", "203.0.113.7")), 1);
     assert_eq!(lift(bans.with("all", "true")), 1);
+}
+
+#[test]
+fn many_bans_are_streamed_and_bad_lines_named() {
+    use std::fmt::Write as _;
+
+    let agent = Running::start("many");
+    let mut lines = String::new();
+    for number in 0..30_000_u32 {
+        let address = std::net::Ipv4Addr::from_bits(number);
+        writeln!(lines, "{{\"prefix\":\"{address}\",\"reason\":\"{}\"}}", "x".repeat(60)).unwrap();
+    }
+    assert!(lines.len() > 2 << 20, "longer than one object may be");
+    let post = |body: &str| {
+        let answer =
+            agent.raw("POST /v1/bans HTTP/1.1\r\ncontent-type: application/x-ndjson", body);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str::<BansView>(body).unwrap())
+    };
+    let all = BansView { accepted: 30_000, ..BansView::default() };
+    assert_eq!(post(&lines), (200, all));
+    let long = "x".repeat(100_000);
+    let (status, view) =
+        post(&format!("{{\"prefix\":\"192.0.2.1\"}}\n{long}\n\n{{\"prefix\":\"192.0.2.2\"}}"));
+    assert_eq!((status, view.accepted, view.refused), (207, 2, 1));
+    assert_eq!((view.refusals[0].line, view.refusals[0].status), (2, 413));
+    let (status, view) = post(&"{\"prefix\":\"::/0\"}\n".repeat(100));
+    assert_eq!((status, view.accepted, view.refused, view.refusals.len()), (409, 0, 100, 20));
+    assert_eq!(post(""), (200, BansView::default()));
 }
 
 #[test]
