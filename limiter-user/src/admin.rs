@@ -3,9 +3,11 @@
 //! `server` speaks HTTP and knows no agent; the agent implements [`Backend`]; `view` is what both
 //! the server and the command line's client read and write as JSON.
 
+mod accept;
 pub mod client;
 mod follow;
 mod io;
+pub mod metrics;
 mod query;
 mod routes;
 pub mod server;

@@ -53,6 +53,9 @@ pub struct StatusView {
     pub proxy_starts: u64,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
+    /// Seconds since the proxy was started; `None`: not running.
+    #[serde(default)]
+    pub proxy_uptime_seconds: Option<u64>,
     /// Path of the configuration file, if any.
     pub configuration: Option<String>,
     /// Generation of the policy in force (rises with each reload).
@@ -69,7 +72,7 @@ pub struct StatusView {
     pub listeners: Vec<String>,
     /// Upstream servers by name.
     pub upstreams: Vec<String>,
-    /// Packets by verdict (`pass`, `drop`, `monitor`) and reason.
+    /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
     /// Entries and capacity by map.
     pub maps: BTreeMap<String, MapFillView>,
@@ -83,10 +86,29 @@ pub struct StatusView {
     pub refused: BTreeMap<String, u64>,
     /// Findings in monitor mode by label.
     pub monitored: BTreeMap<String, u64>,
+    /// Answered requests by route, status and refusal.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeView>,
     /// Open client connections.
     pub connections_open: u64,
     /// Bans in force by scope.
     pub bans: BTreeMap<String, u64>,
+    /// Settings of the host that matter here, as found.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Requests that were answered alike, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct OutcomeView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// Status of the answer.
+    pub code: String,
+    /// Label of the refusal; empty: answered.
+    pub refusal: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// One interface.
@@ -107,7 +129,7 @@ pub struct InterfaceView {
 pub struct PacketCountView {
     /// Interface name.
     pub interface: String,
-    /// `pass`, `drop` or `monitor`.
+    /// `pass`, `drop`, `monitor` or `tx`.
     pub verdict: String,
     /// Reason label.
     pub reason: String,

@@ -129,6 +129,7 @@ impl Backend for Agent {
             length: Duration::from_secs(request.seconds),
             reason: reason.chars().filter(|c| !c.is_control()).take(200).collect(),
             origin: "manual",
+            evidence: None,
         };
         let ban = self.enforce_ban(order).map_err(|error| failure(&error))?;
         self.save_book();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Agent, book};
 use crate::{
     clock,
-    events::Event,
+    events::{Event, Evidence},
     kernel::KernelError,
     link::{HttpBan, ToProxy},
     policy::{BanScope, Mode},
@@ -22,12 +22,14 @@ pub(super) struct BanOrder {
     pub(super) reason: String,
     /// `manual` or `escalation`.
     pub(super) origin: &'static str,
+    /// What it is for, where the agent decided it.
+    pub(super) evidence: Option<Box<Evidence>>,
 }
 
 impl Agent {
     /// Puts a ban in force, in the kernel or the proxy, and says so.
     pub(super) fn enforce_ban(&self, order: BanOrder) -> Result<book::Ban, KernelError> {
-        let BanOrder { prefix, scope, length, reason, origin } = order;
+        let BanOrder { prefix, scope, length, reason, origin, evidence } = order;
         let now_unix_ns = clock::unix_ns();
         let expires_ns = clock::monotonic_ns().saturating_add(nanoseconds(length));
         let expires_unix_ns = now_unix_ns.saturating_add(nanoseconds(length));
@@ -57,7 +59,10 @@ impl Agent {
             }
             inner.book.insert(ban.clone());
         }
-        self.publish(Event::banned(now_unix_ns, prefix, length, &ban.reason, Mode::Enforce));
+        self.publish(Event {
+            evidence,
+            ..Event::banned(now_unix_ns, prefix, length, &ban.reason, Mode::Enforce)
+        });
         Ok(ban)
     }
 

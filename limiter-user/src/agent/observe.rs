@@ -30,6 +30,8 @@ impl Agent {
             bytes: 0,
             mode,
             request: observation.request.clone(),
+            interface: None,
+            evidence: None,
             detail: String::new(),
         });
         self.weigh(observation);
@@ -63,7 +65,10 @@ impl Agent {
         let Some(scope) = scope_for(&inner, observation, policy.scope) else { return };
         if policy.mode == Mode::Monitor {
             let now = clock::unix_ns();
-            let event = Event::banned(now, client, verdict.length, &verdict.reason, policy.mode);
+            let event = Event {
+                evidence: Some(Box::new(verdict.evidence)),
+                ..Event::banned(now, client, verdict.length, &verdict.reason, policy.mode)
+            };
             inner.escalation.told(client);
             drop(inner);
             self.publish(event);
@@ -76,6 +81,7 @@ impl Agent {
             length: verdict.length,
             reason: verdict.reason,
             origin: "escalation",
+            evidence: Some(Box::new(verdict.evidence)),
         };
         let made = self.enforce_ban(order);
         if made.is_ok() {

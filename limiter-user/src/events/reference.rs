@@ -112,6 +112,8 @@ mod tests {
                     ..RequestFacts::default()
                 })
             }),
+            interface: None,
+            evidence: None,
             detail: detail.into(),
         }
     }
