@@ -19,16 +19,22 @@ use ipnet::IpNet;
 
 use self::view::{
     BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort, SourceView,
-    StatusView, WhyView,
+    StatusView, TopView, WhyView,
 };
 use crate::events::stream::EventStream;
 
-/// What the control socket can ask of the agent. All but `reload` answer at once.
+/// What the control socket can ask of the agent. All but `reload` and `sources` answer at once.
 pub trait Backend: 'static {
     /// Everything about the running agent.
     fn status(&self) -> StatusView;
-    /// Tracked sources, sorted, at most `limit`.
-    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure>;
+    /// Tracked sources, sorted, at most `limit`. Others get their turn meanwhile.
+    fn sources(
+        &self,
+        sort: SourceSort,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<SourceView>, Failure>>;
+    /// What sources do per second, sorted, at most `limit`. Whoever asks begins to watch.
+    fn top(&self, sort: SourceSort, limit: usize) -> Result<TopView, Failure>;
     /// Adds or replaces a ban.
     fn ban(&self, request: &BanRequest) -> Result<BanView, Failure>;
     /// Lifts bans inside `prefix`, of both scopes; how many there were.

@@ -16,6 +16,7 @@ mod plain;
 pub mod plan;
 mod ring;
 mod tables;
+mod telling;
 
 use std::{fmt, net::IpAddr, path::Path};
 
@@ -30,9 +31,10 @@ use limiter_common::{
 
 pub use self::{
     attach::AttachMode,
-    drops::Drops,
+    drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    telling::Ledger,
 };
 use self::{
     attach::Attachment,
@@ -291,12 +293,6 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source. Reads the whole table, a system call for each set: for people who
-    /// ask for it, not for every look.
-    pub fn sources(&self) -> Vec<SourceRecord> {
-        (0..self.maps.sources.len()).flat_map(|index| self.records_of_set(index)).collect()
-    }
-
     /// The record of this address's source, if it is tracked.
     pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
         let settings = self.maps.active_settings().ok()?;
@@ -307,7 +303,14 @@ impl Kernel {
             .find(|record| Address::from(record.address).source_key(settings.masks) == key)
     }
 
-    fn records_of_set(&self, index: u32) -> Vec<SourceRecord> {
+    /// How many sets the table of sources has.
+    pub fn source_sets(&self) -> u32 {
+        self.maps.sources.len()
+    }
+
+    /// The sources of one set (below [`Self::source_sets`]): a system call or two, for whoever
+    /// goes through the table a part at a time.
+    pub fn records_of_set(&self, index: u32) -> Vec<SourceRecord> {
         let Ok(words) = self.maps.sources.get(&index, 0) else { return Vec::new() };
         let record = |(address, slot): (Address, &SourceSlot)| {
             let [_, _, seen_ns, _, packets, bytes, connections, dropped] = slot.snapshot();
@@ -320,7 +323,11 @@ impl Kernel {
     /// How many sources are tracked: as of the last pass of [`Self::count_some`], or now where the
     /// table is small.
     pub fn source_count(&self) -> usize {
-        if self.maps.sources.len() <= CENSUS_SETS { self.sources().len() } else { self.counted }
+        let sets = self.maps.sources.len();
+        if sets > CENSUS_SETS {
+            return self.counted;
+        }
+        (0..sets).map(|set| self.records_of_set(set).len()).sum()
     }
 
     /// Counts a part of the table, so that nobody waits for the whole: once every 100 ms or so.
@@ -355,9 +362,10 @@ impl Kernel {
         }
     }
 
-    /// The drops as they come: ring buffer and slots. Can be taken once.
-    pub fn drops(&self) -> Result<Drops, KernelError> {
-        Drops::open(&self.pins)
+    /// The drops as they come: ring buffer and slots. Can be taken once. `ledger`: what an earlier
+    /// agent left.
+    pub fn drops(&self, ledger: Option<&Ledger>) -> Result<Drops, KernelError> {
+        Drops::open(&self.pins, ledger, &self.counts().1)
     }
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.

@@ -139,7 +139,7 @@ async fn routed<B: Backend>(
     let is_get = request.method() == Method::GET;
     match request.uri().path() {
         "/v1/events" => events(shared, query, request.headers()),
-        "/v1/sources" => {
+        path @ ("/v1/sources" | "/v1/top") => {
             let labels = SourceSort::ALL.map(SourceSort::label).join(", ");
             let sort = match query.one("sort")? {
                 None => SourceSort::default(),
@@ -150,7 +150,11 @@ async fn routed<B: Backend>(
             };
             let limit = query.parsed("limit", "a number")?;
             query.finish()?;
-            Ok(json(&backend.sources(sort, limit.unwrap_or(DEFAULT_SOURCES))?))
+            let limit = limit.unwrap_or(DEFAULT_SOURCES);
+            if path == "/v1/top" {
+                return Ok(json(&backend.top(sort, limit)?));
+            }
+            Ok(json(&backend.sources(sort, limit).await?))
         }
         "/v1/why" => {
             let source: Option<IpAddr> = query.parsed("source", "an IP address")?;

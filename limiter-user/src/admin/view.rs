@@ -167,6 +167,46 @@ pub struct SourceView {
     pub idle_milliseconds: u64,
 }
 
+/// `GET /v1/top`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TopView {
+    /// `CLOCK_MONOTONIC` ms: between two answers, for rates of the totals.
+    pub clock_milliseconds: u64,
+    /// Looks at the whole table since somebody watches; sources have rates from the second on.
+    pub passes: u64,
+    /// Totals of the packet path.
+    pub packets: Vec<PacketCountView>,
+    /// Requests since the proxy started.
+    pub requests: u64,
+    /// Refused requests since the proxy started.
+    pub refused: u64,
+    /// Dropped packets of sources that are too many to be told apart.
+    pub untold_drops_per_second: u64,
+    /// The sources at the top, sorted.
+    pub sources: Vec<TopSourceView>,
+}
+
+/// What one source did lately.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TopSourceView {
+    /// Address or prefix.
+    pub source: IpNet,
+    /// Packets per second.
+    pub packets_per_second: u64,
+    /// Bytes per second that were not dropped by bans and lists.
+    pub bytes_per_second: u64,
+    /// New connections (SYN) per second.
+    pub connections_per_second: u64,
+    /// Dropped packets per second; in monitor mode those that would have been.
+    pub drops_per_second: u64,
+    /// What happened to most of what was dropped, else `pass`.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// What the lists say: `default`, `allow`, `deny`, `trusted`.
+    pub list: String,
+}
+
 /// Sort key of `GET /v1/sources?sort=`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]

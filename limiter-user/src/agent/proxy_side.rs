@@ -35,6 +35,7 @@ impl Agent {
     pub(super) fn proxy_started(&self, pid: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.proxy_pid = Some(pid);
+        inner.proxy_started_ns = clock::monotonic_ns();
         inner.proxy_starts += 1;
         inner.proxy_counters = ProxyCounters::default();
     }

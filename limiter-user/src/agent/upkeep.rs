@@ -63,6 +63,7 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             inner.safety.look_at_host();
+            inner.top.tick(clock::monotonic_ns());
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
@@ -74,8 +75,11 @@ impl Agent {
             }
             inner.aggregate.tick(now_unix_ns)
         };
-        for event in sums {
-            self.events.publish(event);
+        if !sums.is_empty() {
+            for event in sums {
+                self.events.publish(event);
+            }
+            self.save_ledger();
         }
         self.judge(Problem::BanTable, table);
         self.save_book();
