@@ -13,7 +13,7 @@ use super::{
     problems::Problem,
     safety::{Immunity, ban_prefix},
     safety_of,
-    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, source_view},
+    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view},
 };
 use crate::{
     admin::{
@@ -65,6 +65,7 @@ impl Backend for Agent {
             forwarded: inner.proxy_counters.forwarded,
             refused: by_label(&inner.proxy_counters.refused),
             monitored: by_label(&inner.proxy_counters.monitored),
+            outcomes: outcomes(&inner.proxy_counters.outcomes),
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };

@@ -7,11 +7,12 @@ use ipnet::IpNet;
 use super::{Inner, book};
 use crate::{
     admin::view::{
-        BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
+        BanView, Failure, InterfaceView, MapFillView, OutcomeView, PacketCountView, PacketProtocol, PacketQuery,
         SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
+    link::OutcomeCount,
     policy::{BanScope, Mode},
     refusal::Refusal,
 };
@@ -40,6 +41,27 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .filter(|(_, count)| **count > 0)
         .map(|(refusal, count)| (refusal.label().to_owned(), *count))
         .collect()
+}
+
+/// In order, so that two documents can be compared.
+pub(super) fn outcomes(counts: &[OutcomeCount]) -> Vec<OutcomeView> {
+    let mut views: Vec<OutcomeView> = counts
+        .iter()
+        .map(|one| OutcomeView {
+            route: one.route.clone(),
+            code: match one.status {
+                0 => "none".to_owned(),
+                class @ 1..10 => format!("{class}xx"),
+                status => status.to_string(),
+            },
+            refusal: one.refusal.map_or("", Refusal::label).to_owned(),
+            count: one.count,
+        })
+        .collect();
+    views.sort_by(|one, other| {
+        (&one.route, &one.code, &one.refusal).cmp(&(&other.route, &other.code, &other.refusal))
+    });
+    views
 }
 
 pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {

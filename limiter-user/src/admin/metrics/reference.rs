@@ -58,7 +58,7 @@ mod tests {
         ] {
             writeln!(out, "- `{label}`: {values}").unwrap();
         }
-        out += "- `code`: the status of the answer; its class (`2xx`) where a proxy saw more \
+        out += "- `code`: the status of the answer; `none` where the client was gone before; its class (`2xx`) where a proxy saw more \
                 combinations of route, status and refusal than it tells apart\n\
                 - `scope`: `kernel`, `http`\n\
                 - `stage`: `kernel` (the ring buffer was full: the packets are told as source \
