@@ -140,14 +140,15 @@ fn is_written(limiter: &Limiter) {
     });
 }
 
-/// Waits for the end of the agent's second, at which it tells what gathers: the first packet of a
-/// source is told at once, its second one then.
+/// Waits for the end of the agent's second, at which it tells what gathers: a second packet
+/// of a source waits for it.
 fn a_second_ends(limiter: &Limiter, world: &World, marker: &str) {
     world.send(marker, 2);
     let is_told = || {
-        let lines = limiter.lines("events.json");
-        let about = lines.iter().filter(|line| line.contains(&format!("\"{marker}\"")));
-        about.count() == 2
+        let events = limiter.lines("events.json");
+        let events = events.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let about = events.filter(|event| event["source.ip"] == marker);
+        about.filter_map(|event| event["limiter.packets"].as_u64()).sum::<u64>() == 2
     };
     eventually(TOLD, "the marker is told", is_told);
 }
