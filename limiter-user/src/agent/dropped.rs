@@ -29,7 +29,6 @@ impl Agent {
             let inner = &mut *inner;
             if let Some(kernel) = inner.kernel.as_mut() {
                 kernel.flush_diagnostics();
-                kernel.count_some();
             }
             let Some(drops) = inner.drops.as_mut() else { return };
             told.extend(drops.held().into_iter().map(|(verdict, sum)| (None, verdict, sum, None)));

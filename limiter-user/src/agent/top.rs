@@ -156,7 +156,7 @@ impl Agent {
         sources.sort_by_key(|row| (std::cmp::Reverse(key(row, sort)), row.source));
         sources.truncate(limit.min(MAX_SOURCES));
         for row in &mut sources {
-            row.list = kernel.list(row.source.addr()).label().to_owned();
+            row.list = kernel.list(row.source.addr(), 0).label().to_owned();
         }
         Ok(TopView {
             clock_milliseconds: now_ns / 1_000_000,
