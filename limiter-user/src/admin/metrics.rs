@@ -73,6 +73,13 @@ const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "malformed_packets",
+        kind: Kind::Counter,
+        labels: &["flaw"],
+        help: "Packets of the reason `malformed`, by what was wrong with them",
+        samples: |status| of_map(&status.malformed),
+    },
+    Metric {
         name: "requests",
         kind: Kind::Counter,
         labels: &["route", "code", "refusal"],

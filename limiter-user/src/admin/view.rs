@@ -74,6 +74,9 @@ pub struct StatusView {
     pub upstreams: Vec<String>,
     /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
+    /// Malformed packets by what was wrong with them.
+    #[serde(default)]
+    pub malformed: BTreeMap<String, u64>,
     /// Entries and capacity by map.
     pub maps: BTreeMap<String, MapFillView>,
     /// Losses by stage; all of them counted, none silent.

@@ -83,6 +83,8 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
         .collect();
     let (counts, lost) = kernel.counts();
     view.packets = packet_views(kernel, &counts);
+    let flaws = kernel.flaws().into_iter().filter(|(_, packets)| *packets > 0);
+    view.malformed = flaws.map(|(flaw, packets)| (flaw.label().to_owned(), packets)).collect();
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
     let (slots, bans) = kernel.capacities();

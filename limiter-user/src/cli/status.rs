@@ -81,6 +81,9 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         line(&mut out, "monitored", &counts(&status.monitored))?;
     }
     line(&mut out, "bans", &counts(&status.bans))?;
+    if !status.malformed.is_empty() {
+        line(&mut out, "malformed", &counts(&status.malformed))?;
+    }
     line(&mut out, "events lost", &counts(&status.events_lost))?;
     let sysctls = status.sysctls.iter().map(|(name, value)| format!("{name} {value}"));
     line(&mut out, "sysctls", &list(&sysctls.collect::<Vec<_>>()))?;
