@@ -175,9 +175,7 @@ async fn live(
         None
     };
     let drops = match &kernel {
-        Some(kernel) => {
-            Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?)
-        }
+        Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
     };
     let (book, problem) = Book::open(&policy.agent.state);

@@ -34,7 +34,8 @@ fn metrics_say_what_the_status_says() {
     assert_eq!(world.get(CLIENTS[0], &[]).status, 200);
     limiter.cli(&["ban", CLIENTS[2]]).succeeded();
     world.send(CLIENTS[1], 7);
-    let denied = "limiter_packets_total{interface=\"server0\",verdict=\"drop\",reason=\"denied\"} 7";
+    let denied =
+        "limiter_packets_total{interface=\"server0\",verdict=\"drop\",reason=\"denied\"} 7";
     eventually(SOON, "the packets are counted", || metrics(&limiter).contains(denied));
     let text = metrics(&limiter);
     for line in [
@@ -163,7 +164,8 @@ fn top_gives_the_terminal_back_whatever_ends_it() {
         let record = limiter.directory().join(format!("screen.{signal}"));
         // A size, as a terminal has; the process id, then top in its place.
         let pid = limiter.directory().join(format!("pid.{signal}"));
-        let line = format!("stty rows 30 cols 100; echo $$ > {}; exec {}", pid.display(), words.join(" "));
+        let line =
+            format!("stty rows 30 cols 100; echo $$ > {}; exec {}", pid.display(), words.join(" "));
         let mut script = Command::new("script")
             .args(["--quiet", "--flush", "--command", &line])
             .arg(&record)
@@ -172,7 +174,8 @@ fn top_gives_the_terminal_back_whatever_ends_it() {
             .stdout(Stdio::null())
             .spawn()
             .expect("script (util-linux)");
-        let screen = || String::from_utf8_lossy(&std::fs::read(&record).unwrap_or_default()).into_owned();
+        let screen =
+            || String::from_utf8_lossy(&std::fs::read(&record).unwrap_or_default()).into_owned();
         eventually(SOON, "it is drawn", || screen().contains("packets/s"));
         if signal == "quit" {
             use std::io::Write as _;

@@ -148,10 +148,8 @@ impl Writer<'_> {
 
     /// Past the filter: a reader of any selection must learn that it is not whole.
     fn lost(&mut self, count: u64, detail: &str) -> Bytes {
-        let event = Event {
-            count,
-            ..Event::lifecycle(clock::unix_ns(), Lifecycle::EventsLost, detail)
-        };
+        let event =
+            Event { count, ..Event::lifecycle(clock::unix_ns(), Lifecycle::EventsLost, detail) };
         let sequence = self.sequence;
         self.sequence += 1;
         self.line(sequence, &event, None)

@@ -13,7 +13,9 @@ use super::{
     problems::Problem,
     safety::{Immunity, ban_prefix},
     safety_of,
-    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view},
+    view::{
+        ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view,
+    },
 };
 use crate::{
     admin::{

@@ -87,8 +87,12 @@ pub(super) fn run(args: &TopArgs) -> Result<ExitCode> {
     }
     // Also restores on a panic.
     let mut terminal = ratatui::try_init()?;
-    let watched = Watch { client, sort: args.sort, limit: args.limit, paused: false, problem: None }
-        .run(&mut terminal, first, &ended);
+    let watched =
+        Watch { client, sort: args.sort, limit: args.limit, paused: false, problem: None }.run(
+            &mut terminal,
+            first,
+            &ended,
+        );
     ratatui::restore();
     watched?;
     Ok(ExitCode::SUCCESS)

@@ -39,7 +39,9 @@ fn timestamp(text: &str) -> Option<u64> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    if !(1970..=2500).contains(&year) || !(1..=12).contains(&month) || !(1..=last_day).contains(&day)
+    if !(1970..=2500).contains(&year)
+        || !(1..=12).contains(&month)
+        || !(1..=last_day).contains(&day)
     {
         return None;
     }

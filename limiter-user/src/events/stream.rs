@@ -14,12 +14,12 @@ use std::{
 
 use tokio::sync::broadcast;
 
+pub use super::recent::{Past, Since};
 use super::{
     Event,
     recent::Recent,
     sink::{Sink, SinkReport},
 };
-pub use super::recent::{Past, Since};
 use crate::policy::SinkPolicy;
 
 /// Events a follower may be behind before it loses some.

@@ -99,9 +99,8 @@ impl Drops {
 
     /// For the next agent, with what this one holds back to tell as a sum.
     pub fn ledger(&self, held: impl Iterator<Item = (Verdict, Counter)>) -> Ledger {
-        let held = held.map(|(verdict, counter)| {
-            [telling::number(verdict), counter.packets, counter.bytes]
-        });
+        let held = held
+            .map(|(verdict, counter)| [telling::number(verdict), counter.packets, counter.bytes]);
         let mut ledger = self.telling.ledger(self.map);
         ledger.held = held.collect();
         ledger

@@ -1,6 +1,15 @@
 //! A fake agent behind a real control socket, for tests of both its sides.
 
-use std::{cell::{Cell, RefCell}, fs, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, sync::mpsc, thread};
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    net::IpAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    sync::mpsc,
+    thread,
+};
 
 use ipnet::IpNet;
 
@@ -116,7 +125,11 @@ impl Running {
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let server = Server::bind(&path).unwrap();
                 bound.send(()).unwrap();
-                let backend = Rc::new(Fake { bans: RefCell::default(), events: backend_events, looks: Cell::default() });
+                let backend = Rc::new(Fake {
+                    bans: RefCell::default(),
+                    events: backend_events,
+                    looks: Cell::default(),
+                });
                 tokio::select! {
                     _ = server.serve(backend) => {}
                     _ = ended => {}

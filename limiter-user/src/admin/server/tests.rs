@@ -159,7 +159,8 @@ fn past_events_come_before_new_ones_and_none_is_missing() {
     for second in 1..=3 {
         agent.events.publish(Event::lifecycle(second * 1_000_000_000, Lifecycle::Attached, ""));
     }
-    let answer = agent.raw("GET /v1/events?follow=false&format=text&since=1970-01-01T00:00:02Z", "");
+    let answer =
+        agent.raw("GET /v1/events?follow=false&format=text&since=1970-01-01T00:00:02Z", "");
     assert_eq!(answer.matches("XDP attached").count(), 2, "{answer}");
     let answer = agent.raw("GET /v1/events?follow=false&format=text&since=1h", "");
     assert_eq!(answer.matches("XDP attached").count(), 0, "{answer}");

@@ -183,7 +183,8 @@ mod tests {
         }
         let rows: Vec<_> = survey.top().collect();
         assert!(rows.len() <= 4 * TOP);
-        let has = |number: u32| rows.iter().any(|(address, _)| *address == IpAddr::V4(number.into()));
+        let has =
+            |number: u32| rows.iter().any(|(address, _)| *address == IpAddr::V4(number.into()));
         assert!(has(159_999) && has(159_999 - 255) && has(77_777));
     }
 }

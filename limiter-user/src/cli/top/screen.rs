@@ -181,9 +181,7 @@ mod tests {
             ..Snapshot::default()
         };
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal
-            .draw(|frame| draw(frame, &snapshot, SourceSort::Dropped, false, problem))
-            .unwrap();
+        terminal.draw(|frame| draw(frame, &snapshot, SourceSort::Dropped, false, problem)).unwrap();
         terminal.backend().to_string()
     }
 
