@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod reference;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use prometheus_client::{
     collector::Collector,
@@ -234,7 +234,7 @@ pub fn prometheus(status: &StatusView) -> Result<String, fmt::Error> {
                     (Kind::Info, _) => ("_info", rest),
                     (Kind::Gauge, _) => ("", rest),
                 };
-                out += &format!("# {what} {name}{suffix} {rest}\n");
+                writeln!(out, "# {what} {name}{suffix} {rest}")?;
             }
             _ => {
                 out += line;

@@ -19,11 +19,14 @@ use crate::{
 /// Name of the ledger in the runtime directory.
 const LEDGER: &str = "drops.ledger";
 
+/// Source (`None`: it is not known), verdict, how much, and where it came in if that is known.
+type Told = (Option<IpAddr>, Verdict, Counter, Option<Arc<str>>);
+
 impl Agent {
     /// What the kernel dropped since the last look. `pending`: also what is still gathering, and
     /// what was lost.
     pub(super) fn collect_drops(&self, pending: bool) {
-        let mut told: Vec<(Option<IpAddr>, Verdict, Counter, Option<Arc<str>>)> = Vec::new();
+        let mut told: Vec<Told> = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;

@@ -156,7 +156,7 @@ impl Agent {
         sources.sort_by_key(|row| (std::cmp::Reverse(key(row, sort)), row.source));
         sources.truncate(limit.min(MAX_SOURCES));
         for row in &mut sources {
-            row.list = kernel.list(row.source.addr(), 0).label().to_owned();
+            kernel.list(row.source.addr(), 0).label().clone_into(&mut row.list);
         }
         Ok(TopView {
             clock_milliseconds: now_ns / 1_000_000,
@@ -189,8 +189,8 @@ fn merge(row: &mut TopSourceView, reasons: &HashMap<Verdict, u64>, length_ns: u6
     row.drops_per_second = row.drops_per_second.max(dropped);
     row.packets_per_second = row.packets_per_second.max(row.drops_per_second);
     if let Some((verdict, _)) = reasons.iter().max_by_key(|(_, packets)| **packets) {
-        row.verdict = verdict.action.label().to_owned();
-        row.reason = verdict.reason.label().to_owned();
+        verdict.action.label().clone_into(&mut row.verdict);
+        verdict.reason.label().clone_into(&mut row.reason);
     }
 }
 

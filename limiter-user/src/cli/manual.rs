@@ -28,20 +28,20 @@ pub(super) fn man(mut command: Command) -> Result<ExitCode> {
     // Names each part as it is typed.
     command.build();
     let mut page = Vec::new();
-    let main = clap_mangen::Man::new(command.clone()).section("8").manual("limiter");
-    main.render_title(&mut page)?;
-    main.render_name_section(&mut page)?;
-    main.render_synopsis_section(&mut page)?;
-    main.render_description_section(&mut page)?;
+    let whole = clap_mangen::Man::new(command.clone()).section("8").manual("limiter");
+    whole.render_title(&mut page)?;
+    whole.render_name_section(&mut page)?;
+    whole.render_synopsis_section(&mut page)?;
+    whole.render_description_section(&mut page)?;
     for part in command.get_subcommands().filter(|part| !part.is_hide_set()) {
         let name = part.get_name().to_uppercase();
         page.extend_from_slice(format!(".SH \"LIMITER {name}\"\n").as_bytes());
-        let man = clap_mangen::Man::new(part.clone());
+        let section = clap_mangen::Man::new(part.clone());
         // Its own headings are one level below.
         let mut body = Vec::new();
-        man.render_description_section(&mut body)?;
-        man.render_synopsis_section(&mut body)?;
-        man.render_options_section(&mut body)?;
+        section.render_description_section(&mut body)?;
+        section.render_synopsis_section(&mut body)?;
+        section.render_options_section(&mut body)?;
         page.extend_from_slice(String::from_utf8_lossy(&body).replace(".SH ", ".SS ").as_bytes());
     }
     page.extend_from_slice(

@@ -73,7 +73,7 @@ pub(super) fn run(args: &TopArgs) -> Result<ExitCode> {
     // Whoever asks begins to watch: without an agent this ends here, with the terminal as it was.
     let first = ask(&client, args.sort, args.limit)?;
     if args.once {
-        let snapshot = once(&client, args, first)?;
+        let snapshot = once(&client, args, &first)?;
         if args.json {
             output::print_json(&serde_json::to_vec(&snapshot)?)?;
         } else {
@@ -105,14 +105,14 @@ fn ask(client: &Client, sort: SourceSort, limit: usize) -> Result<TopView, Clien
 }
 
 /// Waits for two passes over the table, so that there are rates.
-fn once(client: &Client, args: &TopArgs, first: TopView) -> Result<Snapshot> {
+fn once(client: &Client, args: &TopArgs, first: &TopView) -> Result<Snapshot> {
     let passes = first.passes;
     for _ in 0..ONCE_LOOKS {
         std::thread::sleep(ONCE_PAUSE);
         let view = ask(client, args.sort, args.limit)?;
         let has_rates = view.passes >= 2 && view.passes > passes;
         if has_rates && view.clock_milliseconds >= first.clock_milliseconds + 1000 {
-            return Ok(Snapshot::between(&first, view));
+            return Ok(Snapshot::between(first, view));
         }
     }
     Err(anyhow::anyhow!("the agent has not looked at the whole table in time"))

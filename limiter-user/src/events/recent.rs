@@ -124,6 +124,6 @@ mod tests {
         }
         let bytes: usize = recent.events.iter().map(|event| event.memory_bytes()).sum();
         assert_eq!(bytes, recent.bytes);
-        assert_eq!(recent.fallen as usize + recent.events.len(), 2 * MAX_EVENTS);
+        assert_eq!(recent.fallen + recent.events.len() as u64, 2 * MAX_EVENTS as u64);
     }
 }
