@@ -7,6 +7,7 @@
 mod backend;
 mod bans;
 mod book;
+mod dropped;
 mod escalation;
 mod host;
 mod journal;
@@ -17,12 +18,13 @@ mod proxy_side;
 mod safety;
 mod start;
 mod supervisor;
+mod top;
 mod upkeep;
 mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     process::ExitCode,
@@ -31,7 +33,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use limiter_common::{report::Counter, verdict::Verdict};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -63,6 +64,9 @@ pub(crate) const BUILD: &str = env!("LIMITER_BUILD_ID");
 
 /// How often the kernel's ring buffer is emptied.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the source table is looked at while somebody watches.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often what is gathered is told, bans are swept, the book is saved.
 const TICK: Duration = Duration::from_secs(1);
@@ -104,9 +108,11 @@ struct Inner {
     /// Bans that found no room, by table.
     bans_refused: BTreeMap<&'static str, u64>,
     aggregate: Aggregate,
-    /// Lost drop records that were told, by interface and verdict.
-    lost_told: HashMap<(u32, Verdict), Counter>,
+    /// Who sends and who is dropped, per second, while somebody watches.
+    top: top::Top,
     proxy_pid: Option<u32>,
+    /// `CLOCK_MONOTONIC` ns.
+    proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
     /// Observations that the proxy or its link lost.
@@ -165,15 +171,9 @@ async fn live(
         None
     };
     let drops = match &kernel {
-        Some(kernel) => Some(kernel.drops()?),
+        Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
     };
-    // What was lost under an earlier agent is not news.
-    let lost_told = kernel
-        .iter()
-        .flat_map(|kernel| kernel.counts().1)
-        .map(|lost| ((lost.interface, lost.verdict), lost.counter))
-        .collect();
     let opening = bans::now();
     let (book, problem) = Book::open(&policy.agent.state, opening);
     if let Some(problem) = problem {
@@ -201,8 +201,9 @@ async fn live(
             restored: (0, Duration::ZERO),
             bans_refused: BTreeMap::new(),
             aggregate: Aggregate::default(),
-            lost_told,
+            top: top::Top::default(),
             proxy_pid: None,
+            proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
@@ -224,9 +225,12 @@ async fn live(
 
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
+    let mut look = time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let patience = loop {
         tokio::select! {
             _ = drain.tick() => agent.collect_drops(false),
+            _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();
@@ -384,6 +388,7 @@ impl Agent {
         for event in sums {
             self.events.publish(event);
         }
+        self.save_ledger();
         self.events.finish(FINISH_PATIENCE);
     }
 }

@@ -20,6 +20,7 @@ mod plain;
 pub mod plan;
 mod ring;
 mod tables;
+mod telling;
 
 use std::{fmt, net::IpAddr, path::Path};
 
@@ -36,9 +37,10 @@ use limiter_common::{
 pub use self::{
     attach::AttachMode,
     bans::ban_prefix,
-    drops::Drops,
+    drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    telling::Ledger,
 };
 use self::{
     attach::Attachment,
@@ -236,11 +238,6 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source: reads the whole table, 1 KiB for each set, for people who ask for it.
-    pub fn sources(&self) -> Vec<SourceRecord> {
-        (0..self.maps.set_count()).flat_map(|set| self.records_of_set(set)).collect()
-    }
-
     /// The record of this address's source, if it is tracked.
     pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
         let settings = self.maps.active_settings().ok()?;
@@ -252,7 +249,14 @@ impl Kernel {
         self.maps.slots(place.set).slot(place.way).map(record)
     }
 
-    fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
+    /// How many sets the table of sources has.
+    pub fn source_sets(&self) -> u32 {
+        self.maps.set_count()
+    }
+
+    /// The sources of one set (below [`Self::source_sets`]): for whoever goes through the table a
+    /// part at a time.
+    pub fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
         let keys = self.maps.keys(set);
         if keys.is_empty() {
             return Vec::new();
@@ -291,9 +295,10 @@ impl Kernel {
         }
     }
 
-    /// The drops as they come: ring buffer and slots. Can be taken once.
-    pub fn drops(&self) -> Result<Drops, KernelError> {
-        Drops::open(&self.pins)
+    /// The drops as they come: ring buffer and slots. Can be taken once. `ledger`: what an earlier
+    /// agent left.
+    pub fn drops(&self, ledger: Option<&Ledger>) -> Result<Drops, KernelError> {
+        Drops::open(&self.pins, ledger, &self.counts().1)
     }
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.

@@ -1,6 +1,8 @@
 //! The agent end to end: real packets through real XDP, real processes, signals and files.
 
 #[cfg(test)]
+mod accounting;
+#[cfg(test)]
 mod attach;
 #[cfg(test)]
 mod bans;
@@ -20,6 +22,8 @@ mod lifecycle;
 mod limits;
 #[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod observing;
 #[cfg(test)]
 mod prefixes;
 #[cfg(test)]

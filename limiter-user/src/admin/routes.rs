@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -19,15 +19,20 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    Backend,
+    Backend, accept,
     bulk::{self, Lines},
-    follow::Wish,
+    follow::{Form, Wish, resume},
+    metrics,
     query::{Query, mistake},
     view::{DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView, parse_prefix},
 };
 use crate::{
-    events::filter::{self, Filter},
-    policy::EventFormat,
+    clock,
+    events::{
+        filter::{self, Filter},
+        moment,
+        stream::{RECENT_EVENTS, Since},
+    },
 };
 
 /// Longest request body.
@@ -91,16 +96,16 @@ pub(super) async fn answer<B: Backend>(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let allowed: &[Method] = match request.uri().path() {
-        "/v1/status" | "/v1/sources" | "/v1/why" | "/v1/events" | "/healthz" | "/readyz" => {
-            &[Method::GET]
-        }
+        "/v1/status" | "/v1/sources" | "/v1/top" | "/v1/why" | "/v1/events" | "/metrics"
+        | "/healthz" | "/readyz" => &[Method::GET],
         "/v1/bans" => &[Method::GET, Method::POST, Method::DELETE],
         "/v1/reload" | "/v1/detach" | "/v1/explain" => &[Method::POST],
         _ => {
             return failure(&Failure {
                 status: 404,
-                message: "no such path; see /v1/status, /v1/sources, /v1/bans, /v1/why, \
-                          /v1/explain, /v1/events, /v1/reload, /v1/detach, /healthz, /readyz"
+                message: "no such path; see /v1/status, /v1/sources, /v1/top, /v1/bans, /v1/why, \
+                          /v1/explain, /v1/events, /v1/reload, /v1/detach, /metrics, /healthz, \
+                          /readyz"
                     .into(),
             });
         }
@@ -128,8 +133,8 @@ async fn routed<B: Backend>(
     let mut query = Query::parse(request.uri().query())?;
     let is_get = request.method() == Method::GET;
     match request.uri().path() {
-        "/v1/events" => events(shared, query),
-        "/v1/sources" => {
+        "/v1/events" => events(shared, query, request.headers()),
+        path @ ("/v1/sources" | "/v1/top") => {
             let labels = SourceSort::ALL.map(SourceSort::label).join(", ");
             let sort = match query.one("sort")? {
                 None => SourceSort::default(),
@@ -140,7 +145,11 @@ async fn routed<B: Backend>(
             };
             let limit = query.parsed("limit", "a number")?;
             query.finish()?;
-            Ok(json(&backend.sources(sort, limit.unwrap_or(DEFAULT_SOURCES))?))
+            let limit = limit.unwrap_or(DEFAULT_SOURCES);
+            if path == "/v1/top" {
+                return Ok(json(&backend.top(sort, limit)?));
+            }
+            Ok(json(&backend.sources(sort, limit).await?))
         }
         "/v1/why" => {
             let source: Option<IpAddr> = query.parsed("source", "an IP address")?;
@@ -180,6 +189,7 @@ async fn routed<B: Backend>(
             query.finish()?;
             match path {
                 "/v1/status" => Ok(json(&backend.status())),
+                "/metrics" => Ok(scrape(&backend.status(), request.headers())),
                 "/v1/bans" => Ok(json(&backend.bans()?)),
                 "/v1/reload" => Ok(json(&backend.reload().await?)),
                 "/v1/detach" => {
@@ -190,6 +200,21 @@ async fn routed<B: Backend>(
                 _ => Ok(ready(&backend.status())),
             }
         }
+    }
+}
+
+/// The metrics: `OpenMetrics`, unless the scraper prefers the older text form.
+fn scrape(status: &StatusView, headers: &HeaderMap) -> Response<Answer> {
+    let is_older =
+        accept::wants(headers, "text/plain") && !accept::wants(headers, metrics::OPENMETRICS);
+    let (form, text) = if is_older {
+        (metrics::PROMETHEUS_TYPE, metrics::prometheus(status))
+    } else {
+        (metrics::OPENMETRICS_TYPE, metrics::openmetrics(status))
+    };
+    match text {
+        Ok(text) => whole(StatusCode::OK, HeaderValue::from_static(form), text.into()),
+        Err(error) => failure(&Failure::internal(error.to_string())),
     }
 }
 
@@ -205,15 +230,23 @@ fn ready(status: &StatusView) -> Response<Answer> {
     whole(code, TEXT, format!("{}\n", status.state).into())
 }
 
-fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<Answer>, Failure> {
-    let format = match query.one("format")?.as_deref() {
-        None | Some("json") => EventFormat::Json,
-        Some("text") => EventFormat::Text,
-        Some(other) => return Err(mistake("format", other, "json or text")),
+fn events<B: Backend>(
+    shared: &Shared<B>,
+    mut query: Query,
+    headers: &HeaderMap,
+) -> Result<Response<Answer>, Failure> {
+    let stream = shared.backend.events();
+    let form = match query.one("format")?.as_deref() {
+        None if accept::wants(headers, "text/event-stream") => Form::ServerSent,
+        None | Some("json") => Form::Json,
+        Some("text") => Form::Text,
+        Some("sse") => Form::ServerSent,
+        Some(other) => return Err(mistake("format", other, "json, text or sse")),
     };
     let kinds = query.all("kind");
     let source = query.one("source")?;
     let follow = query.parsed("follow", "true or false")?.unwrap_or(true);
+    let since = query.one("since")?;
     query.finish()?;
     if let Some(kind) = kinds.iter().find(|kind| !filter::pattern_is_known(kind)) {
         let labels = filter::labels().collect::<Vec<_>>().join(", ");
@@ -225,20 +258,33 @@ fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<A
             parse_prefix(&source).map_err(|expected| mistake("source", &source, &expected))
         })
         .transpose()?;
-    let wish = Wish { filter: Filter { kinds, source }, format };
-    let form = match format {
-        EventFormat::Json => JSON_LINES,
-        EventFormat::Text => TEXT,
+    let since = match since {
+        Some(text) => {
+            let parsed = moment::parse(&text, clock::unix_ns());
+            Some(Since::Moment(parsed.ok_or_else(|| mistake("since", &text, moment::EXPECTED))?))
+        }
+        None => headers
+            .get("last-event-id")
+            .and_then(|id| resume(stream.run(), id.to_str().ok()?))
+            .or_else(|| (!follow).then_some(Since::Last(RECENT_EVENTS))),
     };
-    let stream = shared.backend.events();
-    if !follow {
-        return Ok(whole(StatusCode::OK, form, wish.recent(stream).into()));
-    }
-    let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Failure {
-        status: 503,
-        message: "too many readers follow events already".into(),
-    })?;
-    Ok(response(StatusCode::OK, form, Answer::Lines(wish.follow(stream, place))))
+    let wish = Wish { filter: Filter { kinds, source }, form, since };
+    let content_type = match form {
+        Form::Json => JSON_LINES,
+        Form::Text => TEXT,
+        Form::ServerSent => HeaderValue::from_static("text/event-stream"),
+    };
+    let mut answer = if follow {
+        let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Failure {
+            status: 503,
+            message: "too many readers follow events already".into(),
+        })?;
+        response(StatusCode::OK, content_type, Answer::Lines(wish.follow(stream, place)))
+    } else {
+        whole(StatusCode::OK, content_type, wish.recent(stream).into())
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
 }
 
 fn unban<B: Backend>(backend: &B, prefix: Option<String>, all: bool) -> Result<UnbanView, Failure> {

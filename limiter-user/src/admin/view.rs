@@ -53,6 +53,9 @@ pub struct StatusView {
     pub proxy_starts: u64,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
+    /// Seconds since the proxy was started; `None`: not running.
+    #[serde(default)]
+    pub proxy_uptime_seconds: Option<u64>,
     /// Path of the configuration file, if any.
     pub configuration: Option<String>,
     /// Generation of the policy in force (rises with each reload).
@@ -69,8 +72,11 @@ pub struct StatusView {
     pub listeners: Vec<String>,
     /// Upstream servers by name.
     pub upstreams: Vec<String>,
-    /// Packets by verdict (`pass`, `drop`, `monitor`) and reason.
+    /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
+    /// Malformed packets by what was wrong with them.
+    #[serde(default)]
+    pub malformed: BTreeMap<String, u64>,
     /// Entries and capacity by map.
     pub maps: BTreeMap<String, MapFillView>,
     /// Losses by stage; all of them counted, none silent.
@@ -83,6 +89,9 @@ pub struct StatusView {
     pub refused: BTreeMap<String, u64>,
     /// Findings in monitor mode by label.
     pub monitored: BTreeMap<String, u64>,
+    /// Answered requests by route, status and refusal.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeView>,
     /// Open client connections.
     pub connections_open: u64,
     /// Bans in force by scope.
@@ -96,6 +105,22 @@ pub struct StatusView {
     /// Bans that found no room since the agent started, by table (`bans`, `prefix_bans`, `http`).
     #[serde(default)]
     pub bans_refused: BTreeMap<String, u64>,
+    /// Settings of the host that matter here, as found.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Requests that were answered alike, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct OutcomeView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// Status of the answer.
+    pub code: String,
+    /// Label of the refusal; empty: answered.
+    pub refusal: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// One interface.
@@ -116,7 +141,7 @@ pub struct InterfaceView {
 pub struct PacketCountView {
     /// Interface name.
     pub interface: String,
-    /// `pass`, `drop` or `monitor`.
+    /// `pass`, `drop`, `monitor` or `tx`.
     pub verdict: String,
     /// Reason label.
     pub reason: String,
@@ -152,6 +177,46 @@ pub struct SourceView {
     pub list: String,
     /// Milliseconds since the last packet.
     pub idle_milliseconds: u64,
+}
+
+/// `GET /v1/top`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TopView {
+    /// `CLOCK_MONOTONIC` ms: between two answers, for rates of the totals.
+    pub clock_milliseconds: u64,
+    /// Looks at the whole table since somebody watches; sources have rates from the second on.
+    pub passes: u64,
+    /// Totals of the packet path.
+    pub packets: Vec<PacketCountView>,
+    /// Requests since the proxy started.
+    pub requests: u64,
+    /// Refused requests since the proxy started.
+    pub refused: u64,
+    /// Dropped packets of sources that are too many to be told apart.
+    pub untold_drops_per_second: u64,
+    /// The sources at the top, sorted.
+    pub sources: Vec<TopSourceView>,
+}
+
+/// What one source did lately.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TopSourceView {
+    /// Address or prefix.
+    pub source: IpNet,
+    /// Packets per second.
+    pub packets_per_second: u64,
+    /// Bytes per second that were not dropped by bans and lists.
+    pub bytes_per_second: u64,
+    /// New connections (SYN) per second.
+    pub connections_per_second: u64,
+    /// Dropped packets per second; in monitor mode those that would have been.
+    pub drops_per_second: u64,
+    /// What happened to most of what was dropped, else `pass`.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// What the lists say: `default`, `allow`, `deny`, `trusted`.
+    pub list: String,
 }
 
 /// Sort key of `GET /v1/sources?sort=`.

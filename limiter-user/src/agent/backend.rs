@@ -6,22 +6,27 @@ use ipnet::IpNet;
 use limiter_common::verdict::Action;
 
 use super::{
-    Agent, host_facts,
+    Agent,
+    host::sysctls,
+    host_facts,
     problems::Problem,
     safety::{Safety, ban_prefix},
     start,
-    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, source_view},
+    view::{
+        ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view,
+    },
 };
 use crate::{
     admin::{
         Backend,
         view::{
             BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
-            SourceView, StatusView, WhyView,
+            SourceView, StatusView, TopView, WhyView,
         },
     },
     clock,
     events::{Lifecycle, stream::EventStream},
+    kernel::SourceRecord,
     link::ToProxy,
     policy::BanScope,
     proxy::explain::{Asked, explain},
@@ -32,6 +37,12 @@ use crate::{
 const APPLY_LOOKS: u32 = 1_000;
 const APPLY_PAUSE: Duration = Duration::from_millis(2);
 
+/// Sets of the source table read at once: about a millisecond.
+const SETS_AT_ONCE: u32 = 1_024;
+
+/// Most sources in an answer.
+const MAX_SOURCES: usize = 100_000;
+
 impl Backend for Agent {
     fn status(&self) -> StatusView {
         let inner = self.inner.borrow();
@@ -41,6 +52,10 @@ impl Backend for Agent {
             proxy_pid: inner.proxy_pid,
             proxy_starts: inner.proxy_starts,
             uptime_seconds: clock::monotonic_ns().saturating_sub(self.started_ns) / 1_000_000_000,
+            proxy_uptime_seconds: inner.proxy_pid.map(|_| {
+                clock::monotonic_ns().saturating_sub(inner.proxy_started_ns) / 1_000_000_000
+            }),
+            sysctls: sysctls(),
             configuration: self.file.as_ref().map(|file| file.display().to_string()),
             policy_generation: inner.generation,
             degraded: inner.problems.sentences(),
@@ -48,6 +63,7 @@ impl Backend for Agent {
             forwarded: inner.proxy_counters.forwarded,
             refused: by_label(&inner.proxy_counters.refused),
             monitored: by_label(&inner.proxy_counters.monitored),
+            outcomes: outcomes(&inner.proxy_counters.outcomes),
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };
@@ -82,20 +98,46 @@ impl Backend for Agent {
         view
     }
 
-    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
-        let inner = self.inner.borrow();
-        let kernel = kernel(&inner)?;
-        let mut records = kernel.sources();
-        records.sort_by_key(|record| {
+    async fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
+        let key = |record: &SourceRecord| {
             std::cmp::Reverse(match sort {
                 SourceSort::Packets => record.packets,
                 SourceSort::Bytes => record.bytes,
                 SourceSort::Connections => record.connections,
                 SourceSort::Dropped => record.dropped,
             })
-        });
+        };
+        let limit = limit.min(MAX_SOURCES);
+        let mut records: Vec<SourceRecord> = Vec::new();
+        let mut next = 0;
+        loop {
+            {
+                let inner = self.inner.borrow();
+                let kernel = kernel(&inner)?;
+                let sets = kernel.source_sets();
+                let end = sets.min(next + SETS_AT_ONCE);
+                records.extend((next..end).flat_map(|set| kernel.records_of_set(set)));
+                if end == sets {
+                    break;
+                }
+                next = end;
+            }
+            if records.len() > limit + 65_536 {
+                records.select_nth_unstable_by_key(limit, key);
+                records.truncate(limit);
+            }
+            // The rest of the agent gets its turn.
+            tokio::task::yield_now().await;
+        }
+        records.sort_by_key(key);
         records.truncate(limit);
+        let inner = self.inner.borrow();
+        let kernel = kernel(&inner)?;
         Ok(records.iter().map(|record| source_view(&inner, kernel, record)).collect())
+    }
+
+    fn top(&self, sort: SourceSort, limit: usize) -> Result<TopView, Failure> {
+        self.top_view(sort, limit)
     }
 
     fn ban(&self, request: &BanRequest) -> Result<BanView, Failure> {

@@ -8,7 +8,7 @@ use super::{Agent, Inner, book, book::Now, problems::Problem, safety::ban_prefix
 use crate::{
     admin::view::{BanRequest, Failure},
     clock,
-    events::Event,
+    events::{Event, Evidence},
     kernel::KernelError,
     link::HttpBan,
     policy::{BanScope, Mode},
@@ -29,6 +29,8 @@ pub(super) struct BanOrder {
     pub(super) reason: String,
     /// `manual` or `escalation`.
     pub(super) origin: &'static str,
+    /// What it is for, where the agent decided it.
+    pub(super) evidence: Option<Box<Evidence>>,
 }
 
 impl Agent {
@@ -62,13 +64,14 @@ impl Agent {
             length: Duration::from_secs(request.seconds),
             reason: reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect(),
             origin: "manual",
+            evidence: None,
         })
     }
 
     /// Puts a ban in force, in the kernel or the proxy, and says so. It is on disk when
     /// [`super::journal::Journal::committed`] says so, within a second in any case.
     pub(super) fn enforce_ban(&self, order: BanOrder) -> Result<book::Ban, KernelError> {
-        let BanOrder { prefix, scope, length, reason, origin } = order;
+        let BanOrder { prefix, scope, length, reason, origin, evidence } = order;
         let length_ns = nanoseconds(length);
         let expires_ns = clock::monotonic_ns().saturating_add(length_ns);
         let ban =
@@ -88,7 +91,7 @@ impl Agent {
             BanScope::Http => self.tell_http_ban(HttpBan { prefix, expires_ns }),
         }
         let event = Event::banned(clock::unix_ns(), prefix, length, &ban.reason, Mode::Enforce);
-        self.publish(event);
+        self.publish(Event { evidence, ..event });
         Ok(ban)
     }
 

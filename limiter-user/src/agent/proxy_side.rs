@@ -2,6 +2,7 @@
 
 use super::{Agent, problems::Problem};
 use crate::{
+    clock,
     link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
     policy::{BanScope, HttpPolicy},
 };
@@ -30,6 +31,7 @@ impl Agent {
     pub(super) fn proxy_started(&self, pid: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.proxy_pid = Some(pid);
+        inner.proxy_started_ns = clock::monotonic_ns();
         inner.proxy_starts += 1;
         inner.proxy_counters = ProxyCounters::default();
     }

@@ -1,7 +1,7 @@
 //! What the agent does again and again: bans swept, sums told, problems kept.
 
 use super::{Agent, bans, problems::Problem};
-use crate::{link::ToProxy, policy::BanScope};
+use crate::{clock, link::ToProxy, policy::BanScope};
 
 impl Agent {
     /// Once a second.
@@ -14,6 +14,7 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             inner.safety.look_at_host();
+            inner.top.tick(clock::monotonic_ns());
             let facts = super::host_facts(&inner.policy);
             if let Some(kernel) = inner.kernel.as_mut() {
                 table = kernel.follow(&facts).map_err(|error| error.to_string());
@@ -30,8 +31,11 @@ impl Agent {
             }
             inner.aggregate.tick(now.unix_ns)
         };
-        for event in sums {
-            self.events.publish(event);
+        if !sums.is_empty() {
+            for event in sums {
+                self.events.publish(event);
+            }
+            self.save_ledger();
         }
         self.judge(Problem::BanTable, table);
         self.judge_journal();

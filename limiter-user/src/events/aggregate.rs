@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use limiter_common::{report::Counter, verdict::Reason};
+
 use super::{Event, EventKind, Lifecycle, Source};
 use crate::policy::Mode;
 
@@ -84,6 +86,21 @@ impl Aggregate {
         None
     }
 
+    /// Sums of the packets that are held back, by reason and mode.
+    pub fn held_packets(&self) -> impl Iterator<Item = (Reason, Mode, Counter)> {
+        let mut sums: HashMap<(Reason, bool), Counter> = HashMap::new();
+        for (key, tally) in &self.keys {
+            if let (EventKind::PacketsDropped(reason), Some(held)) = (key.kind, &tally.held) {
+                let sum = sums.entry((reason, key.monitor)).or_default();
+                sum.packets = sum.packets.saturating_add(held.count);
+                sum.bytes = sum.bytes.saturating_add(held.bytes);
+            }
+        }
+        sums.into_iter().map(|((reason, monitor), counter)| {
+            (reason, if monitor { Mode::Monitor } else { Mode::Enforce }, counter)
+        })
+    }
+
     /// Ends the second: the sums of what was held back, stamped `now_unix_ns` (so that a log
     /// stays in order of time), those of [`Source::Other`] last.
     pub fn tick(&mut self, now_unix_ns: u64) -> Vec<Event> {
@@ -117,8 +134,6 @@ const fn is_ban(kind: EventKind) -> bool {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use limiter_common::verdict::Reason;
-
     use super::*;
     use crate::refusal::Refusal;
 
@@ -132,6 +147,9 @@ mod tests {
         let mut aggregate = Aggregate::default();
         let passed = (0..100).filter_map(|_| aggregate.observe(drops(1, 2))).count();
         assert_eq!(passed, 5);
+        let sums: Vec<_> = aggregate.held_packets().collect();
+        let sum = Counter { packets: 190, bytes: 190 * 60 };
+        assert_eq!(sums, [(Reason::Banned, Mode::Enforce, sum)]);
         let held = aggregate.tick(9);
         assert_eq!(held.len(), 1);
         assert_eq!((held[0].count, held[0].bytes), (190, 190 * 60));

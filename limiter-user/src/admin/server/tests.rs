@@ -70,7 +70,8 @@ fn mistakes_are_named() {
         ("GET /v1/sources?limit=-1", 400, "expected a number"),
         ("GET /v1/why", 400, "`source` is missing"),
         ("GET /v1/why?source=host", 400, "an IP address"),
-        ("GET /v1/events?format=xml", 400, "json or text"),
+        ("GET /v1/events?format=xml", 400, "json, text or sse"),
+        ("GET /v1/events?since=yesterday", 400, "or how long ago"),
         ("GET /v1/events?kind=baned", 400, "unbanned"),
         ("GET /v1/events?source=300.0.0.0/8", 400, "an address or a prefix"),
         ("DELETE /v1/bans", 400, "either `prefix=` or `all=true`"),
@@ -180,6 +181,60 @@ fn events_are_followed_filtered_and_losses_told() {
     }
     until("\"event.action\":\"events_lost\"");
     publish(Lifecycle::Banned);
+}
+
+#[test]
+fn past_events_come_before_new_ones_and_none_is_missing() {
+    let agent = Running::start("since");
+    for second in 1..=3 {
+        agent.events.publish(Event::lifecycle(second * 1_000_000_000, Lifecycle::Attached, ""));
+    }
+    let answer =
+        agent.raw("GET /v1/events?follow=false&format=text&since=1970-01-01T00:00:02Z", "");
+    assert_eq!(answer.matches("XDP attached").count(), 2, "{answer}");
+    let answer = agent.raw("GET /v1/events?follow=false&format=text&since=1h", "");
+    assert_eq!(answer.matches("XDP attached").count(), 0, "{answer}");
+
+    let follow = |fields: &str| {
+        let mut stream = StdStream::connect(&agent.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let request = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let until = |stream: &mut StdStream, words: &str| {
+        let (mut read, mut buffer) = (String::new(), [0; 4096]);
+        while !read.contains(words) {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0, "{read}");
+            read.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        read
+    };
+    let run = agent.events.run();
+    let fields = format!("accept: text/event-stream\r\nlast-event-id: {run}/1\r\n");
+    let mut stream = follow(&fields);
+    let read = until(&mut stream, &format!("id: {run}/3\n"));
+    assert!(read.contains("content-type: text/event-stream\r\n"), "{read}");
+    assert!(read.contains(&format!("id: {run}/2\nevent: attached\ndata: {{")), "{read}");
+    assert!(!read.contains(&format!("id: {run}/1\n")), "{read}");
+    agent.events.publish(Event::lifecycle(4_000_000_000, Lifecycle::Banned, ""));
+    until(&mut stream, &format!("id: {run}/4\nevent: banned\n"));
+    // An id of an earlier run: everything that this one knows.
+    let mut stream = follow("accept: text/event-stream\r\nlast-event-id: x/9\r\n");
+    until(&mut stream, &format!("id: {run}/1\n"));
+}
+
+#[test]
+fn metrics_are_served_in_the_form_that_is_asked_for() {
+    let agent = Running::start("metrics");
+    let answer = agent.raw("GET /metrics", "");
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+    let answer = agent.raw("GET /metrics HTTP/1.1\r\naccept: text/plain;version=0.0.4\r\nx:", "");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert!(!answer.contains("# EOF"), "{answer}");
+    assert!(agent.raw("POST /metrics", "").starts_with("HTTP/1.1 405"));
 }
 
 #[test]
