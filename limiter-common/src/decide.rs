@@ -50,6 +50,9 @@ pub trait Tables {
 
     /// Whether the packet belongs to a connection or connected socket that this host opened.
     fn is_reply(&self, headers: &Headers) -> bool;
+
+    /// Whether this SYN, which is admitted, was turned into an answer with a SYN cookie.
+    fn answer(&self, headers: &Headers) -> bool;
 }
 
 /// The time, read at most once each.
@@ -128,6 +131,13 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         };
         if verdict.action == Action::Drop && self.is_reply() {
             verdict = Verdict::pass(Reason::Reply);
+        }
+        if verdict.action == Action::Pass
+            && self.headers.is_tcp_open()
+            && !self.headers.is_fragment
+            && self.tables.answer(self.headers)
+        {
+            verdict = Verdict::answer(Reason::SynCookie);
         }
         if let Some(slot) = slot {
             self.record(slot, verdict);

@@ -38,8 +38,12 @@ pub const EVENTS: &str = "EVENTS";
 pub mod control {
     /// Which [`super::Settings`] hold: 0 or 1.
     pub const ACTIVE: u32 = 0;
+    /// How many bans of prefixes there are.
+    pub const PREFIX_BANS: u32 = 1;
+    /// Whether SYNs to flooded listeners are answered with cookies: not 0.
+    pub const SYN_COOKIES: u32 = 2;
     /// How many words.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = 3;
 }
 
 /// How many interfaces can be counted apart.

@@ -11,6 +11,7 @@ use limiter_common::{
 };
 
 use crate::{
+    cookies,
     machine::Kernel,
     maps::{BAN_FILTER, BANS, CONTROL, LISTS_FIRST, LISTS_SECOND, SETTINGS, SOURCES},
     sockets,
@@ -88,5 +89,11 @@ impl Tables for KernelTables<'_> {
     #[inline]
     fn is_reply(&self, headers: &Headers) -> bool {
         sockets::is_reply(self.ctx, headers)
+    }
+
+    #[inline]
+    fn answer(&self, headers: &Headers) -> bool {
+        let is_on = CONTROL.get(control::SYN_COOKIES).is_some_and(|word| *word != 0);
+        is_on && cookies::answer(self.ctx, headers)
     }
 }

@@ -91,6 +91,10 @@ impl Tables for Copies<'_> {
     fn is_reply(&self, _headers: &Headers) -> bool {
         false
     }
+
+    fn answer(&self, _headers: &Headers) -> bool {
+        false
+    }
 }
 
 struct Now(u64);
