@@ -16,6 +16,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use limiter_common::{
+    address::Address,
     headers::{Headers, MAX_VLAN_TAGS, is_vlan, protocol, tcp_flags},
     machine::Machine,
     packet::PacketBytes,
@@ -67,6 +68,9 @@ pub(crate) fn answer(ctx: &XdpContext, headers: &Headers) -> bool {
     let packet = XdpPacket::new(ctx);
     let first_buffer = ctx.data_end().wrapping_sub(ctx.data()) as u64;
     let is_v4 = headers.source.is_v4();
+    if !is_unicast(headers.source) || !is_unicast(headers.destination) {
+        return false;
+    }
     let Some(network) = network_offset(&packet) else { return false };
     if packet.length() != first_buffer || !is_plain(&packet, network, is_v4) {
         return false;
@@ -84,6 +88,19 @@ pub(crate) fn answer(ctx: &XdpContext, headers: &Headers) -> bool {
     let turned =
         if is_v4 { turn_v4(ctx, network, &cookie) } else { turn_v6(ctx, network, &cookie) };
     turned && turn_link(ctx)
+}
+
+/// Whether one host may have this address: a listener on all addresses is also found by those that
+/// are nobody's. Not those of IPv4 before 1.0.0.0, 127.0.0.0/8 and from 224.0.0.0 on; not those of
+/// IPv6 below 0:0:0:1::, which are `::1` and mapped ones, and ff00::/8.
+#[inline]
+fn is_unicast(address: Address) -> bool {
+    if address.is_v4() {
+        let first = (address.low >> 24) & 0xff;
+        first != 0 && first != 127 && first < 224
+    } else {
+        address.high != 0 && address.high >> 56 != 0xff
+    }
 }
 
 /// Where the IP header begins.

@@ -7,6 +7,7 @@
 mod backend;
 mod bans;
 mod book;
+mod cookies;
 mod escalation;
 mod host;
 mod observe;
@@ -22,7 +23,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::Duration,
@@ -39,6 +40,7 @@ use tokio::{
 
 use self::{
     book::Book,
+    cookies::Cookies,
     escalation::Escalation,
     problems::{Problem, Problems},
     safety::Safety,
@@ -95,6 +97,7 @@ struct Inner {
     safety: Safety,
     escalation: Escalation,
     book: Book,
+    cookies: Cookies,
     aggregate: Aggregate,
     /// Lost drop records that were told, by interface and verdict.
     lost_told: HashMap<(u32, Verdict), Counter>,
@@ -122,6 +125,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
     drop((lock, pins_lock));
     code
+}
+
+/// Undoes what an agent that is gone changed of the host; a sentence about it, if it did.
+pub(crate) fn restore_host(state: &Path) -> std::io::Result<Option<String>> {
+    cookies::restore_left_behind(state)
 }
 
 /// Reads and checks the configuration.
@@ -201,6 +209,7 @@ async fn live(
             drops,
             escalation: Escalation::default(),
             book,
+            cookies: Cookies::open(&policy.agent.state),
             aggregate: Aggregate::default(),
             lost_told,
             proxy_pid: None,
@@ -226,7 +235,10 @@ async fn live(
     let mut tick = time::interval(TICK);
     let patience = loop {
         tokio::select! {
-            _ = drain.tick() => agent.collect_drops(false),
+            _ = drain.tick() => {
+                agent.collect_drops(false);
+                agent.watch_floods();
+            }
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();

@@ -5,6 +5,7 @@
 //! XDP off an interface except [`Kernel::detach`] and an interface that left the policy.
 
 mod attach;
+mod cookies;
 mod drops;
 mod error;
 mod explain;

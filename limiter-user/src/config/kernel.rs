@@ -18,7 +18,7 @@ use crate::policy::{
     KernelPolicy, RateLimit,
     kernel::{
         Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, KernelLimits,
-        PassOrDrop,
+        PassOrDrop, SynCookies,
     },
 };
 
@@ -72,6 +72,11 @@ pub(super) fn check(
             &[("pass", PassOrDrop::Pass), ("drop", PassOrDrop::Drop)],
             &[],
         ),
+        syn_cookies: report.choice(
+            written.syn_cookies.as_ref(),
+            &[("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)],
+            &[],
+        ),
         malformed: report.choice(
             written.malformed.as_ref(),
             &[("drop", PassOrDrop::Drop), ("pass", PassOrDrop::Pass)],
@@ -89,7 +94,6 @@ pub(super) fn check(
 }
 
 fn refuse_later(written: &KernelDocument, report: &mut Report) {
-    report.choice(written.syn_cookies.as_ref(), &[("off", ())], &["auto", "always"]);
     report.only_false(written.forwarded.as_ref());
     report.later(&[&written.max_prefix_bans], "bans of single sources, `max_bans`");
     let supported = "limits per source over all ports, `[kernel.limits]`";

@@ -200,7 +200,7 @@ pub(super) mod tests {
     use super::*;
     use crate::policy::{
         Rate,
-        kernel::{Attach, FailsafePort, KernelLimits},
+        kernel::{Attach, FailsafePort, KernelLimits, SynCookies},
     };
 
     pub(in crate::kernel) fn policy() -> KernelPolicy {
@@ -219,6 +219,7 @@ pub(super) mod tests {
             max_sources: 1_000,
             max_bans: 100,
             table_full: PassOrDrop::Pass,
+            syn_cookies: SynCookies::Auto,
             malformed: PassOrDrop::Drop,
             fragments: Fragments::Limit,
             limits: KernelLimits::default(),

@@ -35,6 +35,8 @@ pub struct KernelPolicy {
     pub max_bans: u32,
     /// A source for which no slot is left.
     pub table_full: PassOrDrop,
+    /// Whether SYNs are answered with cookies before the stack sees them.
+    pub syn_cookies: SynCookies,
     /// Packets whose headers contradict themselves.
     pub malformed: PassOrDrop,
     /// IP fragments.
@@ -90,6 +92,18 @@ pub enum PassOrDrop {
     Pass,
     /// Drop, counted.
     Drop,
+}
+
+/// When SYNs are answered with cookies (RFC 4987, 3.6).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SynCookies {
+    /// While a listener is flooded.
+    #[default]
+    Auto,
+    /// Always: no connection has the options of TCP.
+    Always,
+    /// Never by this program.
+    Off,
 }
 
 /// What happens to IP fragments.
