@@ -117,10 +117,6 @@ impl Tables for Reference {
     fn is_reply(&self, _headers: &Headers) -> bool {
         false
     }
-
-    fn answer(&self, _headers: &Headers) -> bool {
-        false
-    }
 }
 
 /// A clock that stands still.

@@ -76,7 +76,7 @@ impl Cookies {
         }
     }
 
-    fn look(&mut self, wanted: SynCookies, kernel: Option<&mut Kernel>) -> News {
+    fn look(&mut self, wanted: SynCookies, kernel: Option<&Kernel>) -> News {
         if self.wanted != Some(wanted) {
             self.wanted = Some(wanted);
             self.is_his = false;
@@ -89,8 +89,8 @@ impl Cookies {
         if wanted == SynCookies::Off {
             self.watch = Watch::default();
             // First the program, so that it asks for nothing that the stack refuses.
-            let works = self.switch(kernel, false).and_then(|()| self.restore());
-            return News { flood: None, works };
+            self.switch(kernel, false);
+            return News { flood: None, works: self.restore() };
         }
         let was_flooded = self.watch.is_flooded();
         let works = self.act(wanted, kernel).and_then(|()| self.look_at_sending(kernel));
@@ -99,7 +99,7 @@ impl Cookies {
     }
 
     /// `Auto` or `Always`.
-    fn act(&mut self, wanted: SynCookies, kernel: &mut Kernel) -> Result<(), String> {
+    fn act(&mut self, wanted: SynCookies, kernel: &Kernel) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         let setting = self.setting.as_mut().map_err(|problem| problem.clone())?;
         if setting.was_taken_over().map_err(text)? {
@@ -125,29 +125,28 @@ impl Cookies {
         } else {
             Ok(())
         };
-        self.switch(kernel, least > 0 && self.lost.is_none())?;
+        self.switch(kernel, least > 0 && self.lost.is_none());
         set
     }
 
-    fn switch(&mut self, kernel: &mut Kernel, on: bool) -> Result<(), String> {
+    fn switch(&mut self, kernel: &Kernel, on: bool) {
         if self.answers == Some(on) {
-            return Ok(());
+            return;
         }
-        kernel.set_syn_cookies(on).map_err(|error| error.to_string())?;
+        kernel.set_syn_cookies(on);
         self.answers = Some(on);
         if on {
             self.sending = Sending::begin(&kernel.answers()).unwrap_or_default();
         }
-        Ok(())
     }
 
     /// Answers that do not leave are worse than none: without them the stack makes its own.
-    fn look_at_sending(&mut self, kernel: &mut Kernel) -> Result<(), String> {
+    fn look_at_sending(&mut self, kernel: &Kernel) -> Result<(), String> {
         if self.answers == Some(true)
             && let Ok(Some(interface)) = self.sending.look(&kernel.answers())
         {
             self.lost = Some(interface);
-            self.switch(kernel, false)?;
+            self.switch(kernel, false);
         }
         match &self.lost {
             None => Ok(()),
@@ -171,7 +170,7 @@ impl Agent {
                 Some(policy) if policy.mode == Mode::Enforce => policy.syn_cookies,
                 Some(_) | None => SynCookies::Off,
             };
-            inner.cookies.look(wanted, inner.kernel.as_mut())
+            inner.cookies.look(wanted, inner.kernel.as_ref())
         };
         if let Some(began) = flood {
             let detail = if began { "begun" } else { "over" };

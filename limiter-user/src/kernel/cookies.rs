@@ -5,13 +5,13 @@ use limiter_common::{
     verdict::{Reason, Verdict},
 };
 
-use super::{Kernel, KernelError};
+use super::Kernel;
 
 impl Kernel {
     /// Whether SYNs to listeners that want a cookie are answered by the packet program. Holds for
     /// as long as the maps do, also without an agent.
-    pub fn set_syn_cookies(&mut self, on: bool) -> Result<(), KernelError> {
-        self.maps.set_word(control::SYN_COOKIES, u64::from(on))
+    pub fn set_syn_cookies(&self, on: bool) {
+        self.maps.set_word(control::SYN_COOKIES, u64::from(on));
     }
 
     /// SYNs answered so far, by interface.

@@ -54,7 +54,7 @@ impl Programs {
             .iter()
             .zip(slots)
             .map(|((name, index), slot)| {
-                let ebpf = load(pins, slot, diagnostics)?;
+                let ebpf = load(pins, slot, is_loopback(name), diagnostics)?;
                 Ok(LoadedProgram { name: name.clone(), index: *index, slot, ebpf })
             })
             .collect::<Result<_, KernelError>>()?;
@@ -101,12 +101,24 @@ fn slots(pins: &Pins, interfaces: &[(String, u32)]) -> Vec<u32> {
         .collect()
 }
 
-fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, KernelError> {
+/// Whether every source on the interface is an address of this host.
+fn is_loopback(name: &str) -> bool {
+    name == "lo"
+}
+
+fn load(
+    pins: &Pins,
+    slot: u32,
+    is_loopback: bool,
+    diagnostics: LevelFilter,
+) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     // Diagnostics cost nothing while off: the verifier removes them.
     let level = diagnostics as u8;
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     loader.override_global("INTERFACE", &slot, true);
+    let loopback = u32::from(is_loopback);
+    loader.override_global("LOOPBACK", &loopback, true);
     for (name, size) in pins.sizes() {
         loader.map_max_entries(name, *size);
     }

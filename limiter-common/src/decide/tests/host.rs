@@ -119,10 +119,6 @@ impl Tables for Host {
     fn is_reply(&self, _headers: &Headers) -> bool {
         self.has_socket
     }
-
-    fn answer(&self, _headers: &Headers) -> bool {
-        false
-    }
 }
 
 impl Clock for Host {
