@@ -76,13 +76,13 @@ pub(crate) fn answer(ctx: &XdpContext, headers: &Headers) -> bool {
         return false;
     }
     let Some(cookie) = cookie(ctx, headers, network, is_v4) else { return false };
-    // The largest change comes first: what fails here has changed nothing.
+    // The length comes first: what fails here has changed nothing.
     let header = if is_v4 { Ipv4Hdr::LEN } else { Ipv6Hdr::LEN };
     let needed = (network + header) as u32 + ANSWER_LENGTH;
     let length = first_buffer as u32;
     let wanted = needed.max(length.min(LEAST_FRAME));
     // SAFETY: the context is the one that the kernel passed to the program.
-    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, wanted.wrapping_sub(length) as i32) } != 0 {
+    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, wanted.wrapping_sub(length).cast_signed()) } != 0 {
         return false;
     }
     let turned =
@@ -92,7 +92,7 @@ pub(crate) fn answer(ctx: &XdpContext, headers: &Headers) -> bool {
 
 /// Whether one host may have this address: a listener on all addresses is also found by those that
 /// are nobody's. Not those of IPv4 before 1.0.0.0, 127.0.0.0/8 and from 224.0.0.0 on; not those of
-/// IPv6 below 0:0:0:1::, which are `::1` and mapped ones, and ff00::/8.
+/// IPv6 below `0:0:0:1::`, which are `::1` and mapped ones, and `ff00::/8`.
 #[inline]
 fn is_unicast(address: Address) -> bool {
     if address.is_v4() {
@@ -132,6 +132,7 @@ fn is_plain(packet: &XdpPacket<'_>, network: usize, is_v4: bool) -> bool {
 
 /// A pointer of which the verifier learns that `length` bytes from it are inside the packet.
 #[inline(always)]
+#[expect(clippy::inline_always, reason = "a comparison says something only where it is made")]
 fn inside(ctx: &XdpContext, offset: usize, length: usize) -> Option<usize> {
     let start = ctx.data().wrapping_add(offset);
     let end = Kernel::opaque(start.wrapping_add(length) as u64) as usize;
@@ -170,7 +171,8 @@ fn cookie(ctx: &XdpContext, headers: &Headers, network: usize, is_v4: bool) -> O
     }
     let made = made.cast_unsigned();
     let room = mtu(ctx).saturating_sub((header_length + TcpHdr::LEN) as u32);
-    let segment_size = ((made >> 32) as u32 & 0xffff).min(room);
+    let segment_size = (made >> 32) as u32 & 0xffff;
+    let segment_size = if room > 0 { segment_size.min(room) } else { segment_size };
     Some(Cookie { sequence: (made as u32).to_be(), segment_size })
 }
 

@@ -47,6 +47,8 @@ const TARGET: u128 = 50;
 enum Host {
     /// Nothing gets in: what sending costs.
     Discard,
+    /// Every frame is sent back as it came: the least that any answer from XDP costs.
+    Bounce,
     /// The network stack alone.
     Stack,
     /// The packet program, which leaves cookies to the stack.
@@ -76,6 +78,7 @@ pub(crate) fn measure() -> String {
         Row::new("kernel's own cookies behind the program", |world| {
             Host::Bystander(program(world, false))
         }),
+        Row::new("sent back as it came", |_| Host::Bounce),
         Row::new("the program's cookies", |world| Host::Program(program(world, true))),
     ];
     for (family, host) in [SERVER, SERVER_V6].into_iter().enumerate() {
@@ -102,10 +105,9 @@ pub(crate) fn measure() -> String {
 }
 
 /// An object of its own: a program is attached once.
-fn discard(end: &End) -> Others {
-    let mut others =
-        Others::load(&object().with_file_name("limiter-bench.o"), &["discard"], "NEXT");
-    others.attach("discard", end);
+fn attached(name: &str, end: &End) -> Others {
+    let mut others = Others::load(&object().with_file_name("limiter-bench.o"), &[name], "NEXT");
+    others.attach(name, end);
     others
 }
 
@@ -133,9 +135,11 @@ impl Row {
             world.server.run(|| TcpListener::bind(address).expect("a listener"))
         };
         let host = host(&world);
-        let mut others = vec![discard(&world.veth.client)];
-        if let Host::Discard = host {
-            others.push(discard(&world.veth.server));
+        let mut others = vec![attached("discard", &world.veth.client)];
+        match host {
+            Host::Discard => others.push(attached("discard", &world.veth.server)),
+            Host::Bounce => others.push(attached("bounce", &world.veth.server)),
+            Host::Stack | Host::Bystander(_) | Host::Program(_) => {}
         }
         Self {
             name,
@@ -163,7 +167,7 @@ impl Row {
             Host::Program(program) | Host::Bystander(program) => {
                 program.counter(counter_index(0, Verdict::answer(Reason::SynCookie))).packets
             }
-            Host::Discard | Host::Stack => 0,
+            Host::Discard | Host::Bounce | Host::Stack => 0,
         };
         (tcp_ext(&self.world.server, "TCPReqQFullDoCookies"), sent)
     }
@@ -174,7 +178,7 @@ impl Row {
         let (made, sent) = (now.0 - before.0, now.1 - before.1);
         let most = u64::try_from(SYNS * ROUNDS).expect("few") * 9 / 10;
         let is_right = match self.host {
-            Host::Discard => made == 0,
+            Host::Discard | Host::Bounce => made == 0,
             Host::Stack | Host::Bystander(_) => made >= most && sent == 0,
             Host::Program(_) => sent >= most,
         };

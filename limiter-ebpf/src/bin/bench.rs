@@ -45,6 +45,12 @@ fn discard(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
+/// What it costs to send a packet back as it came.
+#[xdp]
+fn bounce(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
 /// Ethernet and IPv4 parsed, one hit in an LRU hash, one clock, one counter.
 #[xdp]
 fn yardstick(ctx: XdpContext) -> u32 {
