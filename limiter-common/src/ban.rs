@@ -93,4 +93,23 @@ mod tests {
             .collect();
         assert!(bits.len() > 9_800, "{} of 10,000 neighbours have a bit of their own", bits.len());
     }
+
+    #[test]
+    fn prefix_bits_are_those_of_the_prefix() {
+        let v4 = |octets| PrefixBit::of(Address::from_v4(octets));
+        let mut bits = HashSet::new();
+        for network in 0..=u16::MAX {
+            let [a, b] = network.to_be_bytes();
+            let bit = v4([a, b, 0, 0]);
+            assert_eq!(bit, v4([a, b, 255, 255]));
+            assert!((EXACT_WORDS..EXACT_WORDS + V4_PREFIX_WORDS).contains(&bit.word));
+            assert!(bits.insert(bit));
+        }
+        for network in 0..10_000_u64 {
+            let high = (0x2001_0000 + network) << 32;
+            let bit = PrefixBit::of(Address { high, low: 0 });
+            assert_eq!(bit, PrefixBit::of(Address { high: high | 0xffff_ffff, low: 9 }));
+            assert!((EXACT_WORDS + V4_PREFIX_WORDS..FILTER_WORDS).contains(&bit.word));
+        }
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     packet::PacketBytes,
     ports::{PortFacts, port_word},
     settings::{ServiceSettings, Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, set_indices},
+    source::{ClaimBudget, Home, KeySet, NO_PLACE, Place, SlotSet, SourceSlot, find_in},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -207,7 +207,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             Flaw::None
         } else if self.headers.source.is_loopback() {
             Flaw::Source
-        } else if self.settings.is_own::<T::Machine>(self.headers.source) {
+        } else if self.settings.is_own(self.headers.source) {
             Flaw::OwnSource
         } else if self.headers.source == self.headers.destination {
             Flaw::Land
@@ -250,7 +250,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline]
     fn is_forwarded(&self) -> bool {
         self.settings.has(flags::FORWARDING)
-            && !self.settings.is_own::<T::Machine>(self.headers.destination)
+            && !self.settings.is_own(self.headers.destination)
             && self.tables.is_forwarded(self.headers)
     }
 
@@ -260,17 +260,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn is_banned(&self) -> bool {
         let key = self.headers.source.ban_key();
         let bit = FilterBit::of(key);
-        let mut expiry_ns = None;
+        // A ban that ends at 0 is none. One that has ended does not hide a prefix that is banned.
+        let mut expiry_ns = 0;
         if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-            expiry_ns = self.tables.ban_expiry_ns(key);
+            expiry_ns = self.tables.ban_expiry_ns(key).unwrap_or(0);
         }
-        if expiry_ns.is_none() && self.tables.has_prefix_bans() {
+        if expiry_ns <= self.clock.coarse_ns() && self.tables.has_prefix_bans() {
             let bit = PrefixBit::of(self.headers.source);
             if self.tables.ban_filter(bit.word) & bit.mask != 0 {
-                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source);
+                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source).unwrap_or(0);
             }
         }
-        expiry_ns.is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
+        self.clock.coarse_ns() < expiry_ns
     }
 
     /// Lists and limits of a source that is not banned, or whose packet is for a failsafe port;
@@ -279,8 +280,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
     fn admit(&self, banned: bool) -> (Verdict, Option<&SourceSlot>) {
         let key = self.headers.source.source_key(self.settings.masks);
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let slot = self.find(key, sets);
+        let slot = self.find(key);
         let admitted = match self.list(key, slot) {
             _ if banned => Verdict::pass(Reason::Failsafe),
             ListVerdict::Trusted => return (Verdict::pass(Reason::Trusted), slot),
@@ -298,9 +298,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 
     #[inline]
-    fn find(&self, key: u64, sets: [u32; 2]) -> Option<&SourceSlot> {
-        let place = find_in::<T::Machine>(|set| self.tables.keys(set), sets, key)?;
-        Some(self.tables.slots(place.set)?.slot(place.way))
+    fn find(&self, key: u64) -> Option<&SourceSlot> {
+        let place = Place::unpack(self.place(key))?;
+        self.tables.slots(place.set)?.slot(place.way)
+    }
+
+    /// Where a source's slot is: a packed [`Place`] or [`NO_PLACE`]. A function of its own in the
+    /// kernel, whose verifier thereby forgets how it got here.
+    #[inline(never)]
+    fn place(&self, key: u64) -> u64 {
+        let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
+        let found = find_in::<T::Machine>(|set| self.tables.keys(set), home, key);
+        T::Machine::forget(found.map_or(NO_PLACE, Place::pack), self.settings.hash_seed)
     }
 
     /// Whether a packet that is to be dropped belongs to a connection that this host opened.

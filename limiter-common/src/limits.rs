@@ -174,7 +174,7 @@ impl Load {
             let waiting =
                 [M::read(&pending.packets), M::read(&pending.bytes), M::read(&pending.kinds[kind])];
             for (arrival, waiting) in arrivals.iter_mut().zip(waiting) {
-                *arrival = bucket::later::<M>(*arrival, self.now).wrapping_add(waiting);
+                *arrival = arrival.wrapping_add(waiting);
             }
         }
         let [packets, bytes, kinds] = arrivals;
@@ -189,38 +189,33 @@ impl Load {
         )
     }
 
-    /// Charges buckets that this CPU alone charges; when the last of them is full again.
+    /// Charges buckets that this CPU alone charges; when the last of them is full again. What is
+    /// not limited costs nothing, and its word only says `now`.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs what it saves")]
     pub fn charge<M: Machine>(&self, limits: &Limits, buckets: &Buckets) -> u64 {
-        self.each::<M>(limits, buckets, bucket::charge::<M>)
+        let kind = self.kind & (KINDS - 1);
+        let bytes = limits.bytes.ticks_of_bytes(self.bytes);
+        let last = bucket::charge::<M>(&buckets.packets, limits.packets.cost, self.now);
+        let last = bucket::later::<M>(last, bucket::charge::<M>(&buckets.bytes, bytes, self.now));
+        let cost = limits.kinds[kind].cost;
+        bucket::later::<M>(last, bucket::charge::<M>(&buckets.kinds[kind], cost, self.now))
     }
 
     /// Charges buckets that others charge at the same time; when the last of them is full again.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs what it saves")]
     pub fn charge_shared<M: Machine>(&self, limits: &Limits, buckets: &Buckets) -> u64 {
-        self.each::<M>(limits, buckets, bucket::charge_shared::<M>)
-    }
-
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "a call costs what it saves")]
-    fn each<M: Machine>(
-        &self,
-        limits: &Limits,
-        buckets: &Buckets,
-        charge: impl Fn(&AtomicU64, u64, u64) -> u64,
-    ) -> u64 {
         let kind = self.kind & (KINDS - 1);
-        let rate = &limits.kinds[kind];
         let mut last = self.now;
         for (word, cost) in [
             (&buckets.packets, limits.packets.cost),
             (&buckets.bytes, limits.bytes.ticks_of_bytes(self.bytes)),
-            (&buckets.kinds[kind], rate.cost),
+            (&buckets.kinds[kind], limits.kinds[kind].cost),
         ] {
             if cost != 0 {
-                last = bucket::later::<M>(last, charge(word, cost, self.now));
+                let arrival = bucket::charge_shared::<M>(word, cost, self.now);
+                last = bucket::later::<M>(last, arrival);
             }
         }
         last
@@ -297,3 +292,6 @@ impl Excess {
 const fn index(kind: u64) -> usize {
     kind as usize & (KINDS - 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,19 @@
 //! User space merges trusted, allow and deny into entries whose longest match is the whole answer.
 //! Exact addresses lie in a hash, prefixes in a trie; both are dear to ask. Before the hash lies a
 //! Bloom filter whose bits for one key share a word (Putze, Sanders and Singler, 2007), so that one
-//! array look-up asks it; before the trie a bit for each IPv4 /24, and for IPv6 the same filter,
-//! asked for the address's /32, /48 and /64. What no filter has is on no list.
+//! array look-up asks it; before the trie a bit for each IPv4 /16 and one for each /24, and for IPv6
+//! the same filter, asked for the address's /32, /48 and /64. What no filter has is on no list.
 
 use crate::address::Address;
 
 /// Words of the filter before exact entries and IPv6 prefixes: 16 bits for each of a million.
 pub const LIST_FILTER_WORDS: u32 = 1 << 18;
 
-/// Words of the bitmap of IPv4 /24s.
-pub const LIST_BITMAP_WORDS: u32 = 1 << 18;
+/// Words of the bitmap of IPv4 /16s, which comes first and fits the fastest cache.
+pub const SUMMARY_WORDS: u32 = 1 << 10;
+
+/// Words of the bitmaps of IPv4 /16s and /24s.
+pub const LIST_BITMAP_WORDS: u32 = SUMMARY_WORDS + (1 << 18);
 
 /// Lengths of IPv6 prefixes for which the filter is asked.
 pub const V6_LEVELS: [u8; 3] = [32, 48, 64];
@@ -142,12 +145,19 @@ pub const fn filter_words(keys: u32) -> u32 {
     if words > LIST_FILTER_WORDS { LIST_FILTER_WORDS } else { words.next_power_of_two() }
 }
 
-/// The bit of an IPv4 address in the bitmap: index of its word, below [`LIST_BITMAP_WORDS`], and
-/// the bit in it.
+/// The bit of an IPv4 address's /16: index of its word, below [`SUMMARY_WORDS`], and the bit in it.
+#[inline]
+pub const fn summary_bit(address: Address) -> (u32, u64) {
+    let network = (address.low >> 16) & 0xffff;
+    ((network >> 6) as u32, 1 << (network & 63))
+}
+
+/// The bit of an IPv4 address's /24: index of its word, from [`SUMMARY_WORDS`] to
+/// [`LIST_BITMAP_WORDS`], and the bit in it.
 #[inline]
 pub const fn bitmap_bit(address: Address) -> (u32, u64) {
     let network = (address.low >> 8) & 0xff_ffff;
-    ((network >> 6) as u32, 1 << (network & 63))
+    (SUMMARY_WORDS + (network >> 6) as u32, 1 << (network & 63))
 }
 
 #[cfg(test)]
@@ -190,9 +200,46 @@ mod tests {
     #[test]
     fn every_24_has_a_bit_of_its_own() {
         let bit = |octets| bitmap_bit(Address::from_v4(octets));
-        assert_eq!(bit([0, 0, 0, 1]), (0, 1));
+        assert_eq!(bit([0, 0, 0, 1]), (SUMMARY_WORDS, 1));
         assert_eq!(bit([255, 255, 255, 9]), (LIST_BITMAP_WORDS - 1, 1 << 63));
         assert_eq!(bit([1, 2, 3, 4]), bit([1, 2, 3, 250]));
         assert_ne!(bit([1, 2, 3, 4]), bit([1, 2, 4, 4]));
+    }
+
+    /// Whatever prefix of a level an address lies in, its bits are asked for.
+    #[test]
+    fn ipv6_levels_know_their_prefixes_apart() {
+        extern crate std;
+        use std::collections::HashSet;
+        let address = |high: u64| Address { high, low: 7 };
+        let base = 0x2001_0db8_1234_5678;
+        let mask = u64::from(LIST_FILTER_WORDS) - 1;
+        for length in V6_LEVELS {
+            let bits = |high| FilterBits::of_v6_level(address(high), length, mask);
+            for bit in 0..64_u8 {
+                let is_inside = bit >= length;
+                let other = base ^ (1 << (63 - bit));
+                assert_eq!(bits(base) == bits(other), is_inside, "bit {bit} of /{length}");
+            }
+        }
+        let levels = V6_LEVELS.map(|length| FilterBits::of_v6_level(address(0), length, mask));
+        assert_eq!(HashSet::from(levels).len(), 3, "each level has bits of its own");
+    }
+
+    #[test]
+    fn filters_are_as_large_as_their_keys_need() {
+        for (keys, words) in
+            [(0, 1), (1, 1), (3, 1), (4, 2), (16, 8), (1_000_000, 1 << 18), (u32::MAX, 1 << 18)]
+        {
+            assert_eq!(filter_words(keys), words, "{keys}");
+        }
+        for number in 0..1_000_u32 {
+            let address = Address::from_v4(number.to_be_bytes());
+            for words in [1, 2, 1 << 18] {
+                let bits = FilterBits::of_address(address, words - 1);
+                assert!(u64::from(bits.word) < words);
+                assert!((1..=3).contains(&bits.mask.count_ones()));
+            }
+        }
     }
 }

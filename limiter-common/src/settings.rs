@@ -3,14 +3,13 @@
 use crate::{
     address::{Address, Masks},
     limits::{LIMIT_WORDS, Limits},
-    machine::{Machine, differs},
 };
 
 /// Highest number of a service; 0 is none.
 pub const MAX_SERVICES: u32 = 31;
 
-/// How many of the host's own addresses the settings hold; of others the stack is asked.
-pub const OWN_ADDRESSES: usize = 8;
+/// Places for the host's own addresses, of which half can be taken; of others the stack is asked.
+pub const OWN_ADDRESSES: usize = 16;
 
 /// The policy as the packet path reads it. Two of these lie in one map and an index says which
 /// one holds, so that no packet sees half of a new policy.
@@ -41,9 +40,9 @@ pub struct Settings {
     pub tick_offset_ns: u64,
     /// For tests only, with the program's `FIXED_CLOCK` set: what both clocks say.
     pub fixed_now_ns: u64,
-    /// A bit for each of the own addresses, see [`OwnAddresses::bit`].
-    pub own_filter: u64,
-    /// Addresses of this host, as many as there is room for; `::` for none.
+    /// With this factor each of the own addresses has a place of its own.
+    pub own_factor: u64,
+    /// Addresses of this host, as many as there is room for, each at its place.
     pub own: [Address; OWN_ADDRESSES],
 }
 
@@ -107,8 +106,8 @@ impl Settings {
             tick_ns: 0,
             tick_offset_ns: 0,
             fixed_now_ns: 0,
-            own_filter: 0,
-            own: [Address { high: 0, low: 0 }; OWN_ADDRESSES],
+            own_factor: 1,
+            own: [NOBODY; OWN_ADDRESSES],
         }
     }
 
@@ -128,7 +127,7 @@ impl Settings {
             self.tick_ns,
             self.tick_offset_ns,
             self.fixed_now_ns,
-            self.own_filter,
+            self.own_factor,
         ];
         let own = self.own.iter().flat_map(|address| [address.high, address.low]);
         let all = head
@@ -150,35 +149,41 @@ impl Settings {
         self.flags & flag != 0
     }
 
-    /// Makes these addresses the host's own; those that find no room are left to the stack.
+    /// Makes the first of these addresses the host's own; those that find no room are left to the
+    /// stack.
     pub fn set_own(&mut self, addresses: impl IntoIterator<Item = Address>) {
-        self.own_filter = 0;
-        self.own = [Address::default(); OWN_ADDRESSES];
-        for (place, address) in self.own.iter_mut().zip(addresses) {
+        let mut own = [NOBODY; OWN_ADDRESSES / 2];
+        for (place, address) in own.iter_mut().zip(addresses) {
             *place = address;
-            self.own_filter |= own_bit(address);
+        }
+        // Half of the places are free: one factor in a dozen gives each address one of its own.
+        for number in 0..1_000_u64 {
+            self.own_factor = (number << 1 | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.own = [NOBODY; OWN_ADDRESSES];
+            for address in own {
+                self.own[own_place(address, self.own_factor)] = address;
+            }
+            if own.iter().all(|address| self.is_own(*address)) {
+                break;
+            }
         }
     }
 
     /// Whether this is one of the addresses in the settings.
     #[inline]
-    pub fn is_own<M: Machine>(&self, address: Address) -> bool {
-        if self.own_filter & own_bit(address) == 0 {
-            return false;
-        }
-        let mut others = 1;
-        for own in &self.own {
-            others &= differs::<M>((own.high ^ address.high) | (own.low ^ address.low), 0);
-        }
-        others == 0
+    pub fn is_own(&self, address: Address) -> bool {
+        let own = self.own[own_place(address, self.own_factor)];
+        own.high == address.high && own.low == address.low
     }
 }
 
-/// The bit of an own address.
+/// Where no own address is: multicast, the source or destination of nothing that is looked up.
+const NOBODY: Address = Address { high: u64::MAX, low: u64::MAX };
+
+/// The place of an address among the own ones: multiplicative hashing (Knuth, TAOCP 3, 6.4).
 #[inline]
-const fn own_bit(address: Address) -> u64 {
-    let hash = (address.high ^ address.low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    1 << (hash >> 58)
+const fn own_place(address: Address, factor: u64) -> usize {
+    ((address.high ^ address.low).wrapping_mul(factor) >> 60) as usize
 }
 
 /// Limits and access of one service: a group of ports.
@@ -234,18 +239,74 @@ impl ServiceSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Native;
 
     #[test]
     fn own_addresses_are_known_and_others_are_not() {
         let address = |last: u8| Address::from_v4([192, 0, 2, last]);
         let mut settings = Settings::open(1, 0);
-        assert!(!settings.is_own::<Native>(Address::default()));
+        assert!(!settings.is_own(Address::default()));
         settings.set_own((0..20).map(address));
         for last in 0..=255 {
-            assert_eq!(settings.is_own::<Native>(address(last)), last < 8, "{last}");
+            assert_eq!(settings.is_own(address(last)), last < 8, "{last}");
         }
         settings.set_own([address(9)]);
-        assert!(settings.is_own::<Native>(address(9)) && !settings.is_own::<Native>(address(1)));
+        assert!(settings.is_own(address(9)) && !settings.is_own(address(1)));
+    }
+
+    /// As the kernel reads it: each word where the field lies.
+    #[test]
+    fn words_are_where_the_fields_are() {
+        use core::mem::offset_of;
+        let mut settings = Settings::open(8, 2);
+        settings.generation = 1;
+        settings.flags = flags::MONITOR;
+        settings.limits.flags = 4;
+        settings.total_limits.flags = 5;
+        settings.claims_per_tick = 6;
+        settings.list_filter_mask = 9;
+        settings.tick_ns = 10;
+        settings.tick_offset_ns = 11;
+        settings.fixed_now_ns = 12;
+        settings.own_filter = 13;
+        settings.own[7] = Address { high: 14, low: 15 };
+        let words = settings.to_words();
+        for (offset, value) in [
+            (offset_of!(Settings, generation), 1),
+            (offset_of!(Settings, flags), 1),
+            (offset_of!(Settings, masks), settings.masks.v4),
+            (offset_of!(Settings, masks) + 8, settings.masks.v6),
+            (offset_of!(Settings, set_mask), 7),
+            (offset_of!(Settings, hash_seed), 2),
+            (offset_of!(Settings, limits) + offset_of!(Limits, flags), 4),
+            (offset_of!(Settings, total_limits) + offset_of!(Limits, flags), 5),
+            (offset_of!(Settings, claims_per_tick), 6),
+            (offset_of!(Settings, list_filter_mask), 9),
+            (offset_of!(Settings, tick_ns), 10),
+            (offset_of!(Settings, tick_offset_ns), 11),
+            (offset_of!(Settings, fixed_now_ns), 12),
+            (offset_of!(Settings, own_filter), 13),
+            (offset_of!(Settings, own) + 7 * 16, 14),
+            (offset_of!(Settings, own) + 7 * 16 + 8, 15),
+        ] {
+            assert_eq!(words[offset / 8], value, "at {offset}");
+        }
+        let mut service = ServiceSettings { flags: 1, ..ServiceSettings::default() };
+        service.limits.flags = 2;
+        service.total_limits.flags = 3;
+        let words = service.to_words();
+        assert_eq!(words[offset_of!(ServiceSettings, flags) / 8], 1);
+        let limits = offset_of!(ServiceSettings, limits) + offset_of!(Limits, flags);
+        assert_eq!(words[limits / 8], 2);
+        let totals = offset_of!(ServiceSettings, total_limits) + offset_of!(Limits, flags);
+        assert_eq!(words[totals / 8], 3);
+    }
+
+    #[test]
+    fn the_unspecified_address_is_never_own() {
+        let mut settings = Settings::open(1, 0);
+        for last in 0..=255 {
+            settings.set_own([Address::from_v4([192, 0, 2, last])]);
+            assert!(!settings.is_own(Address::default()), "{last}");
+        }
     }
 }

@@ -27,11 +27,14 @@ mod place;
 pub use self::{
     access::CachedAccess,
     budget::ClaimBudget,
-    place::{NO_PLACE, Place, claim_in, find_in, has_room, pair_key, set_count, set_indices},
+    place::{Home, NO_PLACE, Place, claim_in, find_in, has_room, pair_key, set_count},
 };
 
-/// Slots in a set: their keys fill one cache line.
-pub const WAYS: usize = 8;
+/// Slots in a set: their keys and a word of tags fill one cache line.
+pub const WAYS: usize = 7;
+
+/// Words of the keys of a set, as user space reads them.
+pub const KEY_WORDS: usize = 1 + WAYS;
 
 /// Words of a slot: two cache lines, of which the first is what limits need.
 pub const SLOT_WORDS: usize = 16;
@@ -53,6 +56,9 @@ const LEASE_TICKS: u64 = 1_000_000 * crate::bucket::TICKS_PER_NS;
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct KeySet {
+    /// A byte for each way: some bits of its key's hash, with [`TAKEN`]; 0 for an empty one. All
+    /// are compared at once (as in Abseil's Swiss tables), and the key only where one is equal.
+    tags: AtomicU64,
     keys: [AtomicU64; WAYS],
 }
 
@@ -95,10 +101,10 @@ const _: () = assert!(SLOT_WORDS * 8 == size_of::<SourceSlot>());
 
 impl KeySet {
     /// From the words that user space read from the map.
-    pub const fn from_words(words: [u64; WAYS]) -> Self {
-        let [k0, k1, k2, k3, k4, k5, k6, k7] = words;
-
+    pub const fn from_words(words: [u64; KEY_WORDS]) -> Self {
+        let [tags, k0, k1, k2, k3, k4, k5, k6] = words;
         Self {
+            tags: AtomicU64::new(tags),
             keys: [
                 AtomicU64::new(k0),
                 AtomicU64::new(k1),
@@ -107,7 +113,6 @@ impl KeySet {
                 AtomicU64::new(k4),
                 AtomicU64::new(k5),
                 AtomicU64::new(k6),
-                AtomicU64::new(k7),
             ],
         }
     }
@@ -126,16 +131,17 @@ impl KeySet {
 
     /// The words as user space writes them to the map.
     #[cfg(target_has_atomic = "64")]
-    pub fn to_words(&self) -> [u64; WAYS] {
-        self.keys.each_ref().map(Native::read)
+    pub fn to_words(&self) -> [u64; KEY_WORDS] {
+        let [k0, k1, k2, k3, k4, k5, k6] = self.keys.each_ref().map(Native::read);
+        [Native::read(&self.tags), k0, k1, k2, k3, k4, k5, k6]
     }
 }
 
 impl SlotSet {
-    /// The slot of this way (below [`WAYS`]).
+    /// The slot of this way, if there is such a way.
     #[inline]
-    pub fn slot(&self, way: u64) -> &SourceSlot {
-        &self.slots[index(way)]
+    pub fn slot(&self, way: u64) -> Option<&SourceSlot> {
+        self.slots.get(index(way))
     }
 
     /// From the words that user space read from the map.
@@ -206,8 +212,9 @@ impl SourceSlot {
     /// Whether this CPU alone charges the buckets, so that it needs no atomic addition.
     ///
     /// A CPU that finds another's name here writes that there are several, and both charge
-    /// atomically from then on; it takes the slot for itself only while the source owes nothing.
-    /// The other may have read its own name just before, and overwrite one charge: one packet per
+    /// atomically from then on; it takes the slot for itself only while the slot is idle: full in
+    /// every bucket, and nobody's lease. The other may have read its own name just before: one
+    /// charge of its own may then undo what was charged between its load and its store, once per
     /// change of hands (biased locking; Kawachiya, Koseki and Onodera, 2002).
     #[inline]
     pub fn is_owned_by<M: Machine>(&self, cpu: u32, now: u64) -> bool {
@@ -216,7 +223,7 @@ impl SourceSlot {
         if owner == own {
             return true;
         }
-        if M::read(&self.buckets.packets) <= now && M::read(&self.buckets.bytes) <= now {
+        if M::read(&self.busy_until) <= now {
             M::write(&self.owner, own);
         } else if owner != SHARED {
             M::write(&self.owner, SHARED);
@@ -240,11 +247,11 @@ impl SourceSlot {
     }
 }
 
-/// The way in the low bits: the mask tells the verifier that it is in bounds.
+/// The way in the low bits. Where it is one too many, whoever looks it up finds nothing.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "three bits")]
 const fn index(way: u64) -> usize {
-    way as usize & (WAYS - 1)
+    way as usize & 7
 }
 
 #[cfg(test)]

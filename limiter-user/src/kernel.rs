@@ -30,7 +30,7 @@ use limiter_common::{
     machine::{Machine as _, Native},
     maps::{self, control},
     report::Counter,
-    source::{SourceSlot, find_in, set_indices},
+    source::{Home, SourceSlot, WAYS, find_in},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -313,11 +313,11 @@ impl Kernel {
     pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
         let settings = self.maps.active_settings().ok()?;
         let key = Address::from(address).source_key(settings.masks);
-        let sets = set_indices(key, settings.hash_seed, settings.set_mask);
-        let keys = sets.map(|set| (set, self.maps.keys(set)));
+        let home = Home::of(key, settings.hash_seed, settings.set_mask);
+        let keys = home.sets.map(|set| (set, self.maps.keys(set)));
         let find = |set| keys.iter().find(|(index, _)| *index == set).map(|(_, keys)| keys);
-        let place = find_in::<Native>(find, sets, key)?;
-        Some(record(self.maps.slots(place.set).slot(place.way)))
+        let place = find_in::<Native>(find, home, key)?;
+        self.maps.slots(place.set).slot(place.way).map(record)
     }
 
     fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
@@ -349,7 +349,7 @@ impl Kernel {
 
     /// Capacity of the source table, in slots, and of the ban table.
     pub fn capacities(&self) -> (u64, u64) {
-        let slots = u64::from(self.maps.set_count()) * limiter_common::source::WAYS as u64;
+        let slots = u64::from(self.maps.set_count()) * WAYS as u64;
         (slots, u64::from(self.policy.max_bans))
     }
 

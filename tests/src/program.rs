@@ -25,7 +25,7 @@ use limiter_common::{
     maps::{self, control},
     report::{Counter, DROP_SLOTS, DROP_WORDS, DropSlot},
     settings::{SETTINGS_WORDS, Settings, flags},
-    source::{SET_WORDS, WAYS},
+    source::{KEY_WORDS, SET_WORDS},
 };
 use limiter_user::clock;
 
@@ -76,7 +76,7 @@ pub struct Program {
     active: u32,
     control: Array<MapData, [u64; control::WORDS]>,
     settings: Array<MapData, [u64; SETTINGS_WORDS]>,
-    keys: Array<MapData, [u64; WAYS]>,
+    keys: Array<MapData, [u64; KEY_WORDS]>,
     slots: Array<MapData, [u64; SET_WORDS]>,
     bans: HashMap<MapData, u64, [u64; 2]>,
     ban_filter: Array<MapData, u64>,
@@ -184,14 +184,14 @@ impl Program {
     }
 
     /// One set of the source table.
-    pub fn source_set(&self, index: u32) -> ([u64; WAYS], [u64; SET_WORDS]) {
+    pub fn source_set(&self, index: u32) -> ([u64; KEY_WORDS], [u64; SET_WORDS]) {
         let keys = self.keys.get(&index, 0).expect("a set is read");
         (keys, self.slots.get(&index, 0).expect("a set is read"))
     }
 
     /// Empties one set of the source table.
     pub fn clear_source_set(&mut self, index: u32) {
-        self.keys.set(index, [0; WAYS], 0).expect("a set is written");
+        self.keys.set(index, [0; KEY_WORDS], 0).expect("a set is written");
         self.slots.set(index, [0; SET_WORDS], 0).expect("a set is written");
     }
 

@@ -3,7 +3,7 @@
 use super::{Clock, Tables, View};
 use crate::{
     address::Address,
-    lists::{FilterBits, ListValue, ListVerdict, V6_LEVELS, bitmap_bit},
+    lists::{FilterBits, ListValue, ListVerdict, V6_LEVELS, bitmap_bit, summary_bit},
     machine::Machine,
     settings::flags,
     source::{CachedAccess, SourceSlot},
@@ -40,8 +40,11 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             return value;
         }
         if self.settings.has(flags::LISTS_PREFIX_V4) {
-            let (word, bit) = bitmap_bit(source);
-            if self.tables.list_bitmap(word) & bit != 0 {
+            let (summary, of_16) = summary_bit(source);
+            let (word, of_24) = bitmap_bit(source);
+            if self.tables.list_bitmap(summary) & of_16 != 0
+                && self.tables.list_bitmap(word) & of_24 != 0
+            {
                 return self.tables.list_prefix(source).unwrap_or(ListValue::NONE);
             }
         }

@@ -6,7 +6,7 @@ use crate::{
     limits::{Buckets, Limits, Load, limit_flags},
     machine::Machine,
     settings::{ServiceSettings, flags, service_flags},
-    source::{NO_PLACE, Place, SourceSlot, claim_in, has_room, pair_key, set_indices},
+    source::{Home, NO_PLACE, Place, SourceSlot, claim_in, has_room, pair_key},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -78,13 +78,15 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         let mut judgement = Judgement { verdict: admitted };
         if let Some(service) = service
             && service.has(service_flags::LISTED)
-            && admitted.reason != Reason::Failsafe
             && !self.tables.is_listed(service_number, self.headers.source)
         {
-            judgement.verdict = Verdict { action: Action::Monitor, reason: Reason::NotAllowed };
-            if !service.has(service_flags::LIST_MONITOR) {
+            judgement.verdict = if self.is_failsafe() {
+                Verdict::pass(Reason::Failsafe)
+            } else if service.has(service_flags::LIST_MONITOR) {
+                Verdict { action: Action::Monitor, reason: Reason::NotAllowed }
+            } else {
                 return (Verdict::drop(Reason::NotAllowed), slot);
-            }
+            };
         }
         if self.headers.is_fragment {
             if self.settings.has(flags::FRAGMENTS_DROP) {
@@ -115,9 +117,13 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             }
         };
         let mut due = Due { source: slot, at_service: None, service: false, host: false };
+        let limits = &self.settings.limits;
         if let Some(slot) = slot
-            && !self.is_within(&self.settings.limits, &slot.buckets, key, &load, &mut judgement)
+            && !self.is_within(limits, &slot.buckets, &load, &mut judgement)
         {
+            due.source = None;
+        }
+        if !self.may_open(limits, key, &mut judgement) {
             due.source = None;
         }
         if let (Some(service), false) = (service, judgement.is_drop()) {
@@ -177,10 +183,10 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         match self.claim(key, service, load.now()) {
             UNTRACKED => Slot::Untracked,
             place => match Place::unpack(place) {
-                Some(place) => match self.tables.slots(place.set) {
-                    Some(slots) => Slot::Found(slots.slot(place.way)),
-                    None => Slot::Full,
-                },
+                Some(place) => {
+                    let slot = self.tables.slots(place.set).and_then(|set| set.slot(place.way));
+                    slot.map_or(Slot::Full, Slot::Found)
+                }
                 None => Slot::Full,
             },
         }
@@ -191,22 +197,22 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     /// got here.
     #[inline(never)]
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
+        let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        if !has_room::<T::Machine>(keys, sets) && !self.may_claim() {
+        // The budget may leave an idle slot to nobody, which is not what such a policy asks for.
+        if !has_room::<T::Machine>(keys, home) && !self.may_claim() {
             return UNTRACKED;
         }
         let slots = |set| self.tables.slots(set);
-        let Some(place) = claim_in::<T::Machine>(keys, slots, sets, key, now) else {
+        let Some(place) = claim_in::<T::Machine>(keys, slots, home, key, now) else {
             return NO_PLACE;
         };
-        if let Some(slots) = self.tables.slots(place.set) {
-            let slot = slots.slot(place.way);
+        if let Some(slot) = self.tables.slots(place.set).and_then(|set| set.slot(place.way)) {
             let source_key = self.headers.source.source_key(self.settings.masks);
             T::Machine::write(&slot.source_key, source_key);
             T::Machine::write(&slot.service, u64::from(service));
         }
-        place.pack()
+        T::Machine::forget(place.pack(), self.settings.hash_seed)
     }
 
     #[inline]
@@ -218,33 +224,38 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         })
     }
 
-    /// Tests the limits of one source (or of one at a service) and says why not.
+    /// Tests the rates of one source (or of one at a service) and says why not.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
     fn is_within(
         &self,
         limits: &Limits,
         buckets: &Buckets,
-        key: u64,
         load: &Load,
         judgement: &mut Judgement,
     ) -> bool {
         let excess = load.excess::<T::Machine>(limits, buckets, None);
         if excess.is_any() {
             judgement.refuse(load.reason(excess), limits);
-            return false;
         }
+        !excess.is_any()
+    }
+
+    /// Tests whether one source may open a connection, and says why not. The stack counts them: a
+    /// source without a slot too.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
+    fn may_open(&self, limits: &Limits, key: u64, judgement: &mut Judgement) -> bool {
         let most = limits.concurrent_connections;
         // No source has more connections than all have together: mostly that spares the look-up.
-        if most != 0
+        let has_too_many = most != 0
             && self.headers.is_tcp_open()
             && self.tables.open_total(0) >= most
-            && self.tables.open_connections(key) >= most
-        {
+            && self.tables.open_connections(key) >= most;
+        if has_too_many && !judgement.is_drop() {
             judgement.refuse(Reason::TooManyConnections, limits);
-            return false;
         }
-        true
+        !has_too_many
     }
 
     /// Tests the limits of the source at a service; its slot there if they admit the packet.
@@ -258,11 +269,15 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     ) -> Option<&SourceSlot> {
         let number = self.ports.service();
         let key = pair_key(source_key, number, self.settings.hash_seed);
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let found = self.find(key, sets);
-        // Without a slot it is not limited here; that the source is untracked has been told.
-        let Slot::Found(slot) = self.slot(key, found, number, load) else { return None };
-        self.is_within(&service.limits, &slot.buckets, key, load, judgement).then_some(slot)
+        let found = self.find(key);
+        // Without a slot its rates are not limited here.
+        let mut due = None;
+        if let Slot::Found(slot) = self.slot(key, found, number, load)
+            && self.is_within(&service.limits, &slot.buckets, load, judgement)
+        {
+            due = Some(slot);
+        }
+        if self.may_open(&service.limits, key, judgement) { due } else { None }
     }
 
     /// Tests what all sources together may send to a service or (0) to the host.

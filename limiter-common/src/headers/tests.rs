@@ -19,7 +19,7 @@ fn ip(frame: &[u8]) -> Headers {
 }
 
 fn is_malformed(frame: &[u8]) -> bool {
-    matches!(parse(frame), Parsed::Malformed(_))
+    matches!(parse(frame), Parsed::Malformed(..))
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn what_is_not_ip_is_not_ours() {
     for ether_type in [0x0806_u16, 0x88cc, 0x0026, 0x8847, 0] {
         assert_eq!(parse(&ethernet(ether_type, &[0; 40])[..]), Parsed::NotIp, "{ether_type:x}");
     }
-    assert_eq!(parse(&[0; 13][..]), Parsed::Malformed(Address::default()));
+    assert_eq!(parse(&[0; 13][..]), Parsed::Malformed(Address::default(), Flaw::Link));
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn two_tags_are_passed_and_a_third_is_malformed() {
         assert_eq!(parse(&tagged(tags, 0x0806, &[0; 28])[..]), Parsed::NotIp);
     }
     let third = tagged(&[0x88a8, 0x8100, 0x8100], IPV4, &inner);
-    assert_eq!(parse(&third[..]), Parsed::Malformed(Address::default()));
+    assert_eq!(parse(&third[..]), Parsed::Malformed(Address::default(), Flaw::Link));
     let cut = &tagged(&[0x8100], IPV4, &inner)[..17];
-    assert_eq!(parse(cut), Parsed::Malformed(Address::default()));
+    assert_eq!(parse(cut), Parsed::Malformed(Address::default(), Flaw::Link));
 }
 
 #[test]
@@ -75,13 +75,14 @@ fn ipv4_that_lies_about_itself_is_malformed() {
         frame[offset] = byte;
         parse(&frame[..])
     };
-    let malformed = Parsed::Malformed(source_v4());
+    let malformed = Parsed::Malformed(source_v4(), Flaw::Network);
     assert_eq!(with(14, 0x65), malformed, "version 6");
     assert_eq!(with(14, 0x44), malformed, "a header of 16 bytes");
     assert_eq!(with(14, 0x4f), malformed, "a header longer than the packet");
     assert_eq!(with(17, 19), malformed, "shorter than its own header");
     assert_eq!(with(17, 41), malformed, "longer than the frame");
-    assert_eq!(with(17, 39), malformed, "shorter than the TCP header");
+    let short = Parsed::Malformed(source_v4(), Flaw::Transport);
+    assert_eq!(with(17, 39), short, "shorter than the TCP header");
     assert_eq!(with(17, 0), malformed, "no length in a small frame");
     for length in 0..good.len() {
         assert!(is_malformed(&good[..length]), "{length} bytes");
@@ -178,7 +179,11 @@ fn extension_headers_are_passed_up_to_the_bound() {
         assert_eq!(ip(&chain(count)).destination_port, 80, "{count}");
     }
     for count in MAX_EXTENSION_HEADERS + 1..MAX_EXTENSION_HEADERS + 4 {
-        assert_eq!(parse(&chain(count)[..]), Parsed::Malformed(source_v6()), "{count}");
+        assert_eq!(
+            parse(&chain(count)[..]),
+            Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders),
+            "{count}"
+        );
     }
     for kind in [0, 43, 60, 135, 139, 140] {
         let mut bytes = vec![6, 1];
@@ -188,7 +193,11 @@ fn extension_headers_are_passed_up_to_the_bound() {
         // Longer than the payload, and longer than anything.
         for length in [9, 255] {
             bytes[1] = length;
-            assert_eq!(parse(&v6(kind, &bytes)[..]), Parsed::Malformed(source_v6()), "{kind}");
+            assert_eq!(
+                parse(&v6(kind, &bytes)[..]),
+                Parsed::Malformed(source_v6(), Flaw::ExtensionHeaders),
+                "{kind}"
+            );
         }
     }
     // The authentication header counts in 4 bytes.
@@ -225,17 +234,29 @@ fn ipv6_that_lies_about_itself_is_malformed() {
         frame[offset] = byte;
         parse(&frame[..])
     };
-    assert_eq!(with(14, 0x40), Parsed::Malformed(source_v6()), "version 4");
-    assert_eq!(with(19, 21), Parsed::Malformed(source_v6()), "longer than the frame");
-    assert_eq!(with(19, 19), Parsed::Malformed(source_v6()), "shorter than the TCP header");
-    assert_eq!(with(19, 0), Parsed::Malformed(source_v6()), "no length in a small frame");
+    assert_eq!(with(14, 0x40), Parsed::Malformed(source_v6(), Flaw::Network), "version 4");
+    assert_eq!(
+        with(19, 21),
+        Parsed::Malformed(source_v6(), Flaw::Network),
+        "longer than the frame"
+    );
+    assert_eq!(
+        with(19, 19),
+        Parsed::Malformed(source_v6(), Flaw::Transport),
+        "shorter than the TCP header"
+    );
+    assert_eq!(
+        with(19, 0),
+        Parsed::Malformed(source_v6(), Flaw::Transport),
+        "no length in a small frame"
+    );
     for length in 0..good.len() {
         assert!(is_malformed(&good[..length]), "{length} bytes");
     }
     // A source that names an IPv4 address would be counted as it.
     let mut mapped = good.clone();
     mapped[22..38].copy_from_slice(&source_v4().to_bytes());
-    assert_eq!(parse(&mapped[..]), Parsed::Malformed(source_v4()));
+    assert_eq!(parse(&mapped[..]), Parsed::Malformed(source_v4(), Flaw::Source));
 }
 
 /// A frame that says it is longer than its bytes, as a multi-buffer or generic XDP frame is.
@@ -258,7 +279,7 @@ fn super_packets_state_no_length() {
     {
         frame[length_at..length_at + 2].copy_from_slice(&[0, 0]);
         assert!(matches!(parse(&Long(&frame, rest + 0x1_0000)), Parsed::Ip(_)), "64 KiB");
-        assert!(matches!(parse(&Long(&frame, rest + 0xffff)), Parsed::Malformed(_)), "less");
+        assert!(matches!(parse(&Long(&frame, rest + 0xffff)), Parsed::Malformed(..)), "less");
     }
 }
 
@@ -308,6 +329,38 @@ fn forgetting_changes_nothing() {
 }
 
 #[test]
+fn flaws_say_what_is_wrong() {
+    use tcp_flags::{ACK, FIN, RST, SYN};
+    let flaw = |frame: &[u8]| match parse(frame) {
+        Parsed::Malformed(_, flaw) => flaw,
+        other => panic!("{other:?}"),
+    };
+    for flags in [0, FIN, SYN | FIN, SYN | RST, FIN | 0x28, 0x28] {
+        assert_eq!(flaw(&v4(6, &tcp(flags))), Flaw::TcpFlags, "{flags:08b}");
+    }
+    let fragment = |word, payload: &[u8]| ethernet(IPV4, &ipv4_with(6, word, &[], payload));
+    assert_eq!(flaw(&fragment(0x2000, &tcp(SYN)[..16])), Flaw::Fragment, "tiny");
+    assert_eq!(flaw(&fragment(0x0001, &[0; 32])), Flaw::Fragment, "overlaps");
+    assert_eq!(flaw(&fragment(0x0002, &[0; 32])), Flaw::Fragment, "overlaps");
+    assert_eq!(flaw(&v4(6, &tcp(ACK)[..16])), Flaw::Transport);
+    assert_eq!(flaw(&v4(17, &udp(1, 2, 9))), Flaw::Transport);
+    assert_eq!(flaw(&v4(1, &[8])), Flaw::Transport);
+    for octet in [224, 239, 240, 255] {
+        let mut frame = v4(6, &tcp(ACK));
+        frame[26] = octet;
+        assert_eq!(flaw(&frame), Flaw::Source, "{octet}: multicast or reserved");
+    }
+    let mut frame = v6(6, &tcp(ACK));
+    frame[22] = 0xff;
+    assert_eq!(flaw(&frame), Flaw::Source, "multicast");
+    assert_eq!(flaw(&ethernet(0x8100, &[])), Flaw::Link);
+    for (value, flaw) in Flaw::ALL.iter().enumerate() {
+        assert_eq!(*flaw as usize, value);
+        assert!(!flaw.label().is_empty() && !flaw.meaning().is_empty());
+    }
+}
+
+#[test]
 fn arbitrary_bytes_never_panic() {
     let mut state = 0x0dd_ba11_u64;
     let mut frame = [0_u8; 160];
@@ -325,7 +378,7 @@ fn arbitrary_bytes_never_panic() {
         let length = 14 + (state >> 50) as usize % (frame.len() - 13);
         match parse(&frame[..length]) {
             Parsed::Ip(_) => seen_ip += 1,
-            Parsed::Malformed(_) => seen_malformed += 1,
+            Parsed::Malformed(..) => seen_malformed += 1,
             Parsed::NotIp => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Where a source's slot is: found by its key, or taken over from a source that is idle.
 
 use super::{CLAIMED, KeySet, SlotSet, WAYS, index};
-use crate::machine::{Machine, differs};
+use crate::machine::Machine;
 
 /// A slot: its set and way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,26 +35,62 @@ impl Place {
 /// No slot: one more than the last.
 const NO_WAY: u64 = WAYS as u64;
 
-impl KeySet {
-    /// The ways whose key is this, a bit each. Without branches, so that the verifier follows one
-    /// path instead of one per way.
+/// The bit of a tag that says that its way is taken.
+const TAKEN: u64 = 0x80;
+
+/// The low bit of each of the tags, and that of all 8 bytes.
+const LOW_BITS: u64 = 0x0001_0101_0101_0101;
+const ALL_LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
+/// Where a source's slot can be: its two sets, indices into the array maps, and its tag.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Home {
+    /// The two sets.
+    pub sets: [u32; 2],
+    /// A byte with [`TAKEN`] set.
+    pub tag: u64,
+}
+
+impl Home {
+    /// Of this key. The seed is random, so that an attacker can aim at no set.
     #[inline]
-    fn matches<M: Machine>(&self, key: u64) -> u64 {
-        let mut others = 0_u64;
-        for (number, candidate) in self.keys.iter().enumerate() {
-            others |= differs::<M>(M::read(candidate), key) << number;
+    pub fn of(key: u64, seed: u64, set_mask: u64) -> Self {
+        let hash = mix(key ^ seed);
+        Self {
+            sets: [low_half(hash & set_mask), low_half((hash >> 32) & set_mask)],
+            tag: (hash >> 56) | TAKEN,
         }
-        others ^ ((1 << WAYS) - 1)
+    }
+}
+
+impl KeySet {
+    /// The way of this key, [`NO_WAY`] if it is not here; of two with the same key (see [`super`])
+    /// always the first. The verifier forgets which way it was, or it would follow each.
+    #[inline]
+    fn find<M: Machine>(&self, key: u64, tag: u64) -> u64 {
+        // Bytes equal to the tag become 0; subtracting 1 from each borrows into its high bit
+        // (Warren, Hacker's Delight, 6-1). Some above an equal one may look equal too.
+        let different = M::read(&self.tags) ^ tag.wrapping_mul(ALL_LOW_BITS);
+        let mut equal = different.wrapping_sub(ALL_LOW_BITS) & !different & (LOW_BITS * TAKEN);
+        for _ in 0..WAYS {
+            if equal == 0 {
+                break;
+            }
+            let way = M::forget(lowest_byte(equal), key);
+            if let Some(candidate) = self.keys.get(index(way))
+                && M::read(candidate) == key
+            {
+                return way;
+            }
+            equal = M::forget(equal & equal.wrapping_sub(1), key);
+        }
+        NO_WAY
     }
 
     /// How many ways hold a source, idle or not.
     #[inline]
     fn occupied<M: Machine>(&self) -> u64 {
-        let mut count = 0;
-        for key in &self.keys {
-            count += differs::<M>(M::read(key), 0);
-        }
-        count
+        ((M::read(&self.tags) / TAKEN) & LOW_BITS).wrapping_mul(ALL_LOW_BITS) >> 56
     }
 }
 
@@ -75,18 +111,17 @@ impl SlotSet {
     }
 }
 
-/// The slot of this source, if it has one; of two with the same key (see [`super`]) always the
-/// first.
+/// The slot of this source, if it has one.
 #[inline]
 pub fn find_in<'a, M: Machine>(
     keys: impl Fn(u32) -> Option<&'a KeySet>,
-    sets: [u32; 2],
+    home: Home,
     key: u64,
 ) -> Option<Place> {
-    for set in sets {
-        let ways = keys(set)?.matches::<M>(key);
-        if ways != 0 {
-            return Some(Place { set, way: lowest_bit(ways) });
+    for set in home.sets {
+        let way = keys(set)?.find::<M>(key, home.tag);
+        if way != NO_WAY {
+            return Some(Place { set, way });
         }
     }
     None
@@ -94,12 +129,11 @@ pub fn find_in<'a, M: Machine>(
 
 /// Whether one of the two sets has a slot that never was used.
 #[inline]
-pub fn has_room<'a, M: Machine>(
-    keys: impl Fn(u32) -> Option<&'a KeySet>,
-    [first, second]: [u32; 2],
-) -> bool {
+pub fn has_room<'a, M: Machine>(keys: impl Fn(u32) -> Option<&'a KeySet>, home: Home) -> bool {
+    let [first, second] = home.sets;
     let (Some(first), Some(second)) = (keys(first), keys(second)) else { return false };
-    first.occupied::<M>() + second.occupied::<M>() < 2 * NO_WAY
+    let both = M::read(&first.tags) & M::read(&second.tags);
+    both & (LOW_BITS * TAKEN) != LOW_BITS * TAKEN
 }
 
 /// Claims a slot in the emptier of a source's two sets, else in the other, for this source (of
@@ -112,10 +146,11 @@ pub fn has_room<'a, M: Machine>(
 pub fn claim_in<'a, M: Machine>(
     keys: impl Fn(u32) -> Option<&'a KeySet>,
     slots: impl Fn(u32) -> Option<&'a SlotSet>,
-    [first, second]: [u32; 2],
+    home: Home,
     key: u64,
     now: u64,
 ) -> Option<Place> {
+    let [first, second] = home.sets;
     let second_is_emptier = less(keys(second)?.occupied::<M>(), keys(first)?.occupied::<M>());
     let difference = (first ^ second) & low_half(M::opaque(second_is_emptier).wrapping_neg());
     let (emptier, fuller) = (first ^ difference, second ^ difference);
@@ -127,30 +162,27 @@ pub fn claim_in<'a, M: Machine>(
         return None;
     }
     let way = M::forget(way, now);
-    let word = keys(set)?.keys.get(index(way))?;
+    let (all, slot) = (keys(set)?, slots(set)?.slot(way)?);
+    let word = all.keys.get(index(way))?;
     let previous = M::read(word);
     if previous == CLAIMED || !M::replace(word, previous, CLAIMED) {
         return None;
     }
-    slots(set)?.slot(way).reset::<M>();
+    slot.reset::<M>();
     M::write(word, key);
+    // Only whoever claimed the way changes its byte, so that it can be added to. Until then nobody
+    // finds the key.
+    let shift = (way & 7) * 8;
+    let old = M::read(&all.tags) >> shift & 0xff;
+    M::add(&all.tags, home.tag.wrapping_sub(old) << shift);
     Some(Place { set, way })
 }
 
-/// How many sets (a power of two) hold `max_sources` sources: with at most 5 of 8 slots in use and
+/// How many sets (a power of two) hold `max_sources` sources: with at most 4 of 7 slots in use and
 /// two sets to choose from, both being full is a matter of less than one source in a million.
 pub const fn set_count(max_sources: u32) -> u32 {
-    let sets = max_sources.div_ceil(5);
+    let sets = max_sources.div_ceil(4);
     if sets < 4 { 4 } else { sets.next_power_of_two() }
-}
-
-/// The two sets of a key: indices into the array maps.
-///
-/// The seed is random, so that an attacker cannot aim at a set.
-#[inline]
-pub fn set_indices(key: u64, seed: u64, set_mask: u64) -> [u32; 2] {
-    let hash = mix(key ^ seed);
-    [low_half(hash & set_mask), low_half((hash >> 32) & set_mask)]
 }
 
 /// The key of a source at a service (1 and up): the source key, moved by a distance that is random
@@ -170,16 +202,13 @@ const fn mix(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// Number of the lowest bit of `bits`, which has one among its lowest [`WAYS`]: a de Bruijn
-/// sequence, multiplied by a power of two, has different upper bits for each (Leiserson, Prokop
-/// and Randall, 1998).
+/// Number of the lowest byte of `bits` whose high bit is set; it has one: the isolated bit, spread
+/// over the bytes above it, is counted there.
 #[inline]
-const fn lowest_bit(bits: u64) -> u64 {
-    const SEQUENCE: u64 = 0b0001_0111;
-    // What the upper three of eight bits say, one hexadecimal digit each.
-    const NUMBERS: u64 = 0x5637_4210;
-    let upper = (bits & bits.wrapping_neg()).wrapping_mul(SEQUENCE) >> 5 & 7;
-    NUMBERS >> (4 * upper) & 7
+const fn lowest_byte(bits: u64) -> u64 {
+    // The bits below the isolated one, one for each whole byte.
+    let below = (bits & bits.wrapping_neg()).wrapping_sub(1);
+    (below & ALL_LOW_BITS).wrapping_mul(ALL_LOW_BITS).wrapping_sub(ALL_LOW_BITS) >> 56
 }
 
 /// 1 where `left < right`, both below 2^63, else 0.
@@ -194,3 +223,6 @@ const fn less(left: u64, right: u64) -> u64 {
 const fn low_half(word: u64) -> u32 {
     word as u32
 }
+
+#[cfg(test)]
+mod tests;

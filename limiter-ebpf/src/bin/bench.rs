@@ -85,7 +85,8 @@ fn rotate(ctx: XdpContext) -> u32 {
         *number = number.wrapping_add(0x9e37_79b1);
         let field = data + EthHdr::LEN + offset_of!(Ipv4Hdr, src_addr);
         // The lower half of steps of an odd width: no source comes twice.
-        let source = *number as u32;
+        // Below 128.0.0.0: nobody's multicast.
+        let source = *number as u32 & 0xffff_ff7f;
         // SAFETY: inside the packet, as compared above.
         unsafe { ptr::write_unaligned(field as *mut u32, source) };
     }

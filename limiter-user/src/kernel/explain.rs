@@ -11,7 +11,7 @@ use limiter_common::{
     machine::Native,
     ports::{PortFacts, port_word},
     settings::{ServiceSettings, Settings},
-    source::{ClaimBudget, KeySet, SlotSet, pair_key, set_indices},
+    source::{ClaimBudget, Home, KeySet, SlotSet, pair_key},
     verdict::Verdict,
 };
 
@@ -56,7 +56,7 @@ impl Kernel {
         let sets = [Some(key), at_service]
             .into_iter()
             .flatten()
-            .flat_map(|key| set_indices(key, seed, settings.set_mask))
+            .flat_map(|key| Home::of(key, seed, settings.set_mask).sets)
             .map(|set| (set, (self.maps.keys(set), self.maps.slots(set))))
             .collect();
         let totals = [0, service].map(|number| (number, self.maps.totals(number))).into();

@@ -8,6 +8,7 @@ use limiter_common::{
     address::Address,
     lists::{
         FilterBits, LIST_BITMAP_WORDS, ListValue, ListVerdict, V6_LEVELS, bitmap_bit, filter_words,
+        summary_bit,
     },
     settings::flags,
 };
@@ -71,7 +72,7 @@ impl Default for Lists {
 pub(super) struct Filters {
     /// Before exact entries and IPv6 prefixes: a power of two of words.
     pub(super) filter: Vec<u64>,
-    /// A bit for each IPv4 /24.
+    /// A bit for each IPv4 /16, then one for each /24.
     pub(super) bitmap: Vec<u64>,
 }
 
@@ -222,17 +223,20 @@ impl Lists {
 
 impl Filters {
     fn mark_v4(&mut self, prefix: Prefix) {
-        let networks = 1_u64 << (MAPPED_BITS + 24).saturating_sub(prefix.length);
-        let (first, bit) = bitmap_bit(prefix.address());
-        if networks < 64 {
-            let ones = (1 << networks) - 1;
-            self.bitmap[first as usize] |= ones << bit.trailing_zeros();
-            return;
-        }
-        let words = usize::try_from(networks / 64).unwrap_or(usize::MAX);
-        for word in self.bitmap.iter_mut().skip(first as usize).take(words) {
-            *word = u64::MAX;
-        }
+        let address = prefix.address();
+        let mut mark = |length: u8, (word, bit): (u32, u64)| {
+            let networks = 1_u64 << (MAPPED_BITS + length).saturating_sub(prefix.length);
+            if networks < 64 {
+                self.bitmap[word as usize] |= ((1 << networks) - 1) << bit.trailing_zeros();
+                return;
+            }
+            let words = usize::try_from(networks / 64).unwrap_or(usize::MAX);
+            for word in self.bitmap.iter_mut().skip(word as usize).take(words) {
+                *word = u64::MAX;
+            }
+        };
+        mark(16, summary_bit(address));
+        mark(24, bitmap_bit(address));
     }
 }
 

@@ -10,7 +10,7 @@ use limiter_common::{
     maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
     report::Counter,
     settings::{ServiceSettings, Settings, flags},
-    source::{KeySet, SET_WORDS, SlotSet, WAYS},
+    source::{KEY_WORDS, KeySet, SET_WORDS, SlotSet},
 };
 
 use super::{
@@ -176,7 +176,7 @@ impl Maps {
 
     /// How many sets the source table has.
     pub(super) fn set_count(&self) -> u32 {
-        u32::try_from(self.keys.words().len() / WAYS).unwrap_or(u32::MAX)
+        u32::try_from(self.keys.words().len() / KEY_WORDS).unwrap_or(u32::MAX)
     }
 
     /// The keys of one set, as they are now.

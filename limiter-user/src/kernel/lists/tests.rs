@@ -44,9 +44,10 @@ fn as_the_kernel(lists: &Lists, filters: &Filters, flags: u64, address: IpAddr) 
             return entry.value;
         }
     }
-    let (word, bit) = bitmap_bit(wanted.address());
+    let has = |(word, bit): (u32, u64)| filters.bitmap[word as usize] & bit != 0;
+    let bits = [summary_bit(wanted.address()), bitmap_bit(wanted.address())];
     let possible = if v4 {
-        flags & flags::LISTS_PREFIX_V4 != 0 && filters.bitmap[word as usize] & bit != 0
+        flags & flags::LISTS_PREFIX_V4 != 0 && bits.into_iter().all(has)
     } else {
         let level = |level| passes(FilterBits::of_v6_level(wanted.address(), level, mask));
         flags & flags::LISTS_SHORT_V6 != 0
