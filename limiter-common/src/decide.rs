@@ -350,7 +350,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             && self.headers.is_tcp_open()
             && !self.headers.is_fragment
             && !self.settings.has(flags::MONITOR)
-            && self.settings.is_own::<T::Machine>(self.headers.destination)
+            && self.settings.is_own(self.headers.destination)
     }
 
     /// Adds the packet to its source's statistics.
