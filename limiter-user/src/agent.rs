@@ -7,6 +7,7 @@
 mod backend;
 mod bans;
 mod book;
+mod cookies;
 mod dropped;
 mod escalation;
 mod host;
@@ -26,7 +27,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::Duration,
@@ -42,6 +43,7 @@ use tokio::{
 
 use self::{
     book::Book,
+    cookies::Cookies,
     escalation::Escalation,
     outbox::Outbox,
     problems::{Problem, Problems},
@@ -107,6 +109,7 @@ struct Inner {
     restored: (usize, Duration),
     /// Bans that found no room, by table.
     bans_refused: BTreeMap<&'static str, u64>,
+    cookies: Cookies,
     aggregate: Aggregate,
     /// Who sends and who is dropped, per second, while somebody watches.
     top: top::Top,
@@ -136,6 +139,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
     drop((lock, pins_lock));
     code
+}
+
+/// Undoes what an agent that is gone changed of the host; a sentence about it, if it did.
+pub(crate) fn restore_host(state: &Path) -> std::io::Result<Option<String>> {
+    cookies::restore_left_behind(state)
 }
 
 /// The agent's life: kernel half first, so that packets are filtered before anything listens.
@@ -200,6 +208,7 @@ async fn live(
             book,
             restored: (0, Duration::ZERO),
             bans_refused: BTreeMap::new(),
+            cookies: Cookies::open(&policy.agent.state),
             aggregate: Aggregate::default(),
             top: top::Top::default(),
             proxy_pid: None,
@@ -229,7 +238,10 @@ async fn live(
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let patience = loop {
         tokio::select! {
-            _ = drain.tick() => agent.collect_drops(false),
+            _ = drain.tick() => {
+                agent.collect_drops(false);
+                agent.watch_floods();
+            }
             _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {

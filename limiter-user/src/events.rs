@@ -302,6 +302,9 @@ lifecycles! {
     Attached = "attached", Info;
     /// XDP was taken off an interface.
     Detached = "detached", Info;
+    /// Listeners of this host are flooded with connection requests, or no more; meanwhile these
+    /// are answered with SYN cookies.
+    SynFlood = "syn_flood", Warn;
     /// Part of the protection is not working.
     Degraded = "degraded", Error;
     /// Events were lost between their origin and a sink.

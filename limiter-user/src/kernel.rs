@@ -7,6 +7,7 @@
 mod attach;
 mod bans;
 mod carve;
+mod cookies;
 mod drops;
 mod error;
 mod explain;

@@ -9,6 +9,8 @@ mod bans;
 #[cfg(test)]
 mod bulk;
 #[cfg(test)]
+mod cookies;
+#[cfg(test)]
 mod detach;
 #[cfg(test)]
 mod escalation;

@@ -154,6 +154,13 @@ impl Program {
         self.control.set(0, words, 0).expect("the switch is written");
     }
 
+    /// Writes a word of the control map.
+    pub fn set_control(&mut self, index: usize, word: u64) {
+        let mut words = self.control.get(&0, 0).expect("the control words are read");
+        words[index] = word;
+        self.control.set(0, words, 0).expect("a control word is written");
+    }
+
     /// Bans the key of an address, as the agent does it: the ban, then its bit in the filter.
     pub fn ban(&mut self, address: Address, expires_ns: u64) {
         let key = address.ban_key();
@@ -291,6 +298,15 @@ impl Others {
         let limiter = program.ebpf.program(LIMITER).expect("loaded");
         let limiter: &Xdp = limiter.try_into().expect("XDP");
         self.next.set(0, limiter.fd().expect("loaded"), 0).expect("the next program is written");
+    }
+
+    /// Attaches one of them to an interface, natively. It ends with this value.
+    pub fn attach(&mut self, name: &str, end: &End) {
+        let ebpf = &mut self.ebpf;
+        end.namespace.run(|| {
+            let link: Result<XdpLinkId, _> = xdp(ebpf, name).attach(&end.name, XdpMode::Driver);
+            link.unwrap_or_else(|error| panic!("attach to {}: {error}", end.name));
+        });
     }
 
     /// As [`Program::time`].

@@ -276,10 +276,10 @@ impl Backend for Agent {
     fn detach(&self) -> Result<Vec<String>, Failure> {
         // What was dropped until now is still told.
         self.collect_drops(true);
-        let names = {
+        let (names, restored) = {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
-            if let Some(kernel) = inner.kernel.take() {
+            let names = if let Some(kernel) = inner.kernel.take() {
                 let sentence = "XDP was taken off by `limiter detach`".to_owned();
                 inner.problems.begin(Problem::Detached, sentence);
                 kernel.detach()
@@ -287,8 +287,10 @@ impl Backend for Agent {
                 let pins = inner.policy.agent.pins.clone();
                 let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
                 (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
-            }
+            };
+            (names, inner.cookies.restore())
         };
+        self.judge(Problem::SynCookies, restored);
         for name in &names {
             self.lifecycle(Lifecycle::Detached, name.clone());
         }

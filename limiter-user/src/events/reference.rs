@@ -105,6 +105,7 @@ mod tests {
                 Lifecycle::ConfigReloaded => (None, "generation 3"),
                 Lifecycle::ConfigRejected => (None, "limiter.toml:3: kernel.mode"),
                 Lifecycle::Attached | Lifecycle::Detached => (None, "eth0 (native)"),
+                Lifecycle::SynFlood => (None, "begun"),
                 Lifecycle::Degraded => (None, "the proxy is not running"),
                 Lifecycle::EventsLost => (None, "sink stderr was too slow or failed"),
             },
