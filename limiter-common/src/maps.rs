@@ -36,7 +36,8 @@ pub const PENDING: &str = "PENDING";
 pub const BANS: &str = "BANS";
 /// Array of [`crate::ban::FILTER_WORDS`] words: the filter before [`BANS`].
 pub const BAN_FILTER: &str = "BAN_FILTER";
-/// Prefix trie from address to [`Ban`].
+/// Prefix trie from v4-mapped address to [`Ban`]. An entry whose expiry is 0 bans nobody: it keeps
+/// what lies inside a banned prefix out of the ban.
 pub const BAN_PREFIXES: &str = "BAN_PREFIXES";
 /// The first of two hashes from address to list value.
 pub const EXACT_FIRST: &str = "EXACT_FIRST";
@@ -71,7 +72,7 @@ pub const EVENTS: &str = "EVENTS";
 pub mod control {
     /// Which [`super::Settings`] hold: 0 or 1.
     pub const ACTIVE: usize = 0;
-    /// How many prefixes are banned; 0: nobody looks.
+    /// How many entries [`super::BAN_PREFIXES`] has; 0: nobody looks.
     pub const PREFIX_BANS: usize = 1;
     /// Not 0: connection requests to flooded listeners are answered with SYN cookies.
     pub const SYN_COOKIES: usize = 2;

@@ -30,8 +30,8 @@ pub struct Settings {
     pub limits: Limits,
     /// All sources together.
     pub total_limits: Limits,
-    /// Idle slots that each CPU may take from their sources in one tick, see [`crate::source`].
-    pub claims_per_tick: u64,
+    /// Idle slots that each CPU may take from their sources in 4 ms, see [`crate::source`].
+    pub claims_per_window: u64,
     /// Words of the filter before the exact list entries less one; the number is a power of two.
     pub list_filter_mask: u64,
     /// Nanoseconds of one jiffy.
@@ -101,7 +101,7 @@ impl Settings {
             hash_seed,
             limits: Limits::NONE,
             total_limits: Limits::NONE,
-            claims_per_tick: 128,
+            claims_per_window: 128,
             list_filter_mask: 0,
             tick_ns: 0,
             tick_offset_ns: 0,
@@ -122,7 +122,7 @@ impl Settings {
             self.hash_seed,
         ];
         let tail = [
-            self.claims_per_tick,
+            self.claims_per_window,
             self.list_filter_mask,
             self.tick_ns,
             self.tick_offset_ns,
@@ -262,7 +262,7 @@ mod tests {
         settings.flags = flags::MONITOR;
         settings.limits.flags = 4;
         settings.total_limits.flags = 5;
-        settings.claims_per_tick = 6;
+        settings.claims_per_window = 6;
         settings.list_filter_mask = 9;
         settings.tick_ns = 10;
         settings.tick_offset_ns = 11;
@@ -279,7 +279,7 @@ mod tests {
             (offset_of!(Settings, hash_seed), 2),
             (offset_of!(Settings, limits) + offset_of!(Limits, flags), 4),
             (offset_of!(Settings, total_limits) + offset_of!(Limits, flags), 5),
-            (offset_of!(Settings, claims_per_tick), 6),
+            (offset_of!(Settings, claims_per_window), 6),
             (offset_of!(Settings, list_filter_mask), 9),
             (offset_of!(Settings, tick_ns), 10),
             (offset_of!(Settings, tick_offset_ns), 11),

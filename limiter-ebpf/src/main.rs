@@ -10,6 +10,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "pointers of the BPF target have 64 bits")]
 
 mod clock;
+mod cookies;
 mod machine;
 mod maps;
 mod packet;

@@ -1,4 +1,5 @@
-//! The only reader of packet memory: each read compares against the end of the packet first.
+//! The only reader and writer of packet memory: each read compares against the end of the packet
+//! first.
 
 #![expect(clippy::inline_always, reason = "a comparison says something only where it is made")]
 
@@ -85,7 +86,7 @@ macro_rules! load {
     ($name:ident, $instruction:literal) => {
         /// One load, zero-extended.
         #[inline(always)]
-        fn $name(from: usize) -> u64 {
+        pub(crate) fn $name(from: usize) -> u64 {
             let value;
             // SAFETY: reads only; the verifier rejects the program unless all that is read is
             // inside the packet. Packets have no alignment: kernels that take no unaligned loads
@@ -103,3 +104,21 @@ load!(load_1, "{value} = *(u8 *)({from} + 0)");
 load!(load_2, "{value} = *(u16 *)({from} + 0)");
 load!(load_4, "{value} = *(u32 *)({from} + 0)");
 load!(load_8, "{value} = *(u64 *)({from} + 0)");
+
+macro_rules! store {
+    ($name:ident, $instruction:literal) => {
+        /// One store of the lower bytes.
+        #[inline(always)]
+        pub(crate) fn $name(to: usize, value: u64) {
+            // SAFETY: the verifier rejects the program unless all that is written is inside the
+            // packet, of which nothing holds a reference.
+            unsafe {
+                asm!($instruction, to = in(reg) to, value = in(reg) value, options(nostack));
+            }
+        }
+    };
+}
+
+store!(store_2, "*(u16 *)({to} + 0) = {value}");
+store!(store_4, "*(u32 *)({to} + 0) = {value}");
+store!(store_8, "*(u64 *)({to} + 0) = {value}");

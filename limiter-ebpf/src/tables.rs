@@ -20,7 +20,7 @@ use limiter_common::{
 };
 
 use crate::{
-    clock,
+    clock, cookies,
     machine::Kernel,
     maps::{
         ADMIT_FIRST, ADMIT_SECOND, BAN_FILTER, BAN_PREFIXES, BANS, CLAIMS, CONNECTIONS, CONTROL,
@@ -251,7 +251,7 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline]
-    fn answer(&self, _headers: &Headers) -> bool {
-        false
+    fn answer(&self, headers: &Headers) -> bool {
+        cookies::answer(self.ctx, headers)
     }
 }

@@ -7,29 +7,33 @@
 mod backend;
 mod bans;
 mod book;
+mod cookies;
+mod dropped;
 mod escalation;
 mod host;
+mod journal;
 mod observe;
+mod outbox;
 mod problems;
 mod proxy_side;
 mod safety;
 mod start;
 mod supervisor;
+mod top;
 mod upkeep;
 mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use limiter_common::{report::Counter, verdict::Verdict};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -39,7 +43,9 @@ use tokio::{
 
 use self::{
     book::Book,
+    cookies::Cookies,
     escalation::Escalation,
+    outbox::Outbox,
     problems::{Problem, Problems},
     safety::Safety,
     supervisor::ProxySetup,
@@ -48,7 +54,7 @@ use crate::{
     admin::{Backend as _, SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
-    config::{self, Loaded, Sources},
+    config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
     kernel::{Drops, Kernel, KernelError, image::HostFacts},
     link::{ProxyCounters, ToProxy},
@@ -60,6 +66,9 @@ pub(crate) const BUILD: &str = env!("LIMITER_BUILD_ID");
 
 /// How often the kernel's ring buffer is emptied.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the source table is looked at while somebody watches.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often what is gathered is told, bans are swept, the book is saved.
 const TICK: Duration = Duration::from_secs(1);
@@ -77,6 +86,7 @@ pub(crate) struct Agent {
     started_ns: u64,
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
+    outbox: Outbox,
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
@@ -95,10 +105,17 @@ struct Inner {
     safety: Safety,
     escalation: Escalation,
     book: Book,
+    /// Bans found at the start, and how long it took to have them in force.
+    restored: (usize, Duration),
+    /// Bans that found no room, by table.
+    bans_refused: BTreeMap<&'static str, u64>,
+    cookies: Cookies,
     aggregate: Aggregate,
-    /// Lost drop records that were told, by interface and verdict.
-    lost_told: HashMap<(u32, Verdict), Counter>,
+    /// Who sends and who is dropped, per second, while somebody watches.
+    top: top::Top,
     proxy_pid: Option<u32>,
+    /// `CLOCK_MONOTONIC` ns.
+    proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
     /// Observations that the proxy or its link lost.
@@ -108,7 +125,7 @@ struct Inner {
 
 /// `limiter run`: until a signal ends it.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
-    let loaded = load(args).map_err(|error| UsageError(error.to_string()))?;
+    let loaded = start::load(args).map_err(|error| UsageError(error.to_string()))?;
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
@@ -124,17 +141,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     code
 }
 
-/// Reads and checks the configuration.
-fn load(args: &RunArgs) -> Result<Loaded, config::ConfigError> {
-    config::load(&Sources {
-        file: args.config.clone(),
-        preset: args.preset.clone(),
-        interfaces: args.interface.clone(),
-        listen: args.listen.clone(),
-        upstream: args.upstream.clone(),
-        allow_unauthenticated: args.allow_unauthenticated,
-        ..Sources::new(&config::process_environment)
-    })
+/// Undoes what an agent that is gone changed of the host; a sentence about it, if it did.
+pub(crate) fn restore_host(state: &Path) -> std::io::Result<Option<String>> {
+    cookies::restore_left_behind(state)
 }
 
 /// The agent's life: kernel half first, so that packets are filtered before anything listens.
@@ -170,16 +179,11 @@ async fn live(
         None
     };
     let drops = match &kernel {
-        Some(kernel) => Some(kernel.drops()?),
+        Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
     };
-    // What was lost under an earlier agent is not news.
-    let lost_told = kernel
-        .iter()
-        .flat_map(|kernel| kernel.counts().1)
-        .map(|lost| ((lost.interface, lost.verdict), lost.counter))
-        .collect();
-    let (book, problem) = Book::open(&policy.agent.state);
+    let opening = bans::now();
+    let (book, problem) = Book::open(&policy.agent.state, opening);
     if let Some(problem) = problem {
         problems.begin(Problem::BookUnread, problem);
     }
@@ -191,19 +195,24 @@ async fn live(
         started_ns: clock::monotonic_ns(),
         events,
         to_proxy,
+        outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
         inner: RefCell::new(Inner {
-            safety: safety_of(&policy),
+            safety: Safety::of(&policy),
             generation: 1,
             applied: 0,
             kernel,
             drops,
             escalation: Escalation::default(),
             book,
+            restored: (0, Duration::ZERO),
+            bans_refused: BTreeMap::new(),
+            cookies: Cookies::open(&policy.agent.state),
             aggregate: Aggregate::default(),
-            lost_told,
+            top: top::Top::default(),
             proxy_pid: None,
+            proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
@@ -211,7 +220,7 @@ async fn live(
             policy,
         }),
     });
-    agent.restore_bans();
+    agent.restore_bans(opening);
     agent.lift_bans_of_trusted();
     agent.announce(&risks);
 
@@ -220,13 +229,20 @@ async fn live(
         .with_context(|| format!("cannot make the control socket {}", control.display()))?;
     let backend = Rc::clone(&agent);
     tokio::task::spawn_local(async move { server.serve(backend).await });
+    tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
+    let mut look = time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let patience = loop {
         tokio::select! {
-            _ = drain.tick() => agent.collect_drops(false),
+            _ = drain.tick() => {
+                agent.collect_drops(false);
+                agent.watch_floods();
+            }
+            _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();
@@ -260,19 +276,6 @@ fn host_facts(policy: &Policy) -> HostFacts {
         // The kernel half knows them.
         slots: Vec::new(),
     }
-}
-
-fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted =
-        policy.kernel.iter().flat_map(KernelPolicy::trusted_networks).collect::<Vec<_>>();
-    trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
-    let mut safety = Safety {
-        trusted,
-        trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
-        ..Safety::default()
-    };
-    safety.look_at_host();
-    safety
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -390,15 +393,14 @@ impl Agent {
         self.collect_drops(true);
         let sums = {
             let mut inner = self.inner.borrow_mut();
-            if let Err(error) = inner.book.save() {
-                log::error!("the bans cannot be saved: {error}");
-            }
+            inner.book.close();
             drop(fs::remove_file(inner.policy.agent.runtime.join("proxy.sock")));
             inner.aggregate.tick(clock::unix_ns())
         };
         for event in sums {
             self.events.publish(event);
         }
+        self.save_ledger();
         self.events.finish(FINISH_PATIENCE);
     }
 }

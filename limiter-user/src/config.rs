@@ -191,6 +191,13 @@ pub fn pins_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
     Ok(agent::pins(&document, &base_of(written.as_ref())))
 }
 
+/// Where the agent that these sources describe keeps its state.
+pub fn state_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
+    let written = read_file(sources)?;
+    let document = parse(written.as_ref())?;
+    Ok(agent::state(&document, &base_of(written.as_ref())))
+}
+
 /// A duration as the configuration writes it, for the command line.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     values::duration(text)

@@ -5,6 +5,9 @@
 //! XDP off an interface except [`Kernel::detach`] and an interface that left the policy.
 
 mod attach;
+mod bans;
+mod carve;
+mod cookies;
 mod drops;
 mod error;
 mod explain;
@@ -18,13 +21,12 @@ mod plain;
 pub mod plan;
 mod ring;
 mod tables;
+mod telling;
 
 use std::{fmt, net::IpAddr, path::Path};
 
-use aya::maps::lpm_trie::Key;
 use limiter_common::{
     address::Address,
-    ban::Ban,
     headers::Flaw,
     machine::{Machine as _, Native},
     maps::{self, control},
@@ -35,14 +37,15 @@ use limiter_common::{
 
 pub use self::{
     attach::AttachMode,
-    drops::Drops,
+    bans::ban_prefix,
+    drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    telling::Ledger,
 };
 use self::{
     attach::Attachment,
     image::{HostFacts, KernelImage, Running},
-    plain::Plain,
     plan::{InForce, Step},
     tables::Maps,
 };
@@ -58,8 +61,7 @@ pub struct Kernel {
     image: KernelImage,
     in_force: InForce,
     running: Running,
-    filter: filter::BanFilter,
-    bans: usize,
+    bans: bans::BanTables,
     pins: pins::Pins,
 }
 
@@ -131,8 +133,7 @@ impl Kernel {
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
-            filter: filter::BanFilter::open(&pins)?,
-            bans: 0,
+            bans: bans::BanTables::open(&pins, policy, &maps)?,
             in_force: earlier,
             running,
             image: image.clone(),
@@ -143,10 +144,6 @@ impl Kernel {
             maps,
             pins,
         };
-        kernel.pins.copy_bans_of_other_generations(&mut kernel.maps.bans)?;
-        kernel.bans = kernel.maps.bans.keys().count();
-        let keys: Vec<u64> = kernel.maps.bans.keys().filter_map(Result::ok).collect();
-        kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
         if diagnostics != log::LevelFilter::Off {
             kernel.loggers = programs
@@ -206,67 +203,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Bans a source until `expires_ns` (`CLOCK_MONOTONIC`). IPv6 is banned by /64. The expiry is
-    /// the kernel's doing.
-    pub fn ban(&mut self, address: IpAddr, expires_ns: u64) -> Result<(), KernelError> {
-        let key = Address::from(address).ban_key();
-        let known = self.maps.bans.get(&key, 0).ok();
-        let packets = known.map_or(0, |Plain(ban)| ban.packets);
-        self.maps.bans.insert(key, Plain(Ban { expires_ns, packets }), 0).map_err(|error| {
-            if self.bans >= self.policy.max_bans as usize {
-                return KernelError::Full(format!(
-                    "the ban table is full ({} bans): raise kernel.max_bans",
-                    self.policy.max_bans,
-                ));
-            }
-            KernelError::system("inserting a ban", &error)
-        })?;
-        if known.is_none() {
-            self.bans += 1;
-            // After the insertion: a packet in between passes once.
-            self.filter.add(key)?;
-        }
-        Ok(())
-    }
-
-    /// Lifts a ban; whether there was one.
-    pub fn unban(&mut self, address: IpAddr) -> Result<bool, KernelError> {
-        let key = Address::from(address).ban_key();
-        let removed = self.maps.bans.remove(&key).is_ok();
-        if removed {
-            self.bans = self.bans.saturating_sub(1);
-            self.filter.remove(key)?;
-        }
-        Ok(removed)
-    }
-
-    /// Every entry of the ban table, expired ones too: address (IPv6: first of its /64) and ban.
-    pub fn bans(&self) -> Vec<(IpAddr, Ban)> {
-        self.maps
-            .bans
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(key, Plain(ban))| (Address::from_key(key).into(), ban))
-            .collect()
-    }
-
-    /// The ban of this address, expired or not.
-    pub fn ban_of(&self, address: IpAddr) -> Option<Ban> {
-        let key = Address::from(address).ban_key();
-        self.maps.bans.get(&key, 0).ok().map(|Plain(ban)| ban)
-    }
-
-    /// The ban of the longest prefix that covers this address, expired or not.
-    pub fn prefix_ban_of(&self, address: IpAddr) -> Option<Ban> {
-        let key = Key::new(128, Address::from(address).to_bytes());
-        self.maps.ban_prefixes.get(&key, 0).ok().map(|Plain(ban)| ban)
-    }
-
-    /// How many entries the ban table has.
-    pub fn ban_count(&self) -> usize {
-        self.bans
-    }
-
     /// Name of the interface that has this slot.
     pub fn interface_name(&self, slot: u32) -> String {
         let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
@@ -303,11 +239,6 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source: reads the whole table, 1 KiB for each set, for people who ask for it.
-    pub fn sources(&self) -> Vec<SourceRecord> {
-        (0..self.maps.set_count()).flat_map(|set| self.records_of_set(set)).collect()
-    }
-
     /// The record of this address's source, if it is tracked.
     pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
         let settings = self.maps.active_settings().ok()?;
@@ -319,7 +250,14 @@ impl Kernel {
         self.maps.slots(place.set).slot(place.way).map(record)
     }
 
-    fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
+    /// How many sets the table of sources has.
+    pub fn source_sets(&self) -> u32 {
+        self.maps.set_count()
+    }
+
+    /// The sources of one set (below [`Self::source_sets`]): for whoever goes through the table a
+    /// part at a time.
+    pub fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
         let keys = self.maps.keys(set);
         if keys.is_empty() {
             return Vec::new();
@@ -346,10 +284,9 @@ impl Kernel {
         self.image.list(address, slot)
     }
 
-    /// Capacity of the source table, in slots, and of the ban table.
-    pub fn capacities(&self) -> (u64, u64) {
-        let slots = u64::from(self.maps.set_count()) * WAYS as u64;
-        (slots, u64::from(self.policy.max_bans))
+    /// Capacity of the source table, in slots.
+    pub fn source_capacity(&self) -> u64 {
+        u64::from(self.maps.set_count()) * WAYS as u64
     }
 
     /// Prints the program's diagnostics, where they are on.
@@ -359,9 +296,10 @@ impl Kernel {
         }
     }
 
-    /// The drops as they come: ring buffer and slots. Can be taken once.
-    pub fn drops(&self) -> Result<Drops, KernelError> {
-        Drops::open(&self.pins)
+    /// The drops as they come: ring buffer and slots. Can be taken once. `ledger`: what an earlier
+    /// agent left.
+    pub fn drops(&self, ledger: Option<&Ledger>) -> Result<Drops, KernelError> {
+        Drops::open(&self.pins, ledger, &self.counts().1)
     }
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.

@@ -1,6 +1,10 @@
 //! What an agent of another layout, version or size left pinned is never misread.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use limiter_common::{
     maps,
@@ -20,7 +24,7 @@ fn killed_after_a_ban(world: &World, lines: &str) -> (Limiter, PathBuf) {
     let mut limiter = Limiter::start(&world.server, &World::kernel(lines));
     limiter.cli(&["ban", CLIENTS[0], "--for", "10m"]).succeeded();
     limiter.kill_agent();
-    drop(fs::remove_file(limiter.directory().join("state/bans.json")));
+    fs::remove_file(limiter.directory().join("state/bans.journal")).unwrap();
     let mut generations = fs::read_dir(limiter.pins()).unwrap();
     let generation = generations.next().unwrap().unwrap().path();
     assert!(generations.next().is_none());
@@ -64,6 +68,43 @@ fn tables_of_another_layout_are_not_read_and_their_link_is_taken_over() {
     assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
     next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
     assert!(!other.exists(), "what nobody uses any more is removed");
+}
+
+/// Gives a generation the name that an agent of layout 1 gave it.
+fn rename_to_first_layout(limiter: &Limiter, generation: &Path) {
+    let name = generation.file_name().unwrap().to_str().unwrap();
+    let (_, sizes) = name.split_once('-').unwrap();
+    fs::rename(generation, limiter.pins().join(format!("v1-{sizes}"))).unwrap();
+}
+
+#[test]
+fn bans_of_the_layout_before_are_copied_since_their_records_are_the_same() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    rename_to_first_layout(&limiter, &generation);
+    limiter.restart();
+    assert!(limiter.status().interfaces[0].taken_over);
+    let bans = limiter.json(&["bans", "--json"]);
+    assert_eq!(
+        (&bans[0]["prefix"], &bans[0]["origin"]),
+        (&"10.9.0.2/32".into(), &"restored".into())
+    );
+    next_packet(&limiter, &world, Action::Drop, Reason::Banned);
+}
+
+#[test]
+fn bans_of_the_layout_before_with_other_records_are_not_read() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let pin = |name: &str| generation.join(name);
+    fs::rename(pin(maps::BANS), pin("aside")).unwrap();
+    fs::rename(pin(maps::BAN_FILTER), pin(maps::BANS)).unwrap();
+    rename_to_first_layout(&limiter, &generation);
+    limiter.restart();
+    assert!(limiter.status().interfaces[0].taken_over);
+    limiter.wait_for_line(SOON, "is of another shape and not read");
+    assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
+    next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! The agent end to end: real packets through real XDP, real processes, signals and files.
 
 #[cfg(test)]
+mod accounting;
+#[cfg(test)]
 mod attach;
 #[cfg(test)]
 mod bans;
+#[cfg(test)]
+mod bulk;
+#[cfg(test)]
+mod cookies;
 #[cfg(test)]
 mod detach;
 #[cfg(test)]
@@ -18,6 +24,10 @@ mod lifecycle;
 mod limits;
 #[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod observing;
+#[cfg(test)]
+mod prefixes;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

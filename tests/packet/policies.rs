@@ -199,12 +199,12 @@ fn sources_limited() -> Vec<Named> {
         named("few sets, full passes", few(hour, 0), false),
         named(
             "few sets, full drops",
-            Settings { claims_per_tick: u64::MAX, ..few(hour, flags::TABLE_FULL_DROP) },
+            Settings { claims_per_window: u64::MAX, ..few(hour, flags::TABLE_FULL_DROP) },
             true,
         ),
         named(
             "few sets, few claims",
-            Settings { claims_per_tick: 1, ..few(Limits { packets: rate(500, SECOND_NS, 1), ..Limits::NONE }, 0) },
+            Settings { claims_per_window: 1, ..few(Limits { packets: rate(500, SECOND_NS, 1), ..Limits::NONE }, 0) },
             false,
         ),
         named("forwarding", with(flags::FORWARDING | flags::DEFAULT_DENY), true),

@@ -7,6 +7,7 @@
 //! network namespace that the tests were started in.
 
 pub mod counters;
+pub mod flood;
 pub mod frames;
 pub mod http;
 pub mod lists;

@@ -208,6 +208,12 @@ impl Program {
         self.control.set(0, self.words, 0).expect("the control words are written");
     }
 
+    /// Writes a word of the control map.
+    pub fn set_control(&mut self, index: usize, word: u64) {
+        self.words[index] = word;
+        self.write_control();
+    }
+
     /// Bans the key of an address, as the agent does it: the ban, then its bit in the filter.
     pub fn ban(&mut self, address: Address, expires_ns: u64) {
         let key = address.ban_key();

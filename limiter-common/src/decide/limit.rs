@@ -199,7 +199,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
         let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        if !has_room::<T::Machine>(keys, home) && !self.may_claim() {
+        if !has_room::<T::Machine>(keys, home) && !self.may_claim(now) {
             return UNTRACKED;
         }
         let slots = |set| self.tables.slots(set);
@@ -215,11 +215,10 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     }
 
     #[inline]
-    fn may_claim(&self) -> bool {
+    fn may_claim(&self, now: u64) -> bool {
         self.tables.claim_budget().is_some_and(|budget| {
-            let per_tick = self.settings.claims_per_tick;
-            let random = self.tables.random();
-            budget.allows::<T::Machine>(per_tick, self.clock.coarse_ns(), random)
+            let per_window = self.settings.claims_per_window;
+            budget.allows::<T::Machine>(per_window, now, self.tables.random())
         })
     }
 

@@ -245,16 +245,18 @@ fn keys_of_pairs_are_their_own() {
 }
 
 #[test]
-fn a_tick_has_so_many_claims_and_then_one_packet_in_some() {
+fn a_window_has_so_many_claims_and_then_one_packet_in_some() {
     let budget = ClaimBudget::default();
-    let allowed = |tick: u64, random: u32| budget.allows::<Native>(5, tick, random);
-    for tick in [7, 8] {
-        assert_eq!((0..100).filter(|_| allowed(tick, 1)).count(), 5, "{tick}");
-        let sampled = (0..320).filter(|random| allowed(tick, *random)).count();
+    let allowed = |window: u64, random: u32| {
+        budget.allows::<Native>(5, (window << budget::WINDOW_BITS) + u64::from(random), random)
+    };
+    for window in [7, 8] {
+        assert_eq!((0..100).filter(|_| allowed(window, 1)).count(), 5, "{window}");
+        let sampled = (0..320).filter(|random| allowed(window, *random)).count();
         assert_eq!(sampled, 320 / budget::SAMPLE as usize);
     }
     let none = ClaimBudget::default();
-    assert!(none.allows::<Native>(0, 7, 1), "the first of a tick");
+    assert!(none.allows::<Native>(0, 7, 1), "the first of a window");
     assert!(!none.allows::<Native>(0, 7, 1));
 }
 

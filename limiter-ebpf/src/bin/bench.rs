@@ -1,5 +1,5 @@
 //! What the packet program is measured against: a program that does nothing, and the least that
-//! any per-source limiter does. Never attached.
+//! any per-source limiter does. Attached only to interfaces of a measurement.
 
 #![no_std]
 #![no_main]
@@ -37,6 +37,18 @@ static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[xdp]
 fn empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// What it costs to bring a packet here and drop it.
+#[xdp]
+fn discard(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// What it costs to send a packet back as it came.
+#[xdp]
+fn bounce(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
 }
 
 /// Ethernet and IPv4 parsed, one hit in an LRU hash, one clock, one counter.

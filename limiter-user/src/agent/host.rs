@@ -3,7 +3,7 @@
 //! namespace of this process.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -49,6 +49,25 @@ pub(super) fn interfaces(wanted: &[InterfaceSelection]) -> Result<Vec<(String, u
 fn interface_names() -> Vec<String> {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else { return Vec::new() };
     interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect()
+}
+
+/// Settings that decide how well the host and its kernel half do under attack.
+const SYSCTLS: [&str; 6] = [
+    "kernel.unprivileged_bpf_disabled",
+    "net.core.bpf_jit_enable",
+    "net.core.somaxconn",
+    "net.ipv4.ip_forward",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_syncookies",
+];
+
+/// Those settings, as far as they can be read.
+pub(super) fn sysctls() -> BTreeMap<String, String> {
+    let value = |name: &str| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        Some((name.to_owned(), fs::read_to_string(path).ok()?.trim().to_owned()))
+    };
+    SYSCTLS.into_iter().filter_map(value).collect()
 }
 
 /// Addresses of this host's interfaces.

@@ -19,6 +19,8 @@ pub(super) enum Problem {
     BanTable,
     /// Evidence asks for bans that cannot be made.
     BanRefused,
+    /// SYN cookies cannot be given as the policy says.
+    SynCookies,
     /// The proxy ended and is being replaced.
     ProxyDown,
 }

@@ -50,6 +50,14 @@ impl AgentArgs {
         let pins = config::pins_directory(&sources).map_err(|error| UsageError(error.to_string()));
         Ok(Some(pins?))
     }
+
+    /// Where the agent that this means keeps its state.
+    pub(super) fn state(&self) -> anyhow::Result<PathBuf> {
+        let sources =
+            Sources { file: self.config.clone(), ..Sources::new(&config::process_environment) };
+        let state = config::state_directory(&sources);
+        Ok(state.map_err(|error| UsageError(error.to_string()))?)
+    }
 }
 
 /// The agent that this configuration describes, or that of `LIMITER_CONFIG`, or the default one.

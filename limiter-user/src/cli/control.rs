@@ -12,6 +12,7 @@ use crate::{
         client::{ClientError, Target},
         view::{DetachView, ReloadView},
     },
+    agent,
     events::escape,
     kernel,
 };
@@ -50,10 +51,12 @@ pub(super) fn detach(args: &DetachArgs) -> Result<ExitCode> {
         Err(error @ ClientError::NoAgent(..)) => {
             let Some(pins) = args.agent.pins()? else { return Err(error.into()) };
             let links = kernel::detach_pins(&pins)?;
-            output::print(&format!(
-                "no agent runs; links removed from {}: {links}\n",
-                pins.display()
-            ))?;
+            let mut text =
+                format!("no agent runs; links removed from {}: {links}\n", pins.display());
+            if let Some(told) = agent::restore_host(&args.agent.state()?)? {
+                writeln!(text, "{told}")?;
+            }
+            output::print(&text)?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error.into()),

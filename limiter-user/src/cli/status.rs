@@ -53,7 +53,10 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     let agent = format!("{}, pid {}, up {uptime}", status.version, status.agent_pid);
     line(&mut out, "agent", &agent)?;
     let proxy = match status.proxy_pid {
-        Some(pid) => format!("pid {pid}, started {} times", status.proxy_starts),
+        Some(pid) => {
+            let up = output::seconds(status.proxy_uptime_seconds.unwrap_or_default());
+            format!("pid {pid}, up {up}, started {} times", status.proxy_starts)
+        }
         None => format!("not running, started {} times", status.proxy_starts),
     };
     line(&mut out, "proxy", &proxy)?;
@@ -78,15 +81,24 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         line(&mut out, "monitored", &counts(&status.monitored))?;
     }
     line(&mut out, "bans", &counts(&status.bans))?;
+    if !status.bans_refused.is_empty() {
+        line(&mut out, "bans refused", &counts(&status.bans_refused))?;
+    }
+    if !status.malformed.is_empty() {
+        line(&mut out, "malformed", &counts(&status.malformed))?;
+    }
     line(&mut out, "events lost", &counts(&status.events_lost))?;
+    let sysctls = status.sysctls.iter().map(|(name, value)| format!("{name} {value}"));
+    line(&mut out, "sysctls", &list(&sysctls.collect::<Vec<_>>()))?;
     let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
     for count in status.packets.iter().filter(|count| count.packets > 0) {
         let bytes = output::bytes(count.bytes);
         packets.row([&count.interface, &count.verdict, &count.reason, &count.packets, &bytes]);
     }
-    let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY"]);
+    let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY", ">FULL"]);
     for (name, fill) in &status.maps {
-        maps.row([name, &fill.entries, &fill.capacity]);
+        let full = fill.entries.saturating_mul(100) / fill.capacity.max(1);
+        maps.row([name, &fill.entries, &fill.capacity, &format!("{full} %")]);
     }
     for table in [packets, maps] {
         if !table.is_empty() {

@@ -24,9 +24,6 @@ use crate::policy::{
     },
 };
 
-/// Idle source slots that a CPU may take over in a millisecond, see `limiter_common::source`.
-const CLAIMS_PER_MS: u64 = 32;
-
 /// What a policy needs to know of the host it runs on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HostFacts {
@@ -115,12 +112,10 @@ impl KernelImage {
         settings.hash_seed = running.hash_seed;
         settings.tick_ns = running.tick_ns;
         settings.tick_offset_ns = running.tick_offset_ns;
-        settings.claims_per_tick = if settings.has(flags::TABLE_FULL_DROP) {
+        if settings.has(flags::TABLE_FULL_DROP) {
             // What has no slot is to be dropped, not let through untracked.
-            u64::MAX
-        } else {
-            (running.tick_ns * CLAIMS_PER_MS / 1_000_000).max(CLAIMS_PER_MS)
-        };
+            settings.claims_per_window = u64::MAX;
+        }
         if lists_second {
             settings.flags |= flags::LISTS_SECOND;
         }

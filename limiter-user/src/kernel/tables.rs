@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
 use limiter_common::{
-    ban::Ban,
     headers::Flaw,
     limits::{BUCKET_WORDS, Buckets},
     maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
@@ -31,8 +30,6 @@ pub(super) struct Maps {
     ports: Mapped,
     keys: Mapped,
     slots: Mapped,
-    pub(super) bans: HashMap<MapData, u64, Plain<Ban>>,
-    pub(super) ban_prefixes: LpmTrie<MapData, [u8; 16], Plain<Ban>>,
     lists: [ListMaps; 2],
     filter: Mapped,
     bitmap: Mapped,
@@ -67,8 +64,6 @@ impl Maps {
             ports: mapped(maps::PORTS)?,
             keys: mapped(maps::KEYS)?,
             slots: mapped(maps::SLOTS)?,
-            bans: pins.map(maps::BANS)?,
-            ban_prefixes: pins.map(maps::BAN_PREFIXES)?,
             lists: [
                 half(maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST)?,
                 half(maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND)?,

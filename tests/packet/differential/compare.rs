@@ -54,7 +54,7 @@ impl Pair {
         }
         let claims = self.kernel.claims();
         for (cpu, host) in self.host.cpus.iter().enumerate() {
-            let host = [host.claims.tick_ns.load(Relaxed), host.claims.claims.load(Relaxed)];
+            let host = [host.claims.window.load(Relaxed), host.claims.claims.load(Relaxed)];
             assert_eq!(claims[cpu], host, "{place}: claims of CPU {cpu}");
         }
     }

@@ -98,7 +98,7 @@ fn who_has_too_many_connections_opens_no_more_without_a_slot_either() {
     let mut host = Host::new();
     host.settings.limits = Limits { packets: per_hour(1), ..Limits::NONE };
     host.settings.limits.concurrent_connections = 3;
-    host.settings.claims_per_tick = 1_000;
+    host.settings.claims_per_window = 1_000;
     host.services[1].limits.concurrent_connections = 2;
     host.services[1].flags = crate::settings::service_flags::SOURCE_LIMITS;
     for number in 0..200 {
@@ -175,7 +175,7 @@ fn limits_can_monitor_each_for_itself() {
 #[test]
 fn a_full_table_passes_or_drops_newcomers_and_keeps_the_known() {
     let mut host = Host::new();
-    host.settings.claims_per_tick = 1_000;
+    host.settings.claims_per_window = 1_000;
     host.settings.limits.packets = per_hour(2);
     let mut full = Vec::new();
     for number in 0..200 {
@@ -201,7 +201,7 @@ fn a_full_table_passes_or_drops_newcomers_and_keeps_the_known() {
 #[test]
 fn a_full_table_that_drops_lets_nobody_through_untracked() {
     let mut host = Host::new();
-    host.settings.claims_per_tick = u64::MAX;
+    host.settings.claims_per_window = u64::MAX;
     host.settings.flags = flags::TABLE_FULL_DROP;
     host.settings.limits.packets = per_hour(2);
     let verdicts = (0..200).map(|number| host.udp(&source(number)));
@@ -215,7 +215,7 @@ fn a_full_table_that_drops_lets_nobody_through_untracked() {
 #[test]
 fn in_a_flood_of_new_sources_who_sends_more_is_tracked() {
     let mut host = Host::new();
-    host.settings.claims_per_tick = 4;
+    host.settings.claims_per_window = 4;
     host.settings.limits.packets = BucketRate::new(1_000, SECOND_NS, 1).unwrap();
     let known = (0..2_000).take_while(|number| {
         host.now_ns.set(host.now_ns.get() + 1);
