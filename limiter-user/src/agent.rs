@@ -12,6 +12,7 @@ mod host;
 mod observe;
 mod problems;
 mod proxy_side;
+mod reload;
 mod safety;
 mod start;
 mod supervisor;
@@ -45,7 +46,7 @@ use self::{
     supervisor::ProxySetup,
 };
 use crate::{
-    admin::{Backend as _, SOCKET_NAME, server::Server},
+    admin::{SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
     config::{self, Loaded, Sources},
@@ -232,7 +233,7 @@ async fn live(
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(&agent);
-                tokio::task::spawn_local(async move { drop(reloading.reload().await) });
+                tokio::task::spawn_local(async move { drop(reloading.read_and_apply().await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
