@@ -52,3 +52,7 @@ pub(crate) static DROPS: PerCpuArray<DropSlot> = PerCpuArray::with_max_entries(D
 /// Drops on their way to user space.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// Where bytes behind a packet's first buffer are copied to. One user per CPU, as [`DROPS`].
+#[map]
+pub(crate) static FAR_BYTES: PerCpuArray<[u64; 5]> = PerCpuArray::with_max_entries(1, 0);

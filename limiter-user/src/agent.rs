@@ -9,6 +9,7 @@ mod bans;
 mod book;
 mod escalation;
 mod host;
+mod interfaces;
 mod observe;
 mod problems;
 mod proxy_side;
@@ -21,7 +22,7 @@ mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::PathBuf,
     process::ExitCode,
@@ -41,6 +42,8 @@ use tokio::{
 use self::{
     book::Book,
     escalation::Escalation,
+    interfaces::{Watch, describe, start_kernel},
+    reload::Trial,
     problems::{Problem, Problems},
     safety::Safety,
     supervisor::ProxySetup,
@@ -51,9 +54,9 @@ use crate::{
     clock,
     config::{self, Loaded, Sources},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, KernelError, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, ProgramNames, image::HostFacts},
     link::{ProxyCounters, ToProxy},
-    policy::{KernelPolicy, Policy},
+    policy::Policy,
 };
 
 /// Build id of this binary.
@@ -105,6 +108,9 @@ struct Inner {
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
+    watch: Watch,
+    /// A policy that is undone unless somebody confirms it.
+    trial: Option<Trial>,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -113,8 +119,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
-        Some(_) => crate::kernel::prepare_pins(&loaded.policy.agent.pins),
-        None => Ok(()),
+        Some(_) => crate::kernel::prepare(&loaded.policy.agent.pins),
+        None => Ok(ProgramNames::default()),
     };
     let pins_lock = start::lock_pins(&loaded.policy.agent.pins)?;
     start::keep_least_privilege().context("giving up capabilities")?;
@@ -144,7 +150,7 @@ async fn live(
     loaded: Loaded,
     events: EventStream,
     user: Option<(u32, u32)>,
-    prepared: Result<(), KernelError>,
+    prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
     let Loaded { policy, risks, file } = loaded;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -152,9 +158,12 @@ async fn live(
     let mut hangup = signal(SignalKind::hangup())?;
 
     let mut problems = Problems::default();
+    let mut routed = BTreeSet::new();
     let kernel = if let Some(kernel_policy) = &policy.kernel {
         let started = prepared.map_err(anyhow::Error::from);
-        match started.and_then(|()| start_kernel(&policy, kernel_policy, args)) {
+        let started = started
+            .and_then(|names| start_kernel(&policy, kernel_policy, args, names, &mut routed));
+        match started {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -210,8 +219,11 @@ async fn live(
             observations_lost: 0,
             problems,
             policy,
+            watch: Watch::start(routed),
+            trial: None,
         }),
     });
+    agent.inner.borrow_mut().note_unfiltered();
     agent.restore_bans();
     agent.lift_bans_of_trusted();
     agent.announce(&risks);
@@ -227,13 +239,16 @@ async fn live(
     let mut tick = time::interval(TICK);
     let patience = loop {
         tokio::select! {
-            _ = drain.tick() => agent.collect_drops(false),
+            _ = drain.tick() => {
+                agent.notice_links();
+                agent.collect_drops(false);
+            }
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(&agent);
-                tokio::task::spawn_local(async move { drop(reloading.read_and_apply().await) });
+                tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
@@ -241,14 +256,6 @@ async fn live(
     };
     agent.stop(patience, &mut terminate, &mut interrupt).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
-    let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
-    let facts = host_facts(policy);
-    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {
@@ -341,9 +348,7 @@ impl Agent {
             (interfaces, inner.problems.sentences())
         };
         for interface in interfaces {
-            let how = if interface.taken_over { ", taken over" } else { "" };
-            let mode = interface.mode.label();
-            self.lifecycle(Lifecycle::Attached, format!("{} ({mode}{how})", interface.name));
+            self.lifecycle(Lifecycle::Attached, describe(&interface));
         }
         for sentence in degraded {
             self.degraded_event(&sentence);

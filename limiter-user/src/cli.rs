@@ -191,6 +191,8 @@ mod tests {
             "bans --json",
             "why ::1",
             "reload",
+            "reload --confirm 60s",
+            "reload --confirmed",
             "detach",
             "explain --source 10.0.0.1 --proto tcp --port 22",
             "explain --source 10.0.0.1 --request GET -H a:b",
@@ -217,6 +219,8 @@ mod tests {
             "unban 10.0.0.1 --all",
             "explain",
             "explain --source 10.0.0.1 --port 22",
+            "reload --confirm 60",
+            "reload --confirm 60s --confirmed",
         ] {
             let arguments = ["limiter"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(arguments).is_err(), "{line}");
@@ -241,6 +245,8 @@ mod tests {
             ("events --kind nonsense", Err(2)),
             ("events --since 1h", Err(2)),
             ("reload", Err(2)),
+            ("reload --confirm 2s", Err(2)),
+            ("reload --confirmed", Err(1)),
             ("ban ::/0", Err(1)),
             ("why 10.0.0.1", Err(1)),
             ("sources", Err(1)),

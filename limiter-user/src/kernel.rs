@@ -9,8 +9,11 @@ mod drops;
 mod error;
 mod explain;
 mod filter;
+mod foreign;
 pub mod image;
+mod interfaces;
 mod load;
+mod netlink;
 mod pins;
 mod plain;
 pub mod plan;
@@ -33,11 +36,14 @@ pub use self::{
     drops::Drops,
     error::KernelError,
     explain::{Explanation, Probe},
+    foreign::ProgramNames,
+    interfaces::{Change, Unattached},
+    netlink::{LinkMonitor, XdpOn, xdp_on},
 };
 use self::{
-    attach::Attachment,
     image::{HostFacts, KernelImage, Running},
     plain::Plain,
+    interfaces::Interfaces,
     plan::{InForce, Step},
     tables::Maps,
 };
@@ -49,8 +55,7 @@ const CENSUS_SETS: u32 = 2_048;
 /// The loaded and attached kernel half.
 pub struct Kernel {
     maps: Maps,
-    attachments: Vec<Attachment>,
-    loggers: Vec<load::KernelLogger>,
+    interfaces: Interfaces,
     policy: KernelPolicy,
     image: KernelImage,
     in_force: InForce,
@@ -68,7 +73,7 @@ impl fmt::Debug for Kernel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Kernel")
-            .field("attachments", &self.attachments)
+            .field("interfaces", &self.interfaces.states())
             .finish_non_exhaustive()
     }
 }
@@ -84,6 +89,8 @@ pub struct InterfaceState {
     pub mode: AttachMode,
     /// Whether an earlier agent attached it.
     pub taken_over: bool,
+    /// Why the mode is generic although native was wanted.
+    pub note: Option<String>,
 }
 
 /// Packets and bytes of one verdict on one interface.
@@ -116,20 +123,22 @@ pub struct SourceRecord {
 
 impl Kernel {
     /// Loads, puts the policy in force, then attaches: no packet meets an empty policy. Takes over
-    /// what an earlier agent pinned.
+    /// what an earlier agent pinned. Where the policy requires every interface, one that cannot be
+    /// attached fails the start, which then leaves things as they were.
     pub fn start(
         policy: &KernelPolicy,
         interfaces: &[(String, u32)],
         pins: &Path,
         host: &HostFacts,
         diagnostics: log::LevelFilter,
+        names: ProgramNames,
     ) -> Result<Self, KernelError> {
         let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
-        let mut programs = load::Programs::load(&pins, interfaces, diagnostics)?;
+        let loaded = load::LoadedProgram::load(&pins, 0, diagnostics)?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
-        let running = load::running(&maps, policy, &programs)?;
+        let running = load::running(&maps, policy, &loaded)?;
         let mut kernel = Self {
             filter: filter::BanFilter::open(&pins)?,
             next_set: 0,
@@ -140,8 +149,7 @@ impl Kernel {
             running,
             image: image.clone(),
             policy: policy.clone(),
-            attachments: Vec::new(),
-            loggers: Vec::new(),
+            interfaces: Interfaces::new(loaded, names, diagnostics),
             maps,
             pins,
         };
@@ -150,16 +158,27 @@ impl Kernel {
         let keys: Vec<u64> = kernel.maps.bans.keys().filter_map(Result::ok).collect();
         kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
-        if diagnostics != log::LevelFilter::Off {
-            kernel.loggers = programs
-                .interfaces
-                .iter_mut()
-                .map(load::LoadedProgram::logger)
-                .collect::<Result<_, _>>()?;
+        kernel.follow(interfaces, true);
+        if policy.required && !kernel.unattached().is_empty() {
+            let why: Vec<String> = kernel.unattached().into_iter().map(|one| one.why).collect();
+            kernel.interfaces.undo(&kernel.pins);
+            return Err(KernelError::Host(why.join("; ")));
         }
-        kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
+        kernel.interfaces.remove_other_links(&kernel.pins);
         kernel.pins.remove_other_generations();
         Ok(kernel)
+    }
+
+    /// Makes the interfaces with XDP those that are wanted and there, by name and index; what
+    /// changed. The others go on meanwhile. `renew`: also try again what failed lately.
+    pub fn follow(&mut self, wanted: &[(String, u32)], renew: bool) -> Vec<Change> {
+        let Self { interfaces, maps, pins, policy, .. } = self;
+        interfaces.follow(wanted, policy.attach, renew, pins, &mut |slot| maps.clear_counters(slot))
+    }
+
+    /// Interfaces that are wanted and there, and have no XDP.
+    pub fn unattached(&self) -> Vec<Unattached> {
+        self.interfaces.unattached()
     }
 
     /// Puts a new policy in force; what needs a restart, a line each.
@@ -257,21 +276,19 @@ impl Kernel {
 
     /// Name of the interface that has this slot.
     pub fn interface_name(&self, slot: u32) -> String {
-        let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
-        found.map_or_else(|| slot.to_string(), |attachment| attachment.state.name.clone())
+        self.interfaces.name_of(slot)
     }
 
     /// Every interface with XDP.
     pub fn interfaces(&self) -> Vec<InterfaceState> {
-        self.attachments.iter().map(|attachment| attachment.state.clone()).collect()
+        self.interfaces.states()
     }
 
     /// Counters that are not zero, and packets of lost drop records, by interface and verdict.
     pub fn counts(&self) -> (Vec<VerdictCount>, Vec<VerdictCount>) {
         let mut counts = Vec::new();
         let mut lost = Vec::new();
-        for attachment in &self.attachments {
-            let interface = attachment.slot;
+        for interface in self.interfaces.slots() {
             for action in Action::ALL {
                 for &reason in Reason::ALL {
                     let verdict = Verdict { action, reason };
@@ -350,9 +367,7 @@ impl Kernel {
 
     /// Prints the program's diagnostics, where they are on.
     pub fn flush_diagnostics(&mut self) {
-        for logger in &mut self.loggers {
-            logger.flush();
-        }
+        self.interfaces.flush_loggers();
     }
 
     /// The drops as they come: ring buffer and slots. Can be taken once.
@@ -362,16 +377,16 @@ impl Kernel {
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.
     pub fn detach(self) -> Vec<String> {
-        let names = self.attachments.iter().map(|one| one.state.name.clone()).collect();
-        drop(self.attachments);
+        let names = self.interfaces.states().into_iter().map(|state| state.name).collect();
+        drop(self.interfaces);
         self.pins.remove_all();
         names
     }
 }
 
-/// Makes sure that there is a directory on a BPF file system for the pins: needs a capability that
-/// the agent then gives up.
-pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+/// Makes sure that there is a directory on a BPF file system for the pins, and notes whose XDP
+/// programs there are: both need a capability that the agent then gives up.
+pub fn prepare(directory: &Path) -> Result<ProgramNames, KernelError> {
     let missing = load::missing_capabilities();
     if !missing.is_empty() {
         return Err(KernelError::Host(format!(
@@ -381,7 +396,8 @@ pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
         )));
     }
     pins::ensure_bpffs(directory)?;
-    pins::make_directory(directory)
+    pins::make_directory(directory)?;
+    Ok(ProgramNames::look())
 }
 
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.

@@ -42,6 +42,7 @@ impl Backend for Agent {
             configuration: self.file.as_ref().map(|file| file.display().to_string()),
             policy_generation: inner.generation,
             degraded: inner.problems.sentences(),
+            confirm_seconds: inner.trial.as_ref().map(super::reload::Trial::seconds_left),
             requests: inner.proxy_counters.requests,
             forwarded: inner.proxy_counters.forwarded,
             refused: by_label(&inner.proxy_counters.refused),
@@ -223,8 +224,12 @@ impl Backend for Agent {
         Ok(view)
     }
 
-    async fn reload(&self) -> Result<ReloadView, Failure> {
-        self.read_and_apply().await
+    async fn reload(&self, confirm: Option<Duration>) -> Result<ReloadView, Failure> {
+        self.read_and_apply(confirm).await
+    }
+
+    fn confirm_reload(&self) -> Result<ReloadView, Failure> {
+        self.confirm_trial()
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
@@ -236,6 +241,7 @@ impl Backend for Agent {
             if let Some(kernel) = inner.kernel.take() {
                 let sentence = "XDP was taken off by `limiter detach`".to_owned();
                 inner.problems.begin(Problem::Detached, sentence);
+                inner.problems.end(Problem::Interfaces);
                 kernel.detach()
             } else {
                 let pins = inner.policy.agent.pins.clone();

@@ -55,6 +55,8 @@ impl Agent {
 
     /// Once a second.
     pub(super) fn tick(&self) {
+        self.end_trial();
+        self.look_at_interfaces();
         self.collect_drops(true);
         self.catch_proxy_up();
         let now_unix_ns = clock::unix_ns();

@@ -1,6 +1,6 @@
 //! The maps with their types, opened from their pins, so that they are the same whoever made them.
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use limiter_common::{
     ban::Ban,
     maps::{self, control},
@@ -76,6 +76,22 @@ impl Maps {
         for ((length, bytes), verdict) in &image.lists {
             trie.insert(&Key::new(*length, *bytes), *verdict as u64, 0)
                 .map_err(|error| KernelError::system("filling a list", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the counters of an interface zero. Nothing counts in them meanwhile.
+    pub(super) fn clear_counters(&mut self, interface: u32) -> Result<(), KernelError> {
+        let failed = |error: &dyn std::error::Error| KernelError::system("clearing counters", error);
+        let first = interface * maps::COUNTERS_PER_INTERFACE;
+        for index in first..first + maps::COUNTERS_PER_INTERFACE {
+            if self.counter(index).packets == 0 {
+                continue;
+            }
+            let values = self.counters.get(&index, 0).map_err(|error| failed(&error))?;
+            let zeros = vec![Plain(Counter::default()); values.len()];
+            let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(&error))?;
+            self.counters.set(index, zeros, 0).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
