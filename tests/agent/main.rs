@@ -11,6 +11,8 @@ mod escalation;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod interfaces;
+#[cfg(test)]
 mod layout;
 #[cfg(test)]
 mod lifecycle;
@@ -22,3 +24,5 @@ mod lists;
 mod reload;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trial;

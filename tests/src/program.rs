@@ -118,6 +118,22 @@ impl Program {
         run(&self.ebpf, LIMITER, frame, 1).0
     }
 
+    /// As [`Self::run`], with only `first` bytes in the first of several buffers. `None` where the
+    /// kernel cannot be asked for that (before 6.18).
+    pub fn run_in_buffers(&self, frame: &[u8], first: u32) -> Option<u32> {
+        // `struct xdp_md`: data, data_end, data_meta, and what the kernel fills in.
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&first.to_ne_bytes());
+        let limiter: &Xdp =
+            self.ebpf.program(LIMITER).expect("loaded").try_into().expect("XDP");
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        limiter.test_run(options).ok().map(|result| result.return_value)
+    }
+
     /// Mean time of a run out of `repeat`, the XDP action of the last.
     pub fn time(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
         run(&self.ebpf, LIMITER, frame, repeat)

@@ -143,6 +143,8 @@ impl Interfaces {
                 one.state.taken_over = true;
             }
         }
+        let place = |index| wanted.iter().position(|(_, at)| *at == index);
+        self.attached.sort_by_key(|one| place(one.state.index));
         let fresh = self.attached.iter().filter(|one| !earlier.contains(&one.state.index));
         changes.extend(fresh.map(|one| Change::Attached(one.state.clone())));
         changes
