@@ -8,7 +8,7 @@ mod backend;
 mod bans;
 mod book;
 mod escalation;
-mod host;
+pub(crate) mod host;
 mod interfaces;
 mod observe;
 mod problems;

@@ -9,6 +9,7 @@ mod argument;
 mod bans;
 pub mod check;
 mod control;
+mod doctor;
 mod events;
 pub mod init;
 pub mod keys;
@@ -78,6 +79,8 @@ enum Command {
     Reload(control::ReloadArgs),
     /// Take XDP off every interface; the agent goes on without it
     Detach(control::DetachArgs),
+    /// Say what this kernel, its drivers and settings allow, and what is off because of it
+    Doctor(doctor::DoctorArgs),
     /// The unprivileged process that the agent starts
     #[command(hide = true)]
     Proxy,
@@ -108,6 +111,7 @@ impl Command {
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
             Self::Detach(args) => control::detach(args),
+            Self::Doctor(args) => doctor::run(args),
             Self::Proxy => Ok(run::proxy()),
         }
     }
@@ -193,6 +197,7 @@ mod tests {
             "reload",
             "reload --confirm 60s",
             "reload --confirmed",
+            "doctor --json -c f",
             "detach",
             "explain --source 10.0.0.1 --proto tcp --port 22",
             "explain --source 10.0.0.1 --request GET -H a:b",

@@ -13,10 +13,12 @@ mod foreign;
 pub mod image;
 mod interfaces;
 mod load;
+mod netdev;
 mod netlink;
 mod pins;
 mod plain;
 pub mod plan;
+pub mod probe;
 mod ring;
 mod tables;
 
@@ -38,7 +40,8 @@ pub use self::{
     explain::{Explanation, Probe},
     foreign::ProgramNames,
     interfaces::{Change, Unattached},
-    netlink::{LinkMonitor, XdpOn, xdp_on},
+    netdev::{XdpFeatures, xdp_features},
+    netlink::{LinkFacts, LinkMonitor, XdpOn, link_facts},
 };
 use self::{
     image::{HostFacts, KernelImage, Running},

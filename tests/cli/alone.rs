@@ -23,7 +23,7 @@ fn version_and_help_go_to_stdout() {
     assert!(version.stdout.contains("(build "), "{version:?}");
     let help = limiter(&scratch, "--help").succeeded();
     for command in
-        "run check init keys status sources events ban unban bans why explain reload detach"
+        "run check init keys status sources events ban unban bans why explain reload detach doctor"
             .split(' ')
     {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");

@@ -17,19 +17,19 @@ const SSH_PORT: u16 = 22;
 
 /// What the policy's interfaces come to at the moment.
 #[derive(Debug, Default)]
-pub(super) struct Selected {
+pub(crate) struct Selected {
     /// Wanted and there, by name and index.
-    pub(super) present: Vec<(String, u32)>,
+    pub(crate) present: Vec<(String, u32)>,
     /// Named and not there.
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// "auto" finds none.
-    pub(super) no_default_route: bool,
+    pub(crate) no_default_route: bool,
 }
 
 impl Selected {
     /// Looks at the host. `routed`: interfaces that "auto" found earlier, to which what it finds
     /// now is added: they stay while they are there, whether or not they lost their route.
-    pub(super) fn look(wanted: &[InterfaceSelection], routed: &mut BTreeSet<String>) -> Self {
+    pub(crate) fn look(wanted: &[InterfaceSelection], routed: &mut BTreeSet<String>) -> Self {
         let mut selected = Self::default();
         let mut names: Vec<(String, bool)> = Vec::new();
         for selection in wanted {
@@ -72,7 +72,7 @@ impl Selected {
     }
 
     /// A sentence for each that is not there.
-    pub(super) fn sentences(&self) -> Vec<String> {
+    pub(crate) fn sentences(&self) -> Vec<String> {
         let missing = self.missing.iter().map(|name| {
             format!("interface {name} does not exist: its packets are filtered when it appears")
         });

@@ -26,7 +26,7 @@ impl ProgramNames {
     }
 
     /// `"xdp_dispatcher"`, or that it is not known.
-    pub(super) fn describe(&self, id: u32) -> String {
+    pub fn describe(&self, id: u32) -> String {
         let known = self.0.get(&id).cloned();
         match known.or_else(|| Self::look().0.remove(&id)) {
             Some(name) if !name.is_empty() => format!("{name:?}"),

@@ -106,6 +106,22 @@ fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, Kernel
     Ok(ebpf)
 }
 
+/// Loads the program with maps of its own, which go with it; how many instructions were verified
+/// (0: before kernel 5.16 it is not told).
+pub(super) fn try_out() -> Result<u32, KernelError> {
+    let mut loader = EbpfLoader::new();
+    let level = LevelFilter::Off as u8;
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    // The size of the tables is not what is tried.
+    loader.map_max_entries(maps::SOURCES, 1).map_max_entries(maps::BANS, 1);
+    let mut ebpf =
+        loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))?;
+    let program = xdp(&mut ebpf, PROGRAM)?;
+    program.load().map_err(|error| explain(&format!("loading the program {PROGRAM}"), &error))?;
+    let info = program.info().map_err(|error| KernelError::system(PROGRAM, &error))?;
+    Ok(info.verified_instruction_count().unwrap_or(0))
+}
+
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
     ebpf.program_mut(name)
         .ok_or_else(|| KernelError::System(format!("the object has no program {name}")))?

@@ -32,6 +32,10 @@ const GROUP_LINK: u32 = 1;
 const HEADER_BYTES: usize = 16;
 const LINK_BYTES: usize = 16;
 
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
@@ -58,64 +62,109 @@ pub struct XdpOn {
     pub mode: AttachMode,
 }
 
+/// What the kernel says of an interface.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LinkFacts {
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Receive queues that there can be.
+    pub receive_queues: u32,
+    /// `veth`, `bridge`, ...; none for hardware.
+    pub kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp: Option<XdpOn>,
+}
+
 /// The XDP program on an interface of this namespace, if there is one.
 pub fn xdp_on(index: u32) -> Result<Option<XdpOn>, Errno> {
-    let socket = route_socket(SockFlag::SOCK_CLOEXEC)?;
+    attributes_of_link(&ask_for_link(index)?).map(parse_xdp)
+}
+
+/// What the kernel says of an interface of this namespace.
+pub fn link_facts(index: u32) -> Result<LinkFacts, Errno> {
+    let message = ask_for_link(index)?;
+    let attributes = attributes_of_link(&message)?;
+    let number = |kind| attribute(attributes, kind).and_then(|value| u32_at(value, 0));
+    let kind = attribute(attributes, IFLA_LINKINFO)
+        .and_then(|info| attribute(info, IFLA_INFO_KIND))
+        .map(|kind| String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned());
+    Ok(LinkFacts {
+        mtu: number(IFLA_MTU).unwrap_or(0),
+        receive_queues: number(IFLA_NUM_RX_QUEUES).unwrap_or(0),
+        kind,
+        xdp: parse_xdp(attributes),
+    })
+}
+
+fn ask_for_link(index: u32) -> Result<Vec<u8>, Errno> {
+    // Family and padding, type; index; flags and mask.
+    let payload = [&[0; 4], &index.to_ne_bytes()[..], &[0; 8]].concat();
+    ask(SockProtocol::NetlinkRoute, RTM_GETLINK, &payload)
+}
+
+/// One question to the kernel, one answer; an error that it answers is the error.
+pub(super) fn ask(protocol: SockProtocol, kind: u16, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+    let socket = netlink_socket(SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
     let kernel = NetlinkAddr::new(0, 0);
-    sendto(socket.as_raw_fd(), &request(index), &kernel, MsgFlags::empty())?;
+    let request = message(kind, payload);
+    sendto(socket.as_raw_fd(), &request, &kernel, MsgFlags::empty())?;
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    parse(buffer.get(..length).unwrap_or_default())
+    buffer.truncate(length);
+    check(&buffer)?;
+    Ok(buffer)
 }
 
-fn route_socket(flags: SockFlag) -> Result<OwnedFd, Errno> {
-    socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
+fn netlink_socket(flags: SockFlag, protocol: SockProtocol) -> Result<OwnedFd, Errno> {
+    socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
 }
 
-/// `RTM_GETLINK` for one interface.
-fn request(index: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + LINK_BYTES);
-    let length = u32::try_from(HEADER_BYTES + LINK_BYTES).unwrap_or(0);
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(RTM_GETLINK.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST.to_ne_bytes());
-    // Sequence number and port: one question, one answer.
-    bytes.extend([0; 8]);
-    // Family and padding, type.
-    bytes.extend([0; 4]);
-    bytes.extend(index.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes
+/// A request: one question, one answer, so that neither sequence number nor port matters.
+fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap_or(0);
+    let header = [&kind.to_ne_bytes()[..], &NLM_F_REQUEST.to_ne_bytes(), &[0; 8]].concat();
+    [&length.to_ne_bytes()[..], &header, payload].concat()
 }
 
-fn parse(message: &[u8]) -> Result<Option<XdpOn>, Errno> {
-    let kind = u16_at(message, 4).ok_or(Errno::EPROTO)?;
-    if kind == NLMSG_ERROR {
+/// Whether this is a whole message and no error.
+fn check(message: &[u8]) -> Result<(), Errno> {
+    let length = u32_at(message, 0).and_then(|length| usize::try_from(length).ok());
+    if length.is_none_or(|length| length > message.len()) {
+        return Err(Errno::EPROTO);
+    }
+    if u16_at(message, 4) == Some(NLMSG_ERROR) {
         let code = u32_at(message, HEADER_BYTES).ok_or(Errno::EPROTO)?.cast_signed();
         return Err(Errno::from_raw(code.wrapping_neg()));
     }
-    if kind != RTM_NEWLINK {
+    Ok(())
+}
+
+fn attributes_of_link(message: &[u8]) -> Result<&[u8], Errno> {
+    if u16_at(message, 4) != Some(RTM_NEWLINK) {
         return Err(Errno::EPROTO);
     }
     let length = u32_at(message, 0).and_then(|length| usize::try_from(length).ok());
     let link = message.get(..length.ok_or(Errno::EPROTO)?).ok_or(Errno::EPROTO)?;
-    let attributes = link.get(HEADER_BYTES + LINK_BYTES..).ok_or(Errno::EPROTO)?;
-    let Some(xdp) = attribute(attributes, IFLA_XDP) else { return Ok(None) };
+    link.get(HEADER_BYTES + LINK_BYTES..).ok_or(Errno::EPROTO)
+}
+
+fn parse_xdp(attributes: &[u8]) -> Option<XdpOn> {
+    let xdp = attribute(attributes, IFLA_XDP)?;
     let id = |kind| attribute(xdp, kind).and_then(|value| u32_at(value, 0)).filter(|id| *id > 0);
     if attribute(xdp, IFLA_XDP_ATTACHED).and_then(|value| value.first()).is_none_or(|at| *at == 0) {
-        return Ok(None);
+        return None;
     }
     let generic = id(IFLA_XDP_SKB_PROG_ID).map(|id| (id, AttachMode::Generic));
     let native = id(IFLA_XDP_DRV_PROG_ID).map(|id| (id, AttachMode::Native));
     // Whatever the mode (offloaded, several): some program decides.
     let any = id(IFLA_XDP_PROG_ID).map(|id| (id, AttachMode::Native));
-    Ok(native.or(generic).or(any).map(|(program, mode)| XdpOn { program, mode }))
+    native.or(generic).or(any).map(|(program, mode)| XdpOn { program, mode })
 }
 
 /// The value of the first attribute of this type.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16_at(attributes, 0)?);
         let kind = u16_at(attributes, 2)? & !TYPE_FLAGS;
@@ -127,11 +176,11 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
@@ -148,7 +197,8 @@ impl fmt::Debug for LinkMonitor {
 impl LinkMonitor {
     /// Hears what changes from now on.
     pub fn open() -> Result<Self, Errno> {
-        let socket = route_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = netlink_socket(flags, SockProtocol::NetlinkRoute)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP_LINK))?;
         Ok(Self(socket))
     }
@@ -180,13 +230,13 @@ mod tests {
         bytes
     }
 
+    fn parse(bytes: &[u8]) -> Result<Option<XdpOn>, Errno> {
+        check(bytes)?;
+        attributes_of_link(bytes).map(parse_xdp)
+    }
+
     fn link(attributes: &[u8]) -> Vec<u8> {
-        let mut bytes = request(7);
-        bytes[4..6].copy_from_slice(&RTM_NEWLINK.to_ne_bytes());
-        bytes.extend(attributes);
-        let length = u32::try_from(bytes.len()).unwrap();
-        bytes[..4].copy_from_slice(&length.to_ne_bytes());
-        bytes
+        message(RTM_NEWLINK, &[&[0; LINK_BYTES], attributes].concat())
     }
 
     #[test]
@@ -221,9 +271,7 @@ mod tests {
             bytes[..2].copy_from_slice(&length.to_ne_bytes());
             assert_eq!(parse(&link(&bytes)), Ok(None), "{length}");
         }
-        let mut refused = request(7);
-        refused[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
-        refused[16..20].copy_from_slice(&(-19_i32).to_ne_bytes());
+        let refused = message(NLMSG_ERROR, &(-19_i32).to_ne_bytes());
         assert_eq!(parse(&refused), Err(Errno::ENODEV));
     }
 
@@ -232,6 +280,8 @@ mod tests {
         let index = nix::net::if_::if_nametoindex("lo").unwrap();
         assert!(xdp_on(index).is_ok());
         assert_eq!(xdp_on(u32::MAX >> 1), Err(Errno::ENODEV));
+        let facts = link_facts(index).unwrap();
+        assert!(facts.mtu > 0 && facts.receive_queues > 0, "{facts:?}");
         LinkMonitor::open().unwrap();
     }
 }
