@@ -4,7 +4,10 @@
 
 use core::{arch::asm, mem::transmute_copy};
 
-use aya_ebpf::{helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes}, programs::XdpContext};
+use aya_ebpf::{
+    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    programs::XdpContext,
+};
 use limiter_common::{machine::Machine, packet::PacketBytes};
 
 use crate::{machine::Kernel, maps::FAR_BYTES};
@@ -56,9 +59,8 @@ impl XdpPacket<'_> {
         let scratch = FAR_BYTES.get_ptr_mut(0)?;
         // SAFETY: the helper writes `N` bytes, which is at most the size of the value, or fails
         // (kernel 5.18).
-        let failed = unsafe {
-            bpf_xdp_load_bytes(self.ctx.ctx, offset as u32, scratch.cast(), N as u32)
-        };
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset as u32, scratch.cast(), N as u32) };
         if failed != 0 {
             return None;
         }

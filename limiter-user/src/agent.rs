@@ -43,8 +43,8 @@ use self::{
     book::Book,
     escalation::Escalation,
     interfaces::{Watch, describe, start_kernel},
-    reload::Trial,
     problems::{Problem, Problems},
+    reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
 };

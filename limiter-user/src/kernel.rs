@@ -45,8 +45,8 @@ pub use self::{
 };
 use self::{
     image::{HostFacts, KernelImage, Running},
-    plain::Plain,
     interfaces::Interfaces,
+    plain::Plain,
     plan::{InForce, Step},
     tables::Maps,
 };

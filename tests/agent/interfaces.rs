@@ -85,7 +85,10 @@ fn one_that_appears_vanishes_and_comes_back_is_followed_within_a_second() {
     let limiter = Limiter::start(&world.server, &text);
     let sentence = "interface late0 does not exist: its packets are filtered when it appears";
     let status = limiter.status();
-    assert_eq!((status.state.as_str(), status.degraded.as_slice()), ("degraded", &[sentence.to_owned()][..]));
+    assert_eq!(
+        (status.state.as_str(), status.degraded.as_slice()),
+        ("degraded", &[sentence.to_owned()][..])
+    );
     assert_eq!(names(&limiter), ["server0"]);
     verdict(&world, &limiter, CLIENTS[0], DENIED);
 
@@ -113,7 +116,11 @@ fn one_that_appears_vanishes_and_comes_back_is_followed_within_a_second() {
     // It counts on where it left off.
     let dropped = |limiter: &Limiter| -> u64 {
         let packets = limiter.status().packets;
-        packets.iter().filter(|one| one.interface == "late0" && one.verdict == "drop").map(|one| one.packets).sum()
+        packets
+            .iter()
+            .filter(|one| one.interface == "late0" && one.verdict == "drop")
+            .map(|one| one.packets)
+            .sum()
     };
     eventually(SOON, "drops before and after are counted", || dropped(&limiter) == 6);
     verdict(&world, &limiter, CLIENTS[0], DENIED);
@@ -151,7 +158,9 @@ fn down_up_mtu_and_restart_keep_the_link_and_what_it_does() {
         world.server.batch(&format!("link set server0 mtu {mtu}\n"));
         world.client.batch(&format!("link set client0 mtu {mtu}\n"));
     }
-    world.client.batch("neighbour replace 10.9.0.1 lladdr 02:00:00:00:00:02 dev client0 nud permanent\n");
+    world
+        .client
+        .batch("neighbour replace 10.9.0.1 lladdr 02:00:00:00:00:02 dev client0 nud permanent\n");
     verdict(&world, &limiter, CLIENTS[0], DENIED);
     assert_eq!(links(&limiter), link);
     assert_eq!(limiter.events().iter().filter(|line| line.contains("XDP")).count(), 1);
@@ -168,7 +177,11 @@ fn down_up_mtu_and_restart_keep_the_link_and_what_it_does() {
     limiter.restart();
     flood.flows(200);
     let sent = flood.stop();
-    assert_eq!(watch.count_matching(Duration::from_millis(100), |frame| frame == denied), 0, "{sent}");
+    assert_eq!(
+        watch.count_matching(Duration::from_millis(100), |frame| frame == denied),
+        0,
+        "{sent}"
+    );
     assert_eq!(links(&limiter), link, "the program was swapped through the link");
     assert!(limiter.status().interfaces[0].taken_over);
 }
@@ -180,7 +193,9 @@ fn one_that_is_renamed_or_moved_away_is_let_go() {
     let text = kernel(&["server0", "late0"], DENY);
     let limiter = Limiter::start(&world.server, &text);
     let rename = |from: &str, to: &str| {
-        world.server.batch(&format!("link set {from} down\nlink set {from} name {to}\nlink set {to} up\n"));
+        world
+            .server
+            .batch(&format!("link set {from} down\nlink set {from} name {to}\nlink set {to} up\n"));
     };
     rename("late0", "other0");
     attached(&limiter, &["server0"]);
@@ -207,7 +222,10 @@ fn auto_follows_the_default_routes() {
     let text = kernel(&["auto"], DENY);
     let mut limiter = Limiter::prepare(&world.server, &text);
     let refused = limiter.run_to_end().ended_with(1);
-    assert!(refused.stderr.contains("\"auto\" found no interface with a default route"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("\"auto\" found no interface with a default route"),
+        "{refused:?}"
+    );
 
     limiter.configure(&kernel(&["auto"], &format!("required = false\n{DENY}")));
     limiter.restart();
@@ -262,7 +280,10 @@ fn a_reload_attaches_and_lets_go_without_a_gap_for_the_others() {
 
     // What cannot be done is refused whole.
     let refused = reload(&["server0", "nosuch0"], "mode = \"monitor\"").ended_with(2);
-    assert!(refused.stderr.contains("interface nosuch0 does not exist; there are: "), "{refused:?}");
+    assert!(
+        refused.stderr.contains("interface nosuch0 does not exist; there are: "),
+        "{refused:?}"
+    );
     let other = Limiter::start(&world.server, &kernel(&["late0"], ""));
     let refused = reload(&["server0", "late0"], "mode = \"monitor\"").ended_with(2);
     let expected = "interface late0 already has an XDP program that is not this agent's: ";
@@ -271,7 +292,11 @@ fn a_reload_attaches_and_lets_go_without_a_gap_for_the_others() {
     assert_eq!(limiter.status().kernel_mode, "enforce");
     drop(other);
     let sent = flood.stop();
-    assert_eq!(watch.count_matching(Duration::from_millis(100), |frame| frame == denied), 0, "{sent}");
+    assert_eq!(
+        watch.count_matching(Duration::from_millis(100), |frame| frame == denied),
+        0,
+        "{sent}"
+    );
     assert_eq!(links(&limiter), link);
     drop(watch);
 
@@ -330,8 +355,10 @@ fn packets_larger_than_a_page_are_filtered_and_counted_whole() {
         let world = World::new();
         world.server.batch("link set server0 mtu 9000\n");
         world.client.batch("link set client0 mtu 9000\n");
-        let limiter =
-            Limiter::start(&world.server, &World::kernel(&format!("{DENY}\nattach = \"{attach}\"")));
+        let limiter = Limiter::start(
+            &world.server,
+            &World::kernel(&format!("{DENY}\nattach = \"{attach}\"")),
+        );
         assert_eq!(limiter.status().interfaces[0].mode, attach);
         for (source, verdict) in [
             (CLIENTS[0], (Action::Drop, Reason::Denied)),
@@ -342,7 +369,8 @@ fn packets_larger_than_a_page_are_filtered_and_counted_whole() {
             let bytes = |limiter: &Limiter| -> u64 {
                 let (action, reason) = (verdict.0.label(), verdict.1.label());
                 let packets = limiter.status().packets;
-                let ours = packets.iter().filter(|one| one.verdict == action && one.reason == reason);
+                let ours =
+                    packets.iter().filter(|one| one.verdict == action && one.reason == reason);
                 ours.map(|one| one.bytes).sum()
             };
             let (before, bytes_before) = (Counters::of(&limiter), bytes(&limiter));
@@ -351,7 +379,13 @@ fn packets_larger_than_a_page_are_filtered_and_counted_whole() {
             let seen = capture.count_matching(Duration::from_millis(100), |found| found == large);
             assert_eq!(seen, if verdict.0 == Action::Drop { 0 } else { 5 }, "{attach} {source}");
             let expected = [(verdict.0, verdict.1, 5)];
-            assert_eventually(&limiter, &before, SOON, &expected, &[(Action::Pass, Reason::Essential)]);
+            assert_eventually(
+                &limiter,
+                &before,
+                SOON,
+                &expected,
+                &[(Action::Pass, Reason::Essential)],
+            );
             assert_eq!(bytes(&limiter) - bytes_before, 5 * large.len() as u64, "{attach}");
         }
     }

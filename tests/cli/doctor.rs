@@ -40,7 +40,8 @@ fn it_knows_the_kernel_the_host_and_the_interfaces_without_an_agent() {
     assert_eq!(document["ok"], true);
     let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["findings", "ok", "version"]);
-    for check in ["version", "XDP programs", "prefix tries", "bpf_tcp_gen_syncookie"] {
+    let tracepoint = "tracepoint sock:inet_sock_set_state with types";
+    for check in ["version", "XDP programs", tracepoint, "prefix tries", "bpf_tcp_gen_syncookie"] {
         let (state, found, _) = finding(&document, "kernel", check);
         assert_eq!(state, "ok", "{check}: {found}");
     }

@@ -124,8 +124,7 @@ impl Program {
         // `struct xdp_md`: data, data_end, data_meta, and what the kernel fills in.
         let mut context = [0; 24];
         context[4..8].copy_from_slice(&first.to_ne_bytes());
-        let limiter: &Xdp =
-            self.ebpf.program(LIMITER).expect("loaded").try_into().expect("XDP");
+        let limiter: &Xdp = self.ebpf.program(LIMITER).expect("loaded").try_into().expect("XDP");
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),

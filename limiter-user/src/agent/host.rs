@@ -64,9 +64,11 @@ impl Selected {
             return Err(format!("interface {name} does not exist; there are: {names}"));
         }
         if self.no_default_route {
-            return Err("kernel.interfaces: \"auto\" found no interface with a default route; name \
+            return Err(
+                "kernel.interfaces: \"auto\" found no interface with a default route; name \
                         one"
-            .to_owned());
+                .to_owned(),
+            );
         }
         Ok(())
     }
@@ -77,7 +79,8 @@ impl Selected {
             format!("interface {name} does not exist: its packets are filtered when it appears")
         });
         let unrouted = self.no_default_route.then(|| {
-            "no interface has a default route: \"auto\" waits for one, nothing is filtered".to_owned()
+            "no interface has a default route: \"auto\" waits for one, nothing is filtered"
+                .to_owned()
         });
         missing.chain(unrouted).collect()
     }

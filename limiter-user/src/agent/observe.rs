@@ -132,9 +132,8 @@ impl Agent {
             };
             let (_, lost) = kernel.counts();
             // Counters that somebody else has now began anew.
-            lost_told.retain(|key, _| {
-                lost.iter().any(|count| (count.interface, count.verdict) == *key)
-            });
+            lost_told
+                .retain(|key, _| lost.iter().any(|count| (count.interface, count.verdict) == *key));
             for count in lost {
                 let told = lost_told.entry((count.interface, count.verdict)).or_default();
                 let newly = Counter {

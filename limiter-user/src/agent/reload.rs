@@ -85,7 +85,8 @@ impl Agent {
         self.look_at_interfaces();
         self.lift_bans_of_trusted();
         self.wait_until_applied(view.generation).await;
-        let until = view.confirm_seconds.map(|seconds| format!(", undone in {seconds}s unless confirmed"));
+        let until =
+            view.confirm_seconds.map(|seconds| format!(", undone in {seconds}s unless confirmed"));
         let generation = view.generation;
         let detail = format!("generation {generation}{}", until.unwrap_or_default());
         self.lifecycle(Lifecycle::ConfigReloaded, detail);
@@ -221,7 +222,8 @@ impl Inner {
         if old.interfaces != new.interfaces {
             self.watch.routed.clear();
         }
-        let changes = self.follow(new, old.interfaces != new.interfaces || old.attach != new.attach);
+        let changes =
+            self.follow(new, old.interfaces != new.interfaces || old.attach != new.attach);
         let unattached = self.kernel.as_ref().map(crate::kernel::Kernel::unattached);
         let newly: Vec<String> = unattached
             .unwrap_or_default()

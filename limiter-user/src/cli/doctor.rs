@@ -142,14 +142,12 @@ fn text(findings: &[Finding]) -> String {
 fn configuration(args: &AgentArgs, findings: &mut Vec<Finding>) -> Option<Policy> {
     const AREA: &str = "configuration";
     let named = args.config_file();
-    let sources =
-        Sources { file: named.clone(), ..Sources::new(&config::process_environment) };
+    let sources = Sources { file: named.clone(), ..Sources::new(&config::process_environment) };
     match config::load(&sources) {
         Ok(loaded) => {
-            let file = loaded.file.map_or_else(
-                || "the environment".to_owned(),
-                |file| file.display().to_string(),
-            );
+            let file = loaded
+                .file
+                .map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
             findings.push(Finding::ok(AREA, file, "valid"));
             Some(loaded.policy)
         }

@@ -1,6 +1,6 @@
 //! Names of the XDP programs of this host, to say whose program stands in the way.
 //!
-//! The kernel tells names to CAP_SYS_ADMIN only, which the agent gives up: what is loaded is noted
+//! The kernel tells names to `CAP_SYS_ADMIN` only, which the agent gives up: what is loaded is noted
 //! before, and asked again where that is still allowed.
 
 use std::collections::BTreeMap;

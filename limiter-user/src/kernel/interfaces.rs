@@ -133,7 +133,8 @@ impl Interfaces {
                 continue;
             };
             let due_ns = if is_cheap { 0 } else { now_ns.saturating_add(RETRY_NS) };
-            let unattached = Unattached { name: name.clone(), index: *index, why: error.to_string() };
+            let unattached =
+                Unattached { name: name.clone(), index: *index, why: error.to_string() };
             self.failures.push(Failure { unattached, wanted: how, due_ns });
             // As it was is better than not at all.
             if let Some((_, mode)) = released.iter().find(|(of, _)| of == index)
@@ -188,7 +189,11 @@ impl Interfaces {
                 continue;
             };
             let path = link_path(pins, attachment.slot, mode, index);
-            if here.is_some() { release(index, &path) } else { drop(fs::remove_file(&path)) }
+            if here.is_some() {
+                release(index, &path);
+            } else {
+                drop(fs::remove_file(&path));
+            }
             self.loggers.retain(|(slot, _)| *slot != attachment.slot);
             changes.push(Change::Detached(name.clone(), why));
         }

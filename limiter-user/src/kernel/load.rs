@@ -91,8 +91,7 @@ fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, Kernel
     for (name, size) in pins.sizes() {
         loader.map_max_entries(name, *size);
     }
-    let paths: Vec<_> =
-        pinned_maps().into_iter().map(|name| (name, pins.path(name))).collect();
+    let paths: Vec<_> = pinned_maps().into_iter().map(|name| (name, pins.path(name))).collect();
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }

@@ -76,7 +76,7 @@ pub struct LinkFacts {
 }
 
 /// The XDP program on an interface of this namespace, if there is one.
-pub fn xdp_on(index: u32) -> Result<Option<XdpOn>, Errno> {
+pub(super) fn xdp_on(index: u32) -> Result<Option<XdpOn>, Errno> {
     attributes_of_link(&ask_for_link(index)?).map(parse_xdp)
 }
 
@@ -248,9 +248,10 @@ mod tests {
             inner.extend(attribute_bytes(id, &9_u32.to_ne_bytes()));
             link(&[name.clone(), attribute_bytes(IFLA_XDP | 0x8000, &inner)].concat())
         };
-        for (id, mode) in
-            [(IFLA_XDP_SKB_PROG_ID, AttachMode::Generic), (IFLA_XDP_DRV_PROG_ID, AttachMode::Native)]
-        {
+        for (id, mode) in [
+            (IFLA_XDP_SKB_PROG_ID, AttachMode::Generic),
+            (IFLA_XDP_DRV_PROG_ID, AttachMode::Native),
+        ] {
             let found = parse(&nested(id, 2)).unwrap();
             assert_eq!(found, Some(XdpOn { program: 9, mode }));
         }

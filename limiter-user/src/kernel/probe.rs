@@ -2,10 +2,13 @@
 //! the program itself. Nothing is pinned or attached: all of it is gone when the answer is there.
 
 use aya::{
+    Btf,
     maps::MapType,
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
+
+use aya_obj::btf::BtfKind;
 
 use super::{KernelError, load};
 
@@ -25,51 +28,66 @@ pub struct Probed {
 /// Looks for everything that some feature needs. Needs the capabilities of loading.
 pub fn probe() -> Vec<Probed> {
     let mut all = Vec::new();
-    for (kind, name, serves, needed) in [
-        (ProgramType::Xdp, "XDP programs", "the packet half", true),
-        (ProgramType::Tracing, "BTF tracepoints", "limits of concurrent connections", false),
-    ] {
-        let found = is_program_supported(kind).map_err(|error| error.to_string());
-        all.push(Probed { name, serves, needed, found });
-    }
+    all.push(Probed {
+        name: "XDP programs",
+        serves: "packet half",
+        needed: true,
+        found: is_program_supported(ProgramType::Xdp).map_err(|error| whole(&error)),
+    });
+    all.push(Probed {
+        name: "tracepoint sock:inet_sock_set_state with types",
+        serves: "limit of concurrent connections",
+        needed: false,
+        found: has_tracepoint("inet_sock_set_state"),
+    });
     for (kind, name, serves) in [
-        (MapType::Hash, "hash maps", "bans"),
-        (MapType::Array, "array maps", "settings and sources"),
-        (MapType::PerCpuArray, "per-CPU array maps", "counters"),
-        (MapType::LpmTrie, "prefix tries", "lists and bans of networks"),
-        (MapType::RingBuf, "ring buffers", "events about dropped packets"),
+        (MapType::Hash, "hash maps", "ban"),
+        (MapType::Array, "array maps", "source table"),
+        (MapType::PerCpuArray, "per-CPU array maps", "counter"),
+        (MapType::LpmTrie, "prefix tries", "list of networks"),
+        (MapType::RingBuf, "ring buffers", "event about dropped packets"),
     ] {
-        let found = is_map_supported(kind).map_err(|error| error.to_string());
+        let found = is_map_supported(kind).map_err(|error| whole(&error));
         all.push(Probed { name, serves, needed: true, found });
     }
     for (helper, name, serves, needed) in [
         (
             BpfHelper::BPF_FUNC_xdp_get_buff_len,
             "bpf_xdp_get_buff_len",
-            "packets of several buffers (kernel 5.18)",
+            "way to read packets of several buffers (kernel 5.18)",
             true,
         ),
         (
             BpfHelper::BPF_FUNC_xdp_load_bytes,
             "bpf_xdp_load_bytes",
-            "packets of several buffers (kernel 5.18)",
+            "way to read packets of several buffers (kernel 5.18)",
             true,
         ),
-        (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64", "limits", true),
-        (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp", "replies to this host", true),
-        (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp", "replies to this host", true),
+        (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64", "limit", true),
+        (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp", "exemption of replies", true),
+        (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp", "exemption of replies", true),
         (
             BpfHelper::BPF_FUNC_tcp_gen_syncookie,
             "bpf_tcp_gen_syncookie",
-            "SYN cookies in XDP",
+            "SYN cookie in XDP",
             false,
         ),
     ] {
-        let found =
-            is_helper_supported(ProgramType::Xdp, helper).map_err(|error| error.to_string());
+        let found = is_helper_supported(ProgramType::Xdp, helper).map_err(|error| whole(&error));
         all.push(Probed { name, serves, needed, found });
     }
     all
+}
+
+/// Whether programs can be put on a tracepoint with the types of its arguments (kernel 5.5).
+fn has_tracepoint(name: &str) -> Result<bool, String> {
+    let types = Btf::from_sys_fs().map_err(|error| whole(&error))?;
+    let wanted = format!("btf_trace_{name}");
+    Ok(types.id_by_type_name_kind(&wanted, BtfKind::Typedef).is_ok())
+}
+
+fn whole(error: &dyn std::error::Error) -> String {
+    KernelError::system("cannot be told", error).to_string()
 }
 
 /// Loads the program of this version as a start would; how many instructions were verified.

@@ -82,7 +82,8 @@ impl Maps {
 
     /// Makes the counters of an interface zero. Nothing counts in them meanwhile.
     pub(super) fn clear_counters(&mut self, interface: u32) -> Result<(), KernelError> {
-        let failed = |error: &dyn std::error::Error| KernelError::system("clearing counters", error);
+        let failed =
+            |error: &dyn std::error::Error| KernelError::system("clearing counters", error);
         let first = interface * maps::COUNTERS_PER_INTERFACE;
         for index in first..first + maps::COUNTERS_PER_INTERFACE {
             if self.counter(index).packets == 0 {

@@ -1,6 +1,9 @@
 //! A fake agent behind a real control socket, for tests of both its sides.
 
-use std::{cell::RefCell, fs, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, sync::mpsc, thread, time::Duration};
+use std::{
+    cell::RefCell, fs, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, sync::mpsc, thread,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 

@@ -94,15 +94,13 @@ fn driver(name: &str, index: u32, facts: &LinkFacts, attach: Attach, missing: St
     };
     let condition = CONDITIONS.iter().find(|(of, _)| *of == driver).map(|(_, text)| *text);
     match (cannot, attach, condition) {
-        (_, Attach::Generic, _) => finding,
+        (_, Attach::Generic, _) | (None, _, None) => finding,
         (Some(why), Attach::Native, _) => {
             finding.but(missing, format!("{why}: attach = \"auto\" runs generically instead"))
         }
-        (Some(why), Attach::Auto, _) => {
-            finding.but(State::Off, format!("{why}: it runs generically, at several times the cost"))
-        }
+        (Some(why), Attach::Auto, _) => finding
+            .but(State::Off, format!("{why}: it runs generically, at several times the cost")),
         (None, _, Some(condition)) => finding.but(State::Ok, condition),
-        (None, _, None) => finding,
     }
 }
 
