@@ -11,6 +11,8 @@ pub mod ban;
 pub mod bucket;
 pub mod decide;
 pub mod headers;
+pub mod limits;
+pub mod lists;
 pub mod machine;
 pub mod maps;
 pub mod packet;

@@ -14,6 +14,7 @@ mod machine;
 mod maps;
 mod packet;
 mod report;
+mod routes;
 mod sockets;
 mod tables;
 

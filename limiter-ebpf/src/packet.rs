@@ -4,15 +4,13 @@
 
 use core::{arch::asm, mem::transmute_copy};
 
-use aya_ebpf::{
-    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
-    programs::XdpContext,
-};
+use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use limiter_common::{machine::Machine, packet::PacketBytes};
 
-use crate::{machine::Kernel, maps::FAR_BYTES};
+use crate::machine::Kernel;
 
-/// The frame behind an XDP context, of one buffer or several.
+/// The frame behind an XDP context. With multi-buffer frames the first buffer, which holds the
+/// headers.
 pub(crate) struct XdpPacket<'a> {
     ctx: &'a XdpContext,
     length: u64,
@@ -35,7 +33,7 @@ impl PacketBytes for XdpPacket<'_> {
         // concludes nothing.
         let end = Kernel::opaque(start.wrapping_add(N) as u64) as usize;
         if end > self.ctx.data_end() {
-            return self.far(offset);
+            return None;
         }
         Some(read(start))
     }
@@ -48,23 +46,6 @@ impl PacketBytes for XdpPacket<'_> {
     #[inline(always)]
     fn forget(&self, value: usize) -> usize {
         Kernel::forget(value as u64, self.length) as usize
-    }
-}
-
-impl XdpPacket<'_> {
-    /// Bytes that are not in the first buffer: drivers may leave it short of the headers, or empty
-    /// (mlx5 with striding receive queues and a large MTU). By way of a map: the stack is short.
-    #[inline(always)]
-    fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let scratch = FAR_BYTES.get_ptr_mut(0)?;
-        // SAFETY: the helper writes `N` bytes, which is at most the size of the value, or fails
-        // (kernel 5.18).
-        let failed =
-            unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset as u32, scratch.cast(), N as u32) };
-        if failed != 0 {
-            return None;
-        }
-        Some(read(scratch as usize))
     }
 }
 

@@ -11,20 +11,10 @@ use limiter_tests::program::{Options, Program, quiet_namespace};
 
 use crate::{policies::SETS, reference::Reference};
 
-/// The least that the kernel lets a test put into the first buffer: an Ethernet header.
-const FIRST_BUFFER_BYTES: usize = 14;
-
 struct Case {
     name: String,
     verdict: String,
     frame: Vec<u8>,
-}
-
-/// Whether `BPF_PROG_TEST_RUN` takes the size of the first buffer: since 6.18.
-fn kernel_can_split() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(18))
 }
 
 fn cases() -> Vec<Case> {
@@ -73,32 +63,6 @@ fn kept_frames_are_judged_as_their_files_say_by_both() {
             assert_eq!(kernel.run(frame), action, "{name}");
             assert_eq!(kernel.counter(counter), host.counters[counter as usize], "{name}");
             assert_eq!(action == 1, decision.verdict.action == Action::Drop, "{name}");
-        }
-    });
-}
-
-#[test]
-fn headers_are_found_wherever_a_driver_puts_them() {
-    let mut settings = Settings::open(u64::from(SETS), 0);
-    settings.fixed_now_ns = 1_000_000_000_000;
-    let mut host = Reference::new(SETS);
-    host.settings = settings;
-    let mut kernel = Program::load(Options { sets: SETS, ..Options::default() });
-    kernel.switch_settings(&settings);
-    quiet_namespace().run(|| {
-        for Case { name, frame, .. } in &cases() {
-            // Every byte of the headers is once the first that is not in the first buffer.
-            for first in (FIRST_BUFFER_BYTES..100).take_while(|first| *first < frame.len()) {
-                let first_bytes = u32::try_from(first).expect("small");
-                let Some(found) = kernel.run_in_buffers(frame, first_bytes) else {
-                    assert!(!kernel_can_split(), "{name} after {first} bytes");
-                    return;
-                };
-                let (_, counter, action) = host.run(frame);
-                assert_eq!(found, action, "{name} after {first} bytes");
-                let counted = kernel.counter(counter);
-                assert_eq!(counted, host.counters[counter as usize], "{name} after {first} bytes");
-            }
         }
     });
 }

@@ -120,7 +120,7 @@ impl Inner {
     pub(super) fn follow(&mut self, policy: &KernelPolicy, renew: bool) -> Vec<Change> {
         let selected = Selected::look(&policy.interfaces, &mut self.watch.routed);
         match self.kernel.as_mut() {
-            Some(kernel) => kernel.follow(&selected.present, renew),
+            Some(kernel) => kernel.follow_interfaces(&selected.present, renew),
             None => Vec::new(),
         }
     }

@@ -65,6 +65,10 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             inner.safety.look_at_host();
+            let facts = super::host_facts(&inner.policy);
+            if let Some(kernel) = inner.kernel.as_mut() {
+                table = kernel.follow(&facts).map_err(|error| error.to_string());
+            }
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.

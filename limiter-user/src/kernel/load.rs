@@ -38,9 +38,10 @@ impl LoadedProgram {
     pub(super) fn load(
         pins: &Pins,
         slot: u32,
+        is_loopback: bool,
         diagnostics: LevelFilter,
     ) -> Result<Self, KernelError> {
-        load(pins, slot, diagnostics).map(Self)
+        load(pins, slot, is_loopback, diagnostics).map(Self)
     }
 
     /// The reader of the program's diagnostics.
@@ -82,12 +83,24 @@ fn pinned_maps() -> Vec<&'static str> {
     VALUE_SIZES.iter().map(|(name, ..)| *name).chain([maps::EVENTS]).collect()
 }
 
-fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, KernelError> {
+/// Whether every source on the interface is an address of this host.
+pub(super) fn is_loopback(name: &str) -> bool {
+    name == "lo"
+}
+
+fn load(
+    pins: &Pins,
+    slot: u32,
+    is_loopback: bool,
+    diagnostics: LevelFilter,
+) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     // Diagnostics cost nothing while off: the verifier removes them.
     let level = diagnostics as u8;
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     loader.override_global("INTERFACE", &slot, true);
+    let loopback = u32::from(is_loopback);
+    loader.override_global("LOOPBACK", &loopback, true);
     for (name, size) in pins.sizes() {
         loader.map_max_entries(name, *size);
     }
@@ -112,7 +125,8 @@ pub(super) fn try_out() -> Result<u32, KernelError> {
     let level = LevelFilter::Off as u8;
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     // The size of the tables is not what is tried.
-    loader.map_max_entries(maps::SOURCES, 1).map_max_entries(maps::BANS, 1);
+    loader.map_max_entries(maps::KEYS, 1).map_max_entries(maps::SLOTS, 1);
+    loader.map_max_entries(maps::BANS, 1);
     let mut ebpf =
         loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))?;
     let program = xdp(&mut ebpf, PROGRAM)?;

@@ -20,7 +20,12 @@ const AREA: &str = "interfaces";
 const ONE_BUFFER_BYTES: u32 = 3_498;
 
 /// What is known of drivers that can do it under conditions.
-const CONDITIONS: [(&str, &str); 4] = [
+const CONDITIONS: [(&str, &str); 5] = [
+    (
+        "mlx5_core",
+        "with an MTU above 3498 natively only with `ethtool --set-priv-flags IF rx_striding_rq off`: \
+         else headers are not where they are read, and packets are malformed",
+    ),
     ("virtio_net", "natively only with a queue pair to spare for each CPU and guest offloads off"),
     ("ena", "natively only with at most half of the channels: `ethtool -L`"),
     ("veth", "its peer must compute checksums itself: `ethtool -K PEER tx off`"),
