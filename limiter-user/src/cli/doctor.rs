@@ -213,12 +213,12 @@ mod tests {
         let findings = [
             Finding::ok("kernel", "version", "6.18"),
             Finding::ok("kernel", "JIT", "0").but(State::Off, "switch it on"),
-            Finding::ok("host", "odd\nname", "x").but(State::Problem, "y"),
+            Finding::ok("host", "odd\x1bname", "x").but(State::Problem, "y"),
         ];
         assert_eq!(
             text(&findings),
             "kernel\n  ok       version: 6.18\n  off      JIT: 0\n           switch it on\n\
-             host\n  problem  odd\\nname: x\n           y\n"
+             host\n  problem  odd\\x1bname: x\n           y\n"
         );
     }
 }
