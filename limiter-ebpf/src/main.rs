@@ -27,8 +27,8 @@ use limiter_common::{
 
 use crate::{clock::KernelClock, packet::XdpPacket, tables::KernelTables};
 
-/// Decides about every packet that arrives on the interface.
-#[xdp]
+/// Decides about every packet that arrives on the interface, also one of several buffers.
+#[xdp(frags)]
 fn limiter(ctx: XdpContext) -> u32 {
     let packet = XdpPacket::new(&ctx);
     let Some(tables) = KernelTables::new(&ctx) else {

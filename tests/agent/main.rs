@@ -17,6 +17,8 @@ mod escalation;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod interfaces;
+#[cfg(test)]
 mod layout;
 #[cfg(test)]
 mod lifecycle;
@@ -32,3 +34,5 @@ mod prefixes;
 mod reload;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trial;

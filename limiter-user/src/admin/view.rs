@@ -64,6 +64,9 @@ pub struct StatusView {
     pub state: String,
     /// What is not working, a sentence each.
     pub degraded: Vec<String>,
+    /// Seconds until the policy in force is undone unless confirmed; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
     /// `enforce`, `monitor`, or `off` (HTTP only).
     pub kernel_mode: String,
     /// Interfaces with XDP.
@@ -134,6 +137,9 @@ pub struct InterfaceView {
     pub mode: String,
     /// Whether the link was taken over from an earlier agent.
     pub taken_over: bool,
+    /// Why the mode is generic although native was wanted; else empty.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// One counter of the packet path.
@@ -446,4 +452,7 @@ pub struct ReloadView {
     pub changes: Vec<String>,
     /// What takes effect only at restart, a line each.
     pub needs_restart: Vec<String>,
+    /// Seconds until it is undone unless `POST /v1/reload/confirm` comes; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
 }

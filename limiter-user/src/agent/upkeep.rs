@@ -6,6 +6,8 @@ use crate::{clock, link::ToProxy, policy::BanScope};
 impl Agent {
     /// Once a second.
     pub(super) fn tick(&self) {
+        self.end_trial();
+        self.look_at_interfaces();
         self.collect_drops(true);
         self.catch_proxy_up();
         let now = bans::now();

@@ -79,6 +79,7 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
             index: state.index,
             mode: state.mode.label().to_owned(),
             taken_over: state.taken_over,
+            note: state.note.unwrap_or_default(),
         })
         .collect();
     let (counts, lost) = kernel.counts();

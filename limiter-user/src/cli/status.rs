@@ -63,10 +63,17 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     let file = status.configuration.as_deref().unwrap_or("none");
     let configuration = format!("{file}, generation {}", status.policy_generation);
     line(&mut out, "configuration", &configuration)?;
+    if let Some(seconds) = status.confirm_seconds {
+        let left = output::seconds(seconds);
+        let text = format!("undone in {left} unless confirmed: `limiter reload --confirmed`");
+        line(&mut out, "", &text)?;
+    }
     line(&mut out, "kernel", &status.kernel_mode)?;
     for interface in &status.interfaces {
         let taken_over = if interface.taken_over { ", taken over" } else { "" };
-        let text = format!("{} ({}{taken_over})", interface.name, interface.mode);
+        let colon = if interface.note.is_empty() { "" } else { ": " };
+        let (name, mode, note) = (&interface.name, &interface.mode, &interface.note);
+        let text = format!("{name} ({mode}{taken_over}{colon}{note})");
         line(&mut out, "interface", &text)?;
     }
     line(&mut out, "listeners", &list(&status.listeners))?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use limiter_common::{
     headers::Flaw,
     limits::{BUCKET_WORDS, Buckets},
@@ -133,6 +133,23 @@ impl Maps {
         let Filters { filter, bitmap } = image.lists.filters();
         write(&self.filter, half, &filter);
         write(&self.bitmap, half, &bitmap);
+        Ok(())
+    }
+
+    /// Makes the counters of an interface zero. Nothing counts in them meanwhile.
+    pub(super) fn clear_counters(&mut self, interface: u32) -> Result<(), KernelError> {
+        let failed =
+            |error: &dyn std::error::Error| KernelError::system("clearing counters", error);
+        let first = interface * maps::COUNTERS_PER_INTERFACE;
+        for index in first..first + maps::COUNTERS_PER_INTERFACE {
+            if self.counter(index).packets == 0 {
+                continue;
+            }
+            let values = self.counters.get(&index, 0).map_err(|error| failed(&error))?;
+            let zeros = vec![Plain(Counter::default()); values.len()];
+            let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(&error))?;
+            self.counters.set(index, zeros, 0).map_err(|error| failed(&error))?;
+        }
         Ok(())
     }
 
