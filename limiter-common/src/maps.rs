@@ -2,6 +2,7 @@
 
 use crate::{
     ban::Ban,
+    connection::Connection,
     report::{Counter, DropSlot},
     settings::Settings,
     source::SourceSet,
@@ -27,6 +28,15 @@ pub const BAN_FILTER: &str = "BAN_FILTER";
 pub const LISTS_FIRST: &str = "LISTS_FIRST";
 /// The second of two prefix tries from address to list verdict.
 pub const LISTS_SECOND: &str = "LISTS_SECOND";
+/// Hash from socket cookie to [`Connection`]: every TCP connection that a peer opened.
+pub const SOCKETS: &str = "SOCKETS";
+/// Hash from source key, or key of a source at a service, to how many connections it has open.
+pub const CONNECTIONS: &str = "CONNECTIONS";
+/// Array of [`crate::connection::TOTALS`] words: open connections of the whole host, and of each
+/// service.
+pub const CONNECTION_TOTALS: &str = "CONN_TOTALS";
+/// Array of words, see [`crate::connection::losses`].
+pub const CONNECTION_LOSSES: &str = "CONN_LOSSES";
 /// Per-CPU array of [`Counter`], see [`counter_index`].
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`DropSlot`].
@@ -55,6 +65,10 @@ pub const COUNTER_COUNT: u32 = MAX_INTERFACES * COUNTERS_PER_INTERFACE;
 /// records, which the agent empties ten times a second.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
+/// How many connections can be tracked, and how many sources can have some. Entries take memory
+/// only while they are used.
+pub const MAX_CONNECTIONS: u32 = 262_144;
+
 /// Sizes and counts of this crate as the kernel has them.
 #[expect(clippy::cast_possible_truncation, reason = "all are far below 2^32")]
 const fn small(size: usize) -> u32 {
@@ -75,7 +89,7 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
 }
 
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 9] = [
+pub const VALUE_SIZES: [(&str, u32, u32); 13] = [
     (CONTROL, 4, 8),
     (SETTINGS, 4, small(size_of::<Settings>())),
     (SOURCES, 4, small(size_of::<SourceSet>())),
@@ -83,6 +97,10 @@ pub const VALUE_SIZES: [(&str, u32, u32); 9] = [
     (BAN_FILTER, 4, 8),
     (LISTS_FIRST, 20, 8),
     (LISTS_SECOND, 20, 8),
+    (SOCKETS, 8, small(size_of::<Connection>())),
+    (CONNECTIONS, 8, 8),
+    (CONNECTION_TOTALS, 4, 8),
+    (CONNECTION_LOSSES, 4, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),
     (DROPS, 4, small(size_of::<DropSlot>())),
 ];

@@ -1,13 +1,17 @@
 //! Every map, and nothing else. Sizes are those of the default configuration; user space sets the
 //! configured ones before it loads the program.
 
+use core::sync::atomic::AtomicU64;
+
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use limiter_common::{
     ban::{Ban, FILTER_WORDS},
-    maps::{COUNTER_COUNT, EVENTS_BYTES, control},
+    connection::{Connection, TOTALS, losses},
+    maps::{COUNTER_COUNT, EVENTS_BYTES, MAX_CONNECTIONS, control},
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::Settings,
     source::SourceSet,
@@ -40,6 +44,25 @@ pub(crate) static LISTS_FIRST: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entrie
 /// Lists of the policy in force or the other one.
 #[map]
 pub(crate) static LISTS_SECOND: LpmTrie<[u8; 16], u64> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Every TCP connection that a peer opened, by socket cookie.
+#[map]
+pub(crate) static SOCKETS: HashMap<u64, Connection> =
+    HashMap::with_max_entries(MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+
+/// How many connections a source has open, see `limiter_common::connection`.
+#[map]
+pub(crate) static CONNECTIONS: HashMap<u64, AtomicU64> =
+    HashMap::with_max_entries(MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+
+/// How many connections the whole host and each service have open.
+#[map(name = "CONN_TOTALS")]
+pub(crate) static CONNECTION_TOTALS: Array<AtomicU64> = Array::with_max_entries(TOTALS, 0);
+
+/// What could not be counted.
+#[map(name = "CONN_LOSSES")]
+pub(crate) static CONNECTION_LOSSES: Array<AtomicU64> =
+    Array::with_max_entries(losses::COUNT, 0);
 
 /// Packets and bytes by interface, verdict and reason. One writer per CPU: no atomics needed.
 #[map]

@@ -5,6 +5,8 @@
 //! XDP off an interface except [`Kernel::detach`] and an interface that left the policy.
 
 mod attach;
+mod btf;
+mod connections;
 mod drops;
 mod error;
 mod explain;
@@ -15,10 +17,13 @@ mod pins;
 mod plain;
 pub mod plan;
 mod ring;
+mod sock_diag;
+mod sys;
 mod tables;
 
 use std::{fmt, net::IpAddr, path::Path};
 
+use ipnet::IpNet;
 use limiter_common::{
     address::Address,
     ban::Ban,
@@ -30,18 +35,20 @@ use limiter_common::{
 
 pub use self::{
     attach::AttachMode,
+    connections::ConnectionState,
     drops::Drops,
     error::KernelError,
     explain::{Explanation, Probe},
 };
 use self::{
     attach::Attachment,
+    connections::Connections,
     image::{HostFacts, KernelImage, Running},
     plain::Plain,
     plan::{InForce, Step},
     tables::Maps,
 };
-use crate::policy::KernelPolicy;
+use crate::policy::{KernelPolicy, Mode};
 
 /// Sets that are counted at once: about a millisecond.
 const CENSUS_SETS: u32 = 2_048;
@@ -56,6 +63,8 @@ pub struct Kernel {
     in_force: InForce,
     running: Running,
     filter: filter::BanFilter,
+    /// Or why connections are not counted.
+    connections: Result<Connections, String>,
     /// Where the counting of sources stands, see [`Kernel::count_some`].
     next_set: u32,
     counting: usize,
@@ -132,6 +141,7 @@ impl Kernel {
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
             filter: filter::BanFilter::open(&pins)?,
+            connections: Err(String::new()),
             next_set: 0,
             counting: 0,
             counted: 0,
@@ -150,6 +160,8 @@ impl Kernel {
         let keys: Vec<u64> = kernel.maps.bans.keys().filter_map(Result::ok).collect();
         kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
+        kernel.connections = Connections::start(&kernel.pins).map_err(|error| error.to_string());
+        kernel.exempt_failsafe_ports(host);
         if diagnostics != log::LevelFilter::Off {
             kernel.loggers = programs
                 .interfaces
@@ -176,7 +188,14 @@ impl Kernel {
         self.carry_out(&steps, &image)?;
         self.image = image;
         self.policy = policy;
+        self.exempt_failsafe_ports(host);
         Ok(needs_restart)
+    }
+
+    fn exempt_failsafe_ports(&self, host: &HostFacts) {
+        if let Ok(connections) = &self.connections {
+            connections.exempt(image::failsafe_ports(&self.policy, host));
+        }
     }
 
     fn carry_out(&mut self, steps: &[Step], image: &KernelImage) -> Result<(), KernelError> {
@@ -221,6 +240,29 @@ impl Kernel {
             self.filter.add(key)?;
         }
         Ok(())
+    }
+
+    /// Ends the TCP connections that these sources opened, shortly after this returns: those of a
+    /// banned source would otherwise linger. Spares failsafe ports and what this host opened; ends
+    /// nothing in monitor mode.
+    pub fn end_connections(&self, sources: IpNet) {
+        if let (Ok(connections), Mode::Enforce) = (&self.connections, self.policy.mode) {
+            connections.end(sources);
+        }
+    }
+
+    /// Open connections that peers opened; or why they are not counted.
+    pub fn connections(&self) -> Result<ConnectionState, &str> {
+        self.connections.as_ref().map(Connections::state).map_err(String::as_str)
+    }
+
+    /// How many TCP connections this address's source opened and has open; 0 where they are not
+    /// counted.
+    pub fn connections_of(&self, address: IpAddr) -> u64 {
+        match (&self.connections, self.maps.active_settings()) {
+            (Ok(connections), Ok(settings)) => connections.of(address, settings.masks),
+            _ => 0,
+        }
     }
 
     /// Lifts a ban; whether there was one.

@@ -48,6 +48,7 @@ impl Agent {
                         return Err(KernelError::Host("the kernel half is off".to_owned()));
                     };
                     kernel.ban(ban.prefix.addr(), expires_ns)?;
+                    kernel.end_connections(ban.prefix);
                     // Its packets end from here on; its connections would otherwise linger.
                     self.tell_proxy(ToProxy::CloseConnections(ban.prefix));
                 }

@@ -59,6 +59,7 @@ impl Agent {
         self.catch_proxy_up();
         let now_unix_ns = clock::unix_ns();
         let mut table = Ok(());
+        let connections = self.connections_problem();
         let sums = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -78,7 +79,14 @@ impl Agent {
             self.events.publish(event);
         }
         self.judge(Problem::BanTable, table);
+        self.judge(Problem::Connections, connections.map_or(Ok(()), Err));
         self.save_book();
+    }
+
+    /// What is wrong with the count of open connections.
+    fn connections_problem(&self) -> Option<String> {
+        let inner = self.inner.borrow();
+        inner.kernel.as_ref()?.connections().ok()?.problem
     }
 
     /// Writes the bans down. What somebody was told is done shall hold, also if the agent dies

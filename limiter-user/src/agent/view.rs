@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Inner, book};
 use crate::{
     admin::view::{
-        BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
+        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
         SourceView, StatusView, WhyView,
     },
     clock,
@@ -72,11 +72,28 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
         .collect();
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
+    view.connections = Some(connections_view(kernel));
     let (slots, bans) = kernel.capacities();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
     let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
+}
+
+fn connections_view(kernel: &Kernel) -> ConnectionsView {
+    match kernel.connections() {
+        Ok(state) => ConnectionsView {
+            off: None,
+            open: state.open,
+            tracked: state.tracked,
+            capacity: state.capacity,
+            drift_corrected: state.drift_corrected,
+            untracked: state.untracked,
+            ended_by_bans: state.ended_by_bans,
+            bans_skipped: state.bans_skipped,
+        },
+        Err(why) => ConnectionsView { off: Some(why.to_owned()), ..ConnectionsView::default() },
+    }
 }
 
 pub(super) fn explain_packets(
@@ -95,6 +112,10 @@ pub(super) fn explain_packets(
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
     view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    let open = kernel.connections_of(source);
+    if open > 0 {
+        view.explanation.push(format!("its source has {open} TCP connections open to this host"));
+    }
     view.record = kernel.source(source).map(|record| source_view(inner, kernel, &record));
     Ok(())
 }
@@ -121,6 +142,7 @@ pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord)
         packets: record.packets,
         bytes: record.bytes,
         connections: record.connections,
+        open_connections: kernel.connections_of(record.address),
         dropped: record.dropped,
         list: kernel.list(record.address).label().to_owned(),
         idle_milliseconds: idle_ns / 1_000_000,

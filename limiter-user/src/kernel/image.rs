@@ -60,7 +60,7 @@ impl KernelImage {
         template.masks = Masks::new(policy.ipv4_prefix, policy.ipv6_prefix);
         template.packets = bucket("packets", policy.limits.packets)?;
         template.connections = bucket("new_connections", policy.limits.new_connections)?;
-        template.failsafe_ports = failsafe_ports(policy, host)?;
+        template.failsafe_ports = port_set("failsafe", &failsafe_ports(policy, host))?;
         template.listening_ports = port_set("listening", &host.listening_ports)?;
         let lists = merge_lists(policy);
         template.flags = [
@@ -169,7 +169,8 @@ fn bucket(name: &str, limit: Option<RateLimit>) -> Result<BucketRate, KernelErro
         .ok_or_else(|| KernelError::Policy(format!("kernel.limits.{name} cannot be represented")))
 }
 
-fn failsafe_ports(policy: &KernelPolicy, host: &HostFacts) -> Result<PortSet, KernelError> {
+/// Local TCP ports exempt from bans, each once.
+pub(super) fn failsafe_ports(policy: &KernelPolicy, host: &HostFacts) -> Vec<u16> {
     use crate::policy::kernel::FailsafePort;
     let mut ports = Vec::new();
     for port in &policy.failsafe_ports {
@@ -180,7 +181,7 @@ fn failsafe_ports(policy: &KernelPolicy, host: &HostFacts) -> Result<PortSet, Ke
     }
     ports.sort_unstable();
     ports.dedup();
-    port_set("failsafe", &ports)
+    ports
 }
 
 fn port_set(name: &str, ports: &[u16]) -> Result<PortSet, KernelError> {
