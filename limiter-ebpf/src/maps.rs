@@ -61,8 +61,7 @@ pub(crate) static CONNECTION_TOTALS: Array<AtomicU64> = Array::with_max_entries(
 
 /// What could not be counted.
 #[map(name = "CONN_LOSSES")]
-pub(crate) static CONNECTION_LOSSES: Array<AtomicU64> =
-    Array::with_max_entries(losses::COUNT, 0);
+pub(crate) static CONNECTION_LOSSES: Array<AtomicU64> = Array::with_max_entries(losses::COUNT, 0);
 
 /// Packets and bytes by interface, verdict and reason. One writer per CPU: no atomics needed.
 #[map]

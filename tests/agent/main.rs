@@ -5,6 +5,8 @@ mod attach;
 #[cfg(test)]
 mod bans;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod detach;
 #[cfg(test)]
 mod escalation;

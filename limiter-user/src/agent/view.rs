@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::{Inner, book};
 use crate::{
     admin::view::{
-        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
-        SourceView, StatusView, WhyView,
+        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, PacketCountView,
+        PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord},

@@ -44,16 +44,8 @@ pub(super) fn run(args: &SourcesArgs) -> Result<ExitCode> {
         output::print_json(&document.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let headings = [
-        "SOURCE",
-        ">PACKETS",
-        ">BYTES",
-        ">CONNECTIONS",
-        ">OPEN",
-        ">DROPPED",
-        "LIST",
-        ">IDLE",
-    ];
+    let headings =
+        ["SOURCE", ">PACKETS", ">BYTES", ">CONNECTIONS", ">OPEN", ">DROPPED", "LIST", ">IDLE"];
     let mut table = Table::new(&headings);
     for source in &document.view {
         table.row([

@@ -108,13 +108,15 @@ const fn kind(info: u32) -> u32 {
 fn length(entry: &[u8]) -> Option<usize> {
     let info = word(entry, 4)?;
     let count = size(info & 0xffff);
-    Some(12 + match kind(info) {
-        INT | VAR | DECL_TAG => 4,
-        ARRAY => 12,
-        STRUCT | UNION | DATASEC | ENUM64 => 12 * count,
-        ENUM | FUNC_PROTO => 8 * count,
-        _ => 0,
-    })
+    Some(
+        12 + match kind(info) {
+            INT | VAR | DECL_TAG => 4,
+            ARRAY => 12,
+            STRUCT | UNION | DATASEC | ENUM64 => 12 * count,
+            ENUM | FUNC_PROTO => 8 * count,
+            _ => 0,
+        },
+    )
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

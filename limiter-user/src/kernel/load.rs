@@ -103,10 +103,8 @@ fn slots(pins: &Pins, interfaces: &[(String, u32)]) -> Vec<u32> {
 
 fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, KernelError> {
     // Diagnostics cost nothing while off: the verifier removes them.
-    let globals = [
-        ("AYA_LOG_LEVEL", vec![diagnostics as u8]),
-        ("INTERFACE", slot.to_ne_bytes().to_vec()),
-    ];
+    let globals =
+        [("AYA_LOG_LEVEL", vec![diagnostics as u8]), ("INTERFACE", slot.to_ne_bytes().to_vec())];
     let mut ebpf = object(pins, &globals)?;
     for name in [PROGRAM, CLOCK_PROBE] {
         xdp(&mut ebpf, name)?

@@ -85,10 +85,9 @@ impl Dump {
     }
 
     fn take(&mut self, message: &[u8]) {
-        let (Some([family, state, timer, _]), Some(id)) = (
-            message.first_chunk::<4>(),
-            message.get(4..).and_then(<[u8]>::first_chunk::<ID>),
-        ) else {
+        let (Some([family, state, timer, _]), Some(id)) =
+            (message.first_chunk::<4>(), message.get(4..).and_then(<[u8]>::first_chunk::<ID>))
+        else {
             return;
         };
         let port = u16::from_be_bytes([id[0], id[1]]);

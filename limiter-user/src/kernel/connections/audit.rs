@@ -125,8 +125,7 @@ impl Findings {
                 Correction::Subtract(*key, lacks.wrapping_neg())
             }
         });
-        let totals =
-            self.totals.iter().map(|(service, lacks)| Correction::Total(*service, *lacks));
+        let totals = self.totals.iter().map(|(service, lacks)| Correction::Total(*service, *lacks));
         let stale = self.stale.iter().map(|cookie| Correction::Close(*cookie));
         let moved = self.moved.iter().flat_map(|(cookie, connection)| {
             [Correction::Close(*cookie), Correction::Open(*cookie, *connection)]

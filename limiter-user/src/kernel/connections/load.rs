@@ -95,7 +95,8 @@ fn offsets() -> Result<Vec<(&'static str, Vec<u8>)>, KernelError> {
         KernelError::Host(format!("this kernel does not describe {what} ({VMLINUX}, kernel 5.12)"))
     };
     let bytes = fs::read(VMLINUX).map_err(|_| unknown("its types"))?;
-    let types = btf::Btf::parse(&bytes).ok_or_else(|| unknown("its types as this version reads"))?;
+    let types =
+        btf::Btf::parse(&bytes).ok_or_else(|| unknown("its types as this version reads"))?;
     // `struct sock` begins with `struct sock_common`: an offset in one is one in the other.
     FIELDS
         .into_iter()

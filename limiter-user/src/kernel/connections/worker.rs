@@ -130,7 +130,9 @@ impl Worker {
         log::debug!("connections: {} began unseen, {drift} corrected", agreed.missing.len());
         let mut opened = Vec::new();
         for correction in agreed.corrections() {
-            if self.correct(correction)? && let Correction::Open(cookie, _) = correction {
+            if self.correct(correction)?
+                && let Correction::Open(cookie, _) = correction
+            {
                 opened.push(cookie);
             }
         }
@@ -258,9 +260,7 @@ fn hits(prefixes: &HashSet<IpNet>, address: Address) -> bool {
 
 /// What is in a table that changes meanwhile. An entry that is removed under the reader makes the
 /// kernel begin anew, so that it is not read for ever.
-fn bounded<V: aya::Pod>(
-    table: &HashMap<MapData, u64, V>,
-) -> Result<Vec<(u64, V)>, KernelError> {
+fn bounded<V: aya::Pod>(table: &HashMap<MapData, u64, V>) -> Result<Vec<(u64, V)>, KernelError> {
     let mut entries: Map<u64, V> = Map::new();
     for (reads, entry) in table.iter().enumerate() {
         let (key, value) =
