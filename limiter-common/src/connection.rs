@@ -3,12 +3,14 @@
 //! The record is what makes counting exact: whoever inserts it adds, whoever removes it subtracts,
 //! and both fail for everybody else. So a transition may be told twice, or to two programs.
 //!
-//! Counts lie in a hash table whose entries vanish at 0. A 0 is final: nobody adds to it, and only
-//! who made it 0 removes the entry, so that no addition falls into an entry that is being removed.
-//! Whoever meets one tries again. Two races are left, both need another CPU to act within some ten
-//! nanoseconds and are put right by the agent, which compares the counts with the records: an
-//! entry may be reused for another key between look-up and exchange, and a CPU may be kept from
-//! removing its 0 for longer than others try.
+//! Counts lie in a hash table whose entries vanish at 0. Such a word has its count in the lower
+//! half and in the upper one a number that changes with each change, from a random one on: two
+//! equal words are the same count with nothing in between, also where an entry was removed and its
+//! memory reused. A count of 0 is final: nobody adds to it, and only who made it 0 removes the
+//! entry, so that no addition falls into an entry that is being removed. Whoever meets one tries
+//! again. Who is kept from removing its 0 for longer than others try makes them give up: such a
+//! connection is counted as lost, and counted by the agent, which compares counts, records and
+//! the stack now and then.
 
 use core::sync::atomic::AtomicU64;
 
@@ -63,10 +65,28 @@ pub trait Counts {
     fn word(&self, key: u64) -> Option<&AtomicU64>;
 
     /// Adds an entry, unless there is one.
-    fn insert(&self, key: u64, count: u64) -> Insertion;
+    fn insert(&self, key: u64, word: u64) -> Insertion;
+
+    /// Any number.
+    fn random(&self) -> u32;
 
     /// Removes an entry.
     fn remove(&self, key: u64);
+}
+
+/// One change.
+const CHANGE: u64 = 1 << 32;
+
+/// The count in a word of [`Counts`], or of the totals.
+#[inline]
+pub const fn count_in(word: u64) -> u64 {
+    word & (CHANGE - 1)
+}
+
+/// What to add to a total's word for so many connections more, or (wrapping) less.
+#[inline]
+pub const fn total_step(amount: u64) -> u64 {
+    CHANGE.wrapping_add(amount)
 }
 
 /// Adds to a key; whether there was room.
@@ -75,11 +95,12 @@ pub fn add<T: Counts>(counts: &T, key: u64, amount: u64) -> bool {
     for _ in 0..ATTEMPTS {
         if let Some(word) = counts.word(key) {
             let current = T::Machine::read(word);
-            if current != 0 && T::Machine::replace(word, current, current.wrapping_add(amount)) {
+            let sum = current.wrapping_add(CHANGE).wrapping_add(amount);
+            if count_in(current) != 0 && T::Machine::replace(word, current, sum) {
                 return true;
             }
         } else {
-            match counts.insert(key, amount) {
+            match counts.insert(key, (u64::from(counts.random())) << 32 | amount) {
                 Insertion::Done => return true,
                 Insertion::Exists => {}
                 Insertion::Full => return false,
@@ -95,11 +116,12 @@ pub fn subtract<T: Counts>(counts: &T, key: u64, amount: u64) -> bool {
     for _ in 0..ATTEMPTS {
         let Some(word) = counts.word(key) else { return true };
         let current = T::Machine::read(word);
-        if current == 0 {
+        let count = count_in(current);
+        if count == 0 {
             return true;
         }
-        let left = current.saturating_sub(amount);
-        if T::Machine::replace(word, current, left) {
+        let left = count.saturating_sub(amount);
+        if T::Machine::replace(word, current, current.wrapping_add(CHANGE) - (count - left)) {
             if left == 0 {
                 counts.remove(key);
             }
@@ -179,7 +201,11 @@ mod tests {
             self.words.lock().unwrap().get(&key).copied()
         }
 
-        fn insert(&self, key: u64, count: u64) -> Insertion {
+        fn random(&self) -> u32 {
+            u32::MAX
+        }
+
+        fn insert(&self, key: u64, word: u64) -> Insertion {
             let mut words = self.words.lock().unwrap();
             if words.contains_key(&key) {
                 return Insertion::Exists;
@@ -187,7 +213,7 @@ mod tests {
             if words.len() >= self.room {
                 return Insertion::Full;
             }
-            words.insert(key, Box::leak(Box::new(AtomicU64::new(count))));
+            words.insert(key, Box::leak(Box::new(AtomicU64::new(word))));
             Insertion::Done
         }
 
@@ -199,7 +225,7 @@ mod tests {
     impl Table {
         fn counts(&self) -> Vec<(u64, u64)> {
             let words = self.words.lock().unwrap();
-            words.iter().map(|(key, word)| (*key, Native::read(word))).collect()
+            words.iter().map(|(key, word)| (*key, count_in(Native::read(word)))).collect()
         }
     }
 
@@ -208,6 +234,7 @@ mod tests {
         let table = Table { room: 1, ..Table::default() };
         assert!(add(&table, 7, 1) && add(&table, 7, 2));
         assert_eq!(table.counts(), [(7, 3)]);
+        assert_eq!(Native::read(table.word(7).unwrap()), 3, "the change after the last");
         assert!(!add(&table, 8, 1), "no room");
         assert!(subtract(&table, 7, 1));
         assert_eq!(table.counts(), [(7, 2)]);
@@ -252,6 +279,15 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(table.counts(), [], "{refused} attempts failed");
+    }
+
+    #[test]
+    fn totals_tell_every_change() {
+        let mut word = 0_u64;
+        for (step, count, changes) in [(1, 1, 1), (1, 2, 2), (u64::MAX, 1, 3), (u64::MAX, 0, 4)] {
+            word = word.wrapping_add(total_step(step));
+            assert_eq!((count_in(word), word >> 32), (count, changes));
+        }
     }
 
     #[test]

@@ -30,10 +30,11 @@ pub const LISTS_FIRST: &str = "LISTS_FIRST";
 pub const LISTS_SECOND: &str = "LISTS_SECOND";
 /// Hash from socket cookie to [`Connection`]: every TCP connection that a peer opened.
 pub const SOCKETS: &str = "SOCKETS";
-/// Hash from source key, or key of a source at a service, to how many connections it has open.
+/// Hash from source key, or key of a source at a service, to how many connections it has open:
+/// a word for [`crate::connection::count_in`].
 pub const CONNECTIONS: &str = "CONNECTIONS";
-/// Array of [`crate::connection::TOTALS`] words: open connections of the whole host, and of each
-/// service.
+/// Array of [`crate::connection::TOTALS`] words for [`crate::connection::count_in`]: open
+/// connections of the whole host, and of each service.
 pub const CONNECTION_TOTALS: &str = "CONN_TOTALS";
 /// Array of words, see [`crate::connection::losses`].
 pub const CONNECTION_LOSSES: &str = "CONN_LOSSES";

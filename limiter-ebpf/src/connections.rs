@@ -8,7 +8,7 @@ use core::sync::atomic::AtomicU64;
 use aya_ebpf::{
     Global,
     bindings::{BPF_NOEXIST, xdp_action},
-    helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel},
+    helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_probe_read_kernel},
     programs::{BtfTracePointContext, XdpContext},
 };
 use limiter_common::{
@@ -142,7 +142,7 @@ fn close(cookie: u64) -> bool {
     // this record, and whoever removed it is told apart below.
     let connection = unsafe { *found };
     if SOCKETS.remove(cookie).is_err() {
-        return false;
+        return lose(losses::CONTENDED);
     }
     subtract(connection.source);
     if connection.pair != 0 {
@@ -186,7 +186,7 @@ fn subtract(key: u64) {
 #[inline]
 fn total(service: u64, amount: u64) -> bool {
     let Some(word) = CONNECTION_TOTALS.get(service as u32) else { return false };
-    Kernel::add(word, amount);
+    Kernel::add(word, connection::total_step(amount));
     true
 }
 
@@ -219,8 +219,14 @@ impl Counts for KernelCounts {
     }
 
     #[inline]
-    fn insert(&self, key: u64, count: u64) -> Insertion {
-        match CONNECTIONS.insert(key, AtomicU64::new(count), u64::from(BPF_NOEXIST)) {
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline]
+    fn insert(&self, key: u64, word: u64) -> Insertion {
+        match CONNECTIONS.insert(key, AtomicU64::new(word), u64::from(BPF_NOEXIST)) {
             Ok(()) => Insertion::Done,
             Err(EXISTS) => Insertion::Exists,
             Err(_) => Insertion::Full,

@@ -23,7 +23,7 @@ use aya::maps::{Array, HashMap, MapData};
 use ipnet::IpNet;
 use limiter_common::{
     address::{Address, Masks},
-    connection::losses,
+    connection::{count_in, losses},
     maps::{self, MAX_CONNECTIONS},
 };
 
@@ -124,12 +124,12 @@ impl Connections {
 
     /// How many connections this address's source has open.
     pub(super) fn of(&self, address: IpAddr, masks: Masks) -> u64 {
-        self.counts.get(&Address::from(address).source_key(masks), 0).unwrap_or(0)
+        count_in(self.counts.get(&Address::from(address).source_key(masks), 0).unwrap_or(0))
     }
 
     pub(super) fn state(&self) -> ConnectionState {
         let word = |map: &Array<MapData, u64>, index: u32| map.get(&index, 0).unwrap_or(0);
-        let open = word(&self.totals, 0);
+        let open = count_in(word(&self.totals, 0));
         let counted = (open < COUNTED_AT_ONCE)
             .then(|| self.sockets.keys().take(2 * MAX_CONNECTIONS as usize).flatten().count());
         let shared = lock(&self.shared);

@@ -6,14 +6,14 @@ use std::{
     hash::Hash,
 };
 
-use limiter_common::connection::{Connection, Correction, TOTALS};
+use limiter_common::connection::{Connection, Correction, TOTALS, count_in};
 
 /// The tables, read one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// Records by cookie.
     pub(super) recorded: HashMap<u64, Connection>,
-    /// Counts by key that did not change while the records were read.
+    /// Words of counts by key.
     pub(super) counts: HashMap<u64, Count>,
     /// As [`Self::counts`], by service.
     pub(super) totals: [Count; TOTALS as usize],
@@ -21,7 +21,8 @@ pub(super) struct Look {
     pub(super) stack: HashMap<u64, Seen>,
 }
 
-/// A count before and after the records were read.
+/// The word of a count before and after the records were read; 0: none. Equal words did not change
+/// in between.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Count {
     pub(super) before: u64,
@@ -138,8 +139,9 @@ impl Findings {
 
 /// What the count lacks, if it held still.
 const fn lacks(expected: u64, count: Count) -> Option<u64> {
-    if count.before == count.after && count.before != expected {
-        Some(expected.wrapping_sub(count.before))
+    let found = count_in(count.before);
+    if count.before == count.after && found != expected {
+        Some(expected.wrapping_sub(found))
     } else {
         None
     }
@@ -158,7 +160,7 @@ mod tests {
     }
 
     fn still(count: u64) -> Count {
-        Count { before: count, after: count }
+        Count { before: 9 << 32 | count, after: 9 << 32 | count }
     }
 
     /// One recorded connection of source 7 with cookie 1, as it should be.
@@ -226,6 +228,9 @@ mod tests {
         let mut look = sound();
         look.counts.insert(7, Count { before: 2, after: 1 });
         look.totals[0] = Count { before: 2, after: 1 };
+        assert!(Findings::of(&look).is_empty());
+        // Away and back again.
+        look.counts.insert(7, Count { before: 4 << 32 | 2, after: 6 << 32 | 2 });
         assert!(Findings::of(&look).is_empty());
 
         let mut first = sound();

@@ -127,7 +127,15 @@ impl Worker {
             return Ok(());
         }
         let drift = agreed.drift();
-        log::debug!("connections: {} began unseen, {drift} corrected", agreed.missing.len());
+        if drift > 0 {
+            log::warn!(
+                "open connections: {} records, {} counts and {} totals were wrong",
+                agreed.stale.len(),
+                agreed.counts.len(),
+                agreed.totals.len(),
+            );
+            log::warn!("DEBUG {agreed:?}");
+        }
         let mut opened = Vec::new();
         for correction in agreed.corrections() {
             if self.correct(correction)?
