@@ -134,7 +134,6 @@ impl Worker {
                 agreed.counts.len(),
                 agreed.totals.len(),
             );
-            log::warn!("DEBUG {agreed:?}");
         }
         let mut opened = Vec::new();
         for correction in agreed.corrections() {
