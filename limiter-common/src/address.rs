@@ -38,6 +38,12 @@ impl Address {
         self.high == 0 && self.low >> 32 == MAPPED >> 32
     }
 
+    /// Whether this is 127.0.0.0/8 or `::1`.
+    #[inline]
+    pub const fn is_loopback(self) -> bool {
+        self.high == 0 && (self.low >> 24 == (MAPPED >> 24) | 127 || self.low == 1)
+    }
+
     /// The 16 bytes in network order: the key of prefix tries.
     #[inline]
     pub const fn to_bytes(self) -> [u8; 16] {

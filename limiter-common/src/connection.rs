@@ -14,7 +14,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-use crate::machine::Machine;
+use crate::{machine::Machine, maps::SERVICE_COUNT, source::pair_key};
 
 /// How often a word is tried that others change at the same time.
 const ATTEMPTS: u32 = 16;
@@ -31,8 +31,17 @@ pub struct Connection {
     pub service: u64,
 }
 
+impl Connection {
+    /// Of this source, to a port of this service (0: none).
+    #[inline]
+    pub fn new(source: u64, service: u32, seed: u64) -> Self {
+        let pair = if service == 0 { 0 } else { pair_key(source, service, seed) };
+        Self { source, pair, service: u64::from(service) }
+    }
+}
+
 /// Services that are counted apart, and 0 for the whole host.
-pub const TOTALS: u32 = 32;
+pub const TOTALS: u32 = SERVICE_COUNT;
 
 /// Indices of what could not be counted.
 pub mod losses {

@@ -3,53 +3,126 @@
 //! Pure: reads bytes through [`PacketBytes`], looks keys up through [`Tables`], and is told the
 //! time. The kernel program and the tests run this very function.
 //!
-//! Meaning, whatever the order of look-ups: malformed; trusted; bans; deny and allow (the longest
-//! prefix wins, deny wins a tie); default; limits. Failsafe ports are exempt from bans, lists and
-//! default, not from limits. Replies to connections that this host opened are exempt from all of
-//! these, and looked up only when the packet would otherwise be dropped.
+//! Meaning, whatever the order of look-ups: malformed; forwarded; trusted; bans; deny and allow
+//! (the longest prefix wins, deny wins a tie); default; the list of the service; limits of the
+//! source, of the source at the service, of the service, of the host. Failsafe ports are exempt
+//! from bans, lists and default, not from limits. Replies to connections that this host opened are
+//! exempt from all of these, and looked up only when the packet would otherwise be dropped.
 //!
-//! Map operations of the common packet (a known source, allowed): settings, one control word, one
-//! filter word, one source set, one counter, all of them array look-ups that the JIT inlines; one coarse clock.
-
-use core::sync::atomic::AtomicU64;
+//! Map operations of the common packet (a known source, allowed): control, settings, one word of
+//! ports, one of the ban filter, one set of keys or two, its slots, one counter; with limits on the
+//! host, its buckets and this CPU's share of them: all of them array look-ups that the JIT inlines;
+//! one coarse clock.
 
 use crate::{
     address::Address,
-    ban::FilterBit,
-    bucket::{self, BucketRate},
-    headers::{self, Headers, Parsed, protocol},
+    ban::{FilterBit, PrefixBit},
+    headers::{self, Flaw, Headers, Parsed, protocol},
+    limits::Buckets,
+    lists::{ListValue, ListVerdict},
     machine::Machine,
     packet::PacketBytes,
-    settings::{ListVerdict, Settings, flags},
-    source::{CachedAccess, SourceSet, SourceSlot, claim_in, set_indices},
+    ports::{PortFacts, port_word},
+    settings::{ServiceSettings, Settings, flags},
+    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, set_indices},
     verdict::{Action, Reason, Verdict},
 };
+
+mod access;
+mod limit;
 
 /// Ports below this one are for services (`net.ipv4.ip_unprivileged_port_start`, its default).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1_024;
 
-/// What the decision looks up. Each call is one map operation.
+/// What the decision looks up. Each call is one map operation, if not said otherwise.
 pub trait Tables {
-    /// How the words of a source are changed.
+    /// How shared words are changed.
     type Machine: Machine;
 
     /// The policy in force.
     fn settings(&self) -> &Settings;
 
+    /// Slot of the interface that the packet came in on; a constant.
+    fn interface(&self) -> u32;
+
+    /// Whether that interface is the loopback one, on which every source is an own address; a
+    /// constant.
+    fn is_loopback(&self) -> bool;
+
+    /// The CPU that runs this; no map operation.
+    fn cpu(&self) -> u32;
+
+    /// A random number; no map operation.
+    fn random(&self) -> u32;
+
+    /// One word of what is known of ports, see [`port_word`].
+    fn port_word(&self, word: u32) -> u64;
+
+    /// A service (1 to [`crate::settings::MAX_SERVICES`]) of the policy in force.
+    fn service(&self, number: u32) -> Option<&ServiceSettings>;
+
     /// One word of the filter before the bans.
     fn ban_filter(&self, word: u32) -> u64;
-
-    /// One set of the source table.
-    fn source_set(&self, index: u32) -> Option<&SourceSet>;
 
     /// When the ban of this key ends, `CLOCK_MONOTONIC` ns, and counts one hit on it.
     fn ban_expiry_ns(&self, key: u64) -> Option<u64>;
 
-    /// What the lists say about an address; called only where some list has an entry.
-    fn list(&self, address: Address) -> ListVerdict;
+    /// Whether there is any ban of a prefix; no map operation.
+    fn has_prefix_bans(&self) -> bool;
 
-    /// Whether the packet belongs to a connection or connected socket that this host opened.
+    /// As [`Self::ban_expiry_ns`], for the longest banned prefix that covers the address.
+    fn prefix_ban_expiry_ns(&self, address: Address) -> Option<u64>;
+
+    /// One word of the filter before the list entries.
+    fn list_filter(&self, word: u32) -> u64;
+
+    /// One word of the bitmap before the IPv4 prefixes of the lists.
+    fn list_bitmap(&self, word: u32) -> u64;
+
+    /// The list entry of exactly this address.
+    fn list_exact(&self, address: Address) -> Option<ListValue>;
+
+    /// The list entry of the longest prefix that covers the address.
+    fn list_prefix(&self, address: Address) -> Option<ListValue>;
+
+    /// Whether the list of a service has the address.
+    fn is_listed(&self, service: u32, address: Address) -> bool;
+
+    /// The keys of one set of the source table.
+    fn keys(&self, set: u32) -> Option<&KeySet>;
+
+    /// The slots of one set of the source table.
+    fn slots(&self, set: u32) -> Option<&SlotSet>;
+
+    /// This CPU's budget of claims.
+    fn claim_budget(&self) -> Option<&ClaimBudget>;
+
+    /// What all sources together may still send to a service, or (0) to the host.
+    fn totals(&self, service: u32) -> Option<&Buckets>;
+
+    /// This CPU's share of [`Self::totals`] that is not charged there yet.
+    fn pending(&self, service: u32) -> Option<&Buckets>;
+
+    /// Open connections of a source, or of a source at a service, by key.
+    fn open_connections(&self, key: u64) -> u64;
+
+    /// Open connections of all sources together, to a service or (0) to the host.
+    fn open_total(&self, service: u32) -> u64;
+
+    /// Whether the packet belongs to a connection or connected socket that this host opened: asked
+    /// of the network stack.
     fn is_reply(&self, headers: &Headers) -> bool;
+
+    /// Whether the packet is for another host and this one would send it on: asked of the network
+    /// stack.
+    fn is_forwarded(&self, headers: &Headers) -> bool;
+
+    /// Whether connection requests to flooded listeners are answered; no map operation.
+    fn has_syn_cookies(&self) -> bool;
+
+    /// Turns a connection request into its answer with a SYN cookie. `false` where its listener is
+    /// not flooded, or the packet is not of the plainest kind; it is then as it was.
+    fn answer(&self, headers: &Headers) -> bool;
 }
 
 /// The time, read at most once each.
@@ -68,6 +141,8 @@ pub struct Decision {
     pub verdict: Verdict,
     /// Source address; `::` where it could not be read.
     pub source: Address,
+    /// What is wrong with a malformed packet.
+    pub flaw: Flaw,
 }
 
 /// Decides about one packet.
@@ -79,26 +154,37 @@ where
     C: Clock,
 {
     let settings = tables.settings();
-    let (source, verdict) = match headers::parse(packet) {
-        Parsed::NotIp => (Address::default(), Verdict::pass(Reason::Essential)),
-        Parsed::Malformed(source) if settings.has(flags::MALFORMED_PASS) => {
-            (source, Verdict::pass(Reason::Malformed))
-        }
-        Parsed::Malformed(source) => (source, Verdict::drop(Reason::Malformed)),
+    let (source, verdict, flaw) = match headers::parse(packet) {
+        Parsed::NotIp => (Address::default(), Verdict::pass(Reason::Essential), Flaw::None),
+        Parsed::Malformed(source, flaw) => (source, malformed(settings), flaw),
         Parsed::Ip(headers) if headers.is_essential => {
-            (headers.source, Verdict::pass(Reason::Essential))
+            (headers.source, Verdict::pass(Reason::Essential), Flaw::None)
         }
         Parsed::Ip(headers) => {
             let headers = headers.forget::<T::Machine>(settings.hash_seed);
-            let view = View { settings, tables, clock, headers: &headers, bytes: packet.length() };
-            (headers.source, view.decide())
+            let ports = PortFacts::default();
+            let bytes = packet.length();
+            let mut view = View { settings, tables, clock, headers: &headers, ports, bytes };
+            let flaw = view.flaw();
+            let verdict = if let Flaw::None = flaw { view.decide() } else { malformed(settings) };
+            (headers.source, verdict, flaw)
         }
     };
     let action = match verdict.action {
         Action::Drop if settings.has(flags::MONITOR) => Action::Monitor,
         action => action,
     };
-    Decision { verdict: Verdict { action, ..verdict }, source }
+    Decision { verdict: Verdict { action, ..verdict }, source, flaw }
+}
+
+/// What happens to a malformed packet.
+#[inline]
+const fn malformed(settings: &Settings) -> Verdict {
+    if settings.has(flags::MALFORMED_PASS) {
+        Verdict::pass(Reason::Malformed)
+    } else {
+        Verdict::drop(Reason::Malformed)
+    }
 }
 
 /// One packet and what it is decided by.
@@ -107,32 +193,65 @@ struct View<'a, T, C> {
     tables: &'a T,
     clock: &'a C,
     headers: &'a Headers,
+    ports: PortFacts,
     bytes: u64,
 }
 
-/// Whether the source may enter at all.
-enum Access {
-    Trusted,
-    Open,
-    Refused(Reason),
-}
-
 impl<T: Tables, C: Clock> View<'_, T, C> {
+    /// What is wrong with addresses that are well formed: no packet on a wire has a loopback
+    /// address, nobody else's has this host's own address as its source, and nobody's has the same
+    /// address as source and destination ("land", CERT CA-1997-28).
     #[inline]
-    fn decide(&self) -> Verdict {
+    fn flaw(&self) -> Flaw {
+        if self.tables.is_loopback() {
+            Flaw::None
+        } else if self.headers.source.is_loopback() {
+            Flaw::Source
+        } else if self.settings.is_own::<T::Machine>(self.headers.source) {
+            Flaw::OwnSource
+        } else if self.headers.source == self.headers.destination {
+            Flaw::Land
+        } else {
+            Flaw::None
+        }
+    }
+
+    #[inline]
+    fn decide(&mut self) -> Verdict {
+        if self.is_forwarded() {
+            return Verdict::pass(Reason::Forwarded);
+        }
+        if self.headers.has_ports {
+            let port = self.headers.destination_port;
+            let word = port_word(self.headers.protocol == protocol::UDP, port);
+            self.ports = PortFacts::in_word(self.tables.port_word(word), port);
+        }
         let banned = self.is_banned();
         let (mut verdict, slot) = if banned && !self.is_failsafe() {
             (Verdict::drop(Reason::Banned), None)
         } else {
             self.admit(banned)
         };
-        if verdict.action == Action::Drop && self.is_reply() {
+        if verdict.action != Action::Pass && self.is_reply() {
             verdict = Verdict::pass(Reason::Reply);
         }
         if let Some(slot) = slot {
             self.record(slot, verdict);
         }
+        if self.is_to_be_answered(verdict) && self.tables.answer(self.headers) {
+            verdict = Verdict::answer(Reason::SynCookie);
+        }
         verdict
+    }
+
+    /// Whether the packet only passes through this host. Most are for one of the addresses in the
+    /// settings; of the others the stack is asked, so that an address that is newer than the
+    /// policy counts as own.
+    #[inline]
+    fn is_forwarded(&self) -> bool {
+        self.settings.has(flags::FORWARDING)
+            && !self.settings.is_own::<T::Machine>(self.headers.destination)
+            && self.tables.is_forwarded(self.headers)
     }
 
     /// Whether a ban of the source is in force. Ban insertion refuses trusted sources, so that a
@@ -141,10 +260,17 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn is_banned(&self) -> bool {
         let key = self.headers.source.ban_key();
         let bit = FilterBit::of(key);
-        if self.tables.ban_filter(bit.word) & bit.mask == 0 {
-            return false;
+        let mut expiry_ns = None;
+        if self.tables.ban_filter(bit.word) & bit.mask != 0 {
+            expiry_ns = self.tables.ban_expiry_ns(key);
         }
-        self.tables.ban_expiry_ns(key).is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
+        if expiry_ns.is_none() && self.tables.has_prefix_bans() {
+            let bit = PrefixBit::of(self.headers.source);
+            if self.tables.ban_filter(bit.word) & bit.mask != 0 {
+                expiry_ns = self.tables.prefix_ban_expiry_ns(self.headers.source);
+            }
+        }
+        expiry_ns.is_some_and(|expiry_ns| self.clock.coarse_ns() < expiry_ns)
     }
 
     /// Lists and limits of a source that is not banned, or whose packet is for a failsafe port;
@@ -155,116 +281,26 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         let key = self.headers.source.source_key(self.settings.masks);
         let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
         let slot = self.find(key, sets);
-        let admitted = match self.judge(self.list(key, slot)) {
+        let admitted = match self.list(key, slot) {
             _ if banned => Verdict::pass(Reason::Failsafe),
-            Access::Trusted => return (Verdict::pass(Reason::Trusted), slot),
-            Access::Open => Verdict::pass(Reason::Allowed),
-            Access::Refused(_) if self.is_failsafe() => Verdict::pass(Reason::Failsafe),
-            Access::Refused(reason) => return (Verdict::drop(reason), slot),
+            ListVerdict::Trusted => return (Verdict::pass(Reason::Trusted), slot),
+            ListVerdict::Deny if self.is_failsafe() => Verdict::pass(Reason::Failsafe),
+            ListVerdict::Deny => return (Verdict::drop(Reason::Denied), slot),
+            ListVerdict::None if self.settings.has(flags::DEFAULT_DENY) => {
+                if !self.is_failsafe() {
+                    return (Verdict::drop(Reason::NotAllowed), slot);
+                }
+                Verdict::pass(Reason::Failsafe)
+            }
+            ListVerdict::Allow | ListVerdict::None => Verdict::pass(Reason::Allowed),
         };
-        self.limit(key, sets, slot, admitted)
+        self.limit(key, slot, admitted)
     }
 
     #[inline]
     fn find(&self, key: u64, sets: [u32; 2]) -> Option<&SourceSlot> {
-        for index in sets {
-            if let Some(slot) =
-                self.tables.source_set(index).and_then(|set| set.find::<T::Machine>(key))
-            {
-                return Some(slot);
-            }
-        }
-        None
-    }
-
-    /// What the lists say, or what the source's slot remembers of it.
-    #[inline]
-    fn list(&self, key: u64, slot: Option<&SourceSlot>) -> ListVerdict {
-        let generation = self.settings.generation;
-        if let Some(slot) = slot
-            && let Some(list) = CachedAccess::read(T::Machine::read(&slot.access), key, generation)
-        {
-            return list;
-        }
-        let list = if self.settings.has(flags::LISTS) {
-            self.tables.list(self.headers.source)
-        } else {
-            ListVerdict::None
-        };
-        // A slot cannot remember what holds for some of its addresses only.
-        if let Some(slot) = slot
-            && !self.settings.has(flags::FINE_LISTS)
-        {
-            T::Machine::write(&slot.access, CachedAccess::new(list, key, generation).word());
-        }
-        list
-    }
-
-    #[inline]
-    fn judge(&self, list: ListVerdict) -> Access {
-        match list {
-            ListVerdict::Trusted => Access::Trusted,
-            ListVerdict::Deny => Access::Refused(Reason::Denied),
-            ListVerdict::None if self.settings.has(flags::DEFAULT_DENY) => {
-                Access::Refused(Reason::NotAllowed)
-            }
-            ListVerdict::Allow | ListVerdict::None => Access::Open,
-        }
-    }
-
-    /// Charges an admitted source; `admitted` holds if it stays within its limits. Also the slot
-    /// that was charged, if there is one.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
-    fn limit<'s>(
-        &'s self,
-        key: u64,
-        sets: [u32; 2],
-        slot: Option<&'s SourceSlot>,
-        admitted: Verdict,
-    ) -> (Verdict, Option<&'s SourceSlot>) {
-        if self.headers.is_fragment {
-            if self.settings.has(flags::FRAGMENTS_DROP) {
-                return (Verdict::drop(Reason::Fragment), slot);
-            }
-            if self.settings.has(flags::FRAGMENTS_PASS) {
-                return (Verdict::pass(Reason::Fragment), slot);
-            }
-        }
-        let now_ns = if self.settings.has(flags::PRECISE_CLOCK) {
-            self.clock.precise_ns()
-        } else {
-            self.clock.coarse_ns()
-        };
-        let Some(slot) = slot.or_else(|| self.claim(key, sets, now_ns)) else {
-            let verdict = if self.settings.has(flags::TABLE_FULL_DROP) {
-                Verdict::drop(Reason::TableFull)
-            } else {
-                Verdict::pass(Reason::TableFull)
-            };
-            return (verdict, None);
-        };
-        T::Machine::write(&slot.seen_ns, now_ns);
-        let verdict = if !Self::take(&slot.packet_bucket, self.settings.packets, now_ns) {
-            Verdict::drop(Reason::PacketRate)
-        } else if self.headers.is_tcp_open()
-            && !Self::take(&slot.connection_bucket, self.settings.connections, now_ns)
-        {
-            Verdict::drop(Reason::ConnectionRate)
-        } else {
-            admitted
-        };
-        (verdict, Some(slot))
-    }
-
-    #[inline]
-    fn take(bucket: &AtomicU64, rate: BucketRate, now_ns: u64) -> bool {
-        bucket::take::<T::Machine>(bucket, rate, now_ns)
-    }
-
-    #[inline]
-    fn claim(&self, key: u64, sets: [u32; 2], now_ns: u64) -> Option<&SourceSlot> {
-        claim_in::<T::Machine>(|index| self.tables.source_set(index), sets, key, now_ns)
+        let place = find_in::<T::Machine>(|set| self.tables.keys(set), sets, key)?;
+        Some(self.tables.slots(place.set)?.slot(place.way))
     }
 
     /// Whether a packet that is to be dropped belongs to a connection that this host opened.
@@ -281,8 +317,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn can_be_reply(&self) -> bool {
         match self.headers.protocol {
             protocol::TCP if self.headers.has_ports => {
-                !self.headers.is_tcp_open()
-                    && !self.settings.listening_ports.holds(self.headers.destination_port)
+                !self.headers.is_tcp_open() && !self.ports.is_listening()
             }
             protocol::UDP if self.headers.has_ports => {
                 self.headers.destination_port >= FIRST_UNPRIVILEGED_PORT
@@ -293,9 +328,17 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
 
     #[inline]
     fn is_failsafe(&self) -> bool {
-        self.headers.has_ports
-            && self.headers.protocol == protocol::TCP
-            && self.settings.failsafe_ports.holds(self.headers.destination_port)
+        self.headers.protocol == protocol::TCP && self.ports.is_failsafe()
+    }
+
+    /// Whether the packet asks for a connection that is to be answered in the stack's place.
+    #[inline]
+    fn is_to_be_answered(&self, verdict: Verdict) -> bool {
+        verdict.action == Action::Pass
+            && self.tables.has_syn_cookies()
+            && self.headers.is_tcp_open()
+            && !self.headers.is_fragment
+            && !self.settings.has(flags::MONITOR)
     }
 
     /// Adds the packet to its source's statistics.

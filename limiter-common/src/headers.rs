@@ -70,10 +70,57 @@ pub enum Parsed {
     Ip(Headers),
     /// Not IP (ARP, LLDP, spanning tree and so on): never ours to judge.
     NotIp,
-    /// Contradicts itself or ends too early. The source, `::` where it could not be read.
-    Malformed(Address),
+    /// Contradicts itself or ends too early. The source, `::` where it could not be read, and how.
+    Malformed(Address, Flaw),
 }
 
+macro_rules! flaws {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal;)+) => {
+        /// What is wrong with a malformed packet. Values are dense from 0 and index counters.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[repr(u8)]
+        pub enum Flaw { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Flaw {
+            /// Every flaw, in order of value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Stable label of counters and documentation.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// One sentence for the documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+flaws! {
+    /// Nothing.
+    None = "none";
+    /// The Ethernet header or its tags end too early, or there are more than two tags.
+    Link = "link";
+    /// The IP header ends too early, or contradicts itself or the length of the frame.
+    Network = "network";
+    /// More extension headers than anybody sends, or longer than the packet.
+    ExtensionHeaders = "extension_headers";
+    /// The transport header ends too early or contradicts the IP header.
+    Transport = "transport";
+    /// TCP flags that no stack sends: SYN with FIN or RST, none, FIN alone (null and Xmas scans).
+    TcpFlags = "tcp_flags";
+    /// A first fragment without a whole transport header, or a later one that would rewrite it
+    /// (RFC 1858).
+    Fragment = "fragment";
+    /// A source that is a multicast or (on a wire) a loopback address, or v4-mapped.
+    Source = "source";
+    /// Source and destination are the same address.
+    Land = "land";
+    /// The source is an address of this host.
+    OwnSource = "own_source";
+}
 /// What the decision needs to know of an IP packet.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Headers {
@@ -155,7 +202,7 @@ struct Network {
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Parsed {
     let mut cursor = Cursor::new(packet);
     let Some(ether_type) = ethernet(&mut cursor) else {
-        return Parsed::Malformed(Address::default());
+        return Parsed::Malformed(Address::default(), Flaw::Link);
     };
     cursor.forget(LONGEST_LINK_HEADER);
     let network = if ether_type == EtherType::Ipv4 as u16 {
@@ -163,16 +210,19 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Parsed {
     } else if ether_type == EtherType::Ipv6 as u16 {
         ipv6(packet, &mut cursor)
     } else if is_vlan(ether_type) {
-        return Parsed::Malformed(Address::default());
+        return Parsed::Malformed(Address::default(), Flaw::Link);
     } else {
         return Parsed::NotIp;
     };
     match network {
         Ok(network) => {
             let source = network.headers.source;
-            transport(&cursor, &network).map_or(Parsed::Malformed(source), Parsed::Ip)
+            match transport(&cursor, &network) {
+                Ok(headers) => Parsed::Ip(headers),
+                Err(flaw) => Parsed::Malformed(source, flaw),
+            }
         }
-        Err(source) => Parsed::Malformed(source),
+        Err((source, flaw)) => Parsed::Malformed(source, flaw),
     }
 }
 
@@ -218,11 +268,13 @@ fn remaining<P: PacketBytes + ?Sized>(packet: &P, cursor: &Cursor<'_, P>) -> u64
 fn ipv4<P: PacketBytes + ?Sized>(
     packet: &P,
     cursor: &mut Cursor<'_, P>,
-) -> Result<Network, Address> {
+) -> Result<Network, (Address, Flaw)> {
     const MORE_FRAGMENTS: u16 = 0x2000;
     const FRAGMENT_OFFSET: u16 = 0x1fff;
+    // 224.0.0.0/3: multicast and what is reserved above it (RFC 1112, 4).
+    const MULTICAST: u64 = 0xe000_0000;
 
-    let unknown = Address::default();
+    let unknown = (Address::default(), Flaw::Network);
     let header: [u8; Ipv4Hdr::LEN] = cursor.peek(0).ok_or(unknown)?;
     let source = Address::from_v4(field(&header, offset_of!(Ipv4Hdr, src_addr)));
     let version_and_length = header[offset_of!(Ipv4Hdr, vihl)];
@@ -237,7 +289,10 @@ fn ipv4<P: PacketBytes + ?Sized>(
         || total_length < header_length as u64
         || total_length > available
     {
-        return Err(source);
+        return Err((source, Flaw::Network));
+    }
+    if source.low & 0xff00_0000 >= MULTICAST {
+        return Err((source, Flaw::Source));
     }
     let fragment = u16::from_be_bytes(field(&header, offset_of!(Ipv4Hdr, frags)));
     let fragment_offset = fragment & FRAGMENT_OFFSET;
@@ -261,18 +316,21 @@ fn ipv4<P: PacketBytes + ?Sized>(
 fn ipv6<P: PacketBytes + ?Sized>(
     packet: &P,
     cursor: &mut Cursor<'_, P>,
-) -> Result<Network, Address> {
-    let unknown = Address::default();
+) -> Result<Network, (Address, Flaw)> {
+    let unknown = (Address::default(), Flaw::Network);
     let header: [u8; Ipv6Hdr::LEN] = cursor.peek(0).ok_or(unknown)?;
     let source = ipv6_address(&header, offset_of!(Ipv6Hdr, src_addr));
     let payload = u64::from(u16::from_be_bytes(field(&header, offset_of!(Ipv6Hdr, payload_len))));
     cursor.skip(Ipv6Hdr::LEN);
     let available = remaining(packet, cursor);
     let payload = if payload == 0 && available > 0xffff { available } else { payload };
+    if header[0] >> 4 != 6 || payload > available {
+        return Err((source, Flaw::Network));
+    }
     // A v4-mapped address does not appear on the wire (RFC 4038, 4.2): it would be counted and
-    // banned as the IPv4 source that it names.
-    if header[0] >> 4 != 6 || payload > available || source.is_v4() {
-        return Err(source);
+    // banned as the IPv4 source that it names. Multicast is ff00::/8 (RFC 4291, 2.7).
+    if source.is_v4() || source.high >> 56 == 0xff {
+        return Err((source, Flaw::Source));
     }
     let start = cursor.offset();
     let mut network = Network {
@@ -287,11 +345,11 @@ fn ipv6<P: PacketBytes + ?Sized>(
         is_later_fragment: false,
         fragment_offset: 0,
     };
-    extension_headers(cursor, &mut network).ok_or(source)?;
+    extension_headers(cursor, &mut network).ok_or((source, Flaw::ExtensionHeaders))?;
     cursor.forget(LONGEST_HEADERS);
     let extensions = (cursor.offset() - start) as u64;
     if extensions > payload {
-        return Err(source);
+        return Err((source, Flaw::ExtensionHeaders));
     }
     network.transport_length = payload - extensions;
     Ok(network)

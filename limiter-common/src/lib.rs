@@ -12,6 +12,8 @@ pub mod bucket;
 pub mod connection;
 pub mod decide;
 pub mod headers;
+pub mod limits;
+pub mod lists;
 pub mod machine;
 pub mod maps;
 pub mod packet;

@@ -32,6 +32,14 @@ pub trait Machine {
     }
 }
 
+/// 1 where not equal, else 0: a number or its negative has the sign bit, unless it is 0. Opaque in
+/// the middle, or the compiler recognises a comparison and makes it a branch.
+#[inline]
+pub fn differs<M: Machine>(left: u64, right: u64) -> u64 {
+    let difference = left ^ right;
+    (difference | M::opaque(difference.wrapping_neg())) >> 63
+}
+
 /// The host.
 #[cfg(target_has_atomic = "64")]
 #[derive(Debug)]

@@ -3,9 +3,10 @@
 use crate::{
     ban::Ban,
     connection::Connection,
+    limits::Buckets,
     report::{Counter, DropSlot},
-    settings::Settings,
-    source::SourceSet,
+    settings::{MAX_SERVICES, ServiceSettings, Settings},
+    source::{ClaimBudget, KeySet, SlotSet},
     verdict::Verdict,
 };
 
@@ -14,19 +15,37 @@ use crate::{
 /// arithmetic on it changes.
 pub const LAYOUT_VERSION: u32 = 2;
 
-/// Array of words, see [`control`].
+/// Array of one entry: the words of [`control`].
 pub const CONTROL: &str = "CONTROL";
 /// Array of two [`Settings`], of which [`control::ACTIVE`] names one.
 pub const SETTINGS: &str = "SETTINGS";
-/// Array of [`SourceSet`], its size a power of two.
-pub const SOURCES: &str = "SOURCES";
+/// Array of [`ServiceSettings`], two halves of [`SERVICE_COUNT`]; [`control::ACTIVE`] names one.
+pub const SERVICES: &str = "SERVICES";
+/// Array of words, two halves of [`crate::ports::PORT_WORDS`]; [`control::ACTIVE`] names one.
+pub const PORTS: &str = "PORTS";
+/// Array of [`KeySet`], its size a power of two.
+pub const KEYS: &str = "KEYS";
+/// Array of [`SlotSet`], of the same size.
+pub const SLOTS: &str = "SLOTS";
+/// Per-CPU array of one [`ClaimBudget`].
+pub const CLAIMS: &str = "CLAIMS";
+/// Array of [`Buckets`] by service, 0 for the host.
+pub const TOTALS: &str = "TOTALS";
+/// Per-CPU array of [`Buckets`] by service, 0 for the host: what is not in [`TOTALS`] yet.
+pub const PENDING: &str = "PENDING";
 /// Hash from ban key to [`Ban`].
 pub const BANS: &str = "BANS";
 /// Array of [`crate::ban::FILTER_WORDS`] words: the filter before [`BANS`].
 pub const BAN_FILTER: &str = "BAN_FILTER";
-/// The first of two prefix tries from address to list verdict.
+/// Prefix trie from address to [`Ban`].
+pub const BAN_PREFIXES: &str = "BAN_PREFIXES";
+/// The first of two hashes from address to list value.
+pub const EXACT_FIRST: &str = "EXACT_FIRST";
+/// The second of two hashes from address to list value.
+pub const EXACT_SECOND: &str = "EXACT_SECOND";
+/// The first of two prefix tries from address to list value.
 pub const LISTS_FIRST: &str = "LISTS_FIRST";
-/// The second of two prefix tries from address to list verdict.
+/// The second of two prefix tries from address to list value.
 pub const LISTS_SECOND: &str = "LISTS_SECOND";
 /// Hash from socket cookie to [`Connection`]: every TCP connection that a peer opened.
 pub const SOCKETS: &str = "SOCKETS";
@@ -35,9 +54,19 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const CONNECTIONS: &str = "CONNECTIONS";
 /// Array of [`crate::connection::TOTALS`] words for [`crate::connection::count_in`]: open
 /// connections of the whole host, and of each service.
-pub const CONNECTION_TOTALS: &str = "CONN_TOTALS";
+pub const OPEN_TOTALS: &str = "OPEN_TOTALS";
 /// Array of words, see [`crate::connection::losses`].
-pub const CONNECTION_LOSSES: &str = "CONN_LOSSES";
+pub const OPEN_LOSSES: &str = "OPEN_LOSSES";
+/// Array of words, two halves of [`crate::lists::LIST_FILTER_WORDS`].
+pub const LIST_FILTER: &str = "LIST_FILTER";
+/// Array of words, two halves of [`crate::lists::LIST_BITMAP_WORDS`].
+pub const LIST_BITMAP: &str = "LIST_BITMAP";
+/// The first of two prefix tries from service and address to a list value.
+pub const ADMIT_FIRST: &str = "ADMIT_FIRST";
+/// The second of two prefix tries from service and address to a list value.
+pub const ADMIT_SECOND: &str = "ADMIT_SECOND";
+/// Per-CPU array of packets by [`crate::headers::Flaw`].
+pub const FLAWS: &str = "FLAWS";
 /// Per-CPU array of [`Counter`], see [`counter_index`].
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`DropSlot`].
@@ -48,10 +77,20 @@ pub const EVENTS: &str = "EVENTS";
 /// Indices into [`CONTROL`].
 pub mod control {
     /// Which [`super::Settings`] hold: 0 or 1.
-    pub const ACTIVE: u32 = 0;
+    pub const ACTIVE: usize = 0;
+    /// How many prefixes are banned; 0: nobody looks.
+    pub const PREFIX_BANS: usize = 1;
+    /// Not 0: connection requests to flooded listeners are answered with SYN cookies.
+    pub const SYN_COOKIES: usize = 2;
     /// How many words.
-    pub const COUNT: u32 = 1;
+    pub const WORDS: usize = 8;
 }
+
+/// Entries of [`TOTALS`], [`PENDING`], [`OPEN_TOTALS`] and of each half of [`SERVICES`].
+pub const SERVICE_COUNT: u32 = MAX_SERVICES + 1;
+
+/// The key of [`ADMIT_FIRST`] and [`ADMIT_SECOND`]: the number of a service, then an address.
+pub const ADMIT_KEY_BYTES: usize = 20;
 
 /// How many interfaces can be counted apart.
 pub const MAX_INTERFACES: u32 = 16;
@@ -90,19 +129,33 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
 }
 
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 13] = [
-    (CONTROL, 4, 8),
+pub const VALUE_SIZES: [(&str, u32, u32); 27] = [
+    (CONTROL, 4, small(8 * control::WORDS)),
     (SETTINGS, 4, small(size_of::<Settings>())),
-    (SOURCES, 4, small(size_of::<SourceSet>())),
+    (SERVICES, 4, small(size_of::<ServiceSettings>())),
+    (PORTS, 4, 8),
+    (KEYS, 4, small(size_of::<KeySet>())),
+    (SLOTS, 4, small(size_of::<SlotSet>())),
+    (CLAIMS, 4, small(size_of::<ClaimBudget>())),
+    (TOTALS, 4, small(size_of::<Buckets>())),
+    (PENDING, 4, small(size_of::<Buckets>())),
     (BANS, 8, small(size_of::<Ban>())),
     (BAN_FILTER, 4, 8),
+    (BAN_PREFIXES, 20, small(size_of::<Ban>())),
+    (EXACT_FIRST, 16, 8),
+    (EXACT_SECOND, 16, 8),
     (LISTS_FIRST, 20, 8),
     (LISTS_SECOND, 20, 8),
     (SOCKETS, 8, small(size_of::<Connection>())),
+    (LIST_FILTER, 4, 8),
+    (LIST_BITMAP, 4, 8),
+    (ADMIT_FIRST, 24, 8),
+    (ADMIT_SECOND, 24, 8),
     (CONNECTIONS, 8, 8),
-    (CONNECTION_TOTALS, 4, 8),
-    (CONNECTION_LOSSES, 4, 8),
+    (OPEN_TOTALS, 4, 8),
+    (OPEN_LOSSES, 4, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),
+    (FLAWS, 4, 8),
     (DROPS, 4, small(size_of::<DropSlot>())),
 ];
 

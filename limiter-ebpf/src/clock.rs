@@ -12,6 +12,12 @@ use limiter_common::{decide::Clock, settings::Settings};
 #[unsafe(no_mangle)]
 static FIXED_CLOCK: Global<u32> = Global::new(0);
 
+/// Whether this is a test with a fixed clock.
+#[inline]
+pub(crate) fn is_fixed() -> bool {
+    FIXED_CLOCK.load() != 0
+}
+
 /// The kernel's clocks, as one policy has them calibrated.
 ///
 /// Jiffies are read at once: nearly every packet needs them, some of them twice.
@@ -23,7 +29,7 @@ pub(crate) struct KernelClock<'a> {
 impl<'a> KernelClock<'a> {
     #[inline]
     pub(crate) fn new(settings: &'a Settings) -> Self {
-        if FIXED_CLOCK.load() != 0 {
+        if is_fixed() {
             return Self { settings, coarse_ns: settings.fixed_now_ns };
         }
         // SAFETY: the helper has no preconditions.
@@ -42,7 +48,7 @@ impl Clock for KernelClock<'_> {
 
     #[inline]
     fn precise_ns(&self) -> u64 {
-        if FIXED_CLOCK.load() != 0 {
+        if is_fixed() {
             return self.settings.fixed_now_ns;
         }
         // SAFETY: the helper has no preconditions.

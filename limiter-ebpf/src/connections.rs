@@ -16,11 +16,12 @@ use limiter_common::{
     connection::{self, CORRECTION_WORDS, Connection, Correction, Counts, Insertion, losses},
     machine::Machine,
     maps::control,
+    ports::{PORT_WORDS, PortFacts, port_word},
 };
 
 use crate::{
     machine::Kernel,
-    maps::{CONNECTION_LOSSES, CONNECTION_TOTALS, CONNECTIONS, CONTROL, SETTINGS, SOCKETS},
+    maps::{CONNECTIONS, CONTROL, OPEN_LOSSES, OPEN_TOTALS, PORTS, SETTINGS, SOCKETS},
 };
 
 /// States of `enum` in net/tcp_states.h.
@@ -97,17 +98,18 @@ fn describe(socket: *const u8) -> Option<Connection> {
     } else {
         Address::from_v4(read(socket, &SOCK_REMOTE_V4)?)
     };
-    let active = *CONTROL.get(control::ACTIVE)?;
-    let settings = SETTINGS.get(u32::from(active != 0))?;
+    let active = u32::from(CONTROL.get(0)?[control::ACTIVE] != 0);
+    let settings = SETTINGS.get(active)?;
     let source = remote.source_key(settings.masks);
-    let service = service_of(read(socket, &SOCK_LOCAL_PORT)?);
-    Some(Connection { source, pair: 0, service })
+    let service = service_of(active, read(socket, &SOCK_LOCAL_PORT)?);
+    Some(Connection::new(source, service, settings.hash_seed))
 }
 
-/// The service that a local TCP port belongs to.
+/// The service that a local TCP port belongs to; 0: none.
 #[inline]
-const fn service_of(_port: u16) -> u64 {
-    0
+fn service_of(active: u32, port: u16) -> u32 {
+    let word = PORTS.get(active * PORT_WORDS + port_word(false, port)).copied().unwrap_or(0);
+    PortFacts::in_word(word, port).service()
 }
 
 /// Records and counts a connection, unless it is recorded; what finds no room is counted as that.
@@ -185,14 +187,14 @@ fn subtract(key: u64) {
 
 #[inline]
 fn total(service: u64, amount: u64) -> bool {
-    let Some(word) = CONNECTION_TOTALS.get(service as u32) else { return false };
+    let Some(word) = OPEN_TOTALS.get(service as u32) else { return false };
     Kernel::add(word, connection::total_step(amount));
     true
 }
 
 #[inline]
 fn lose(index: u32) -> bool {
-    if let Some(word) = CONNECTION_LOSSES.get(index) {
+    if let Some(word) = OPEN_LOSSES.get(index) {
         Kernel::add(word, 1);
     }
     false

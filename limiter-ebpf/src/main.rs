@@ -15,6 +15,7 @@ mod machine;
 mod maps;
 mod packet;
 mod report;
+mod routes;
 mod sockets;
 mod tables;
 

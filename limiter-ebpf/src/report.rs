@@ -1,8 +1,7 @@
 //! What happened to a packet, for user space: after the verdict, which nothing here can change.
 
 use aya_ebpf::{
-    Global, bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_get_smp_processor_id,
-    programs::XdpContext,
+    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_get_smp_processor_id, programs::XdpContext,
 };
 use aya_log_ebpf::debug;
 use limiter_common::{
@@ -15,13 +14,10 @@ use limiter_common::{
 
 use crate::{
     clock::KernelClock,
-    maps::{COUNTERS, DROPS, EVENTS},
+    maps::{COUNTERS, DROPS, EVENTS, FLAWS},
     packet::XdpPacket,
+    tables::INTERFACE,
 };
-
-/// Which counters are this interface's: the program is loaded once for each.
-#[unsafe(no_mangle)]
-static INTERFACE: Global<u32> = Global::new(0);
 
 /// Counts the packet and, where it was dropped, gathers it for an event.
 #[inline]
@@ -34,6 +30,13 @@ pub(crate) fn record(
     let bytes = packet.length();
     let interface = INTERFACE.load();
     count(counter_index(interface, decision.verdict), 1, bytes);
+    if let Reason::Malformed = decision.verdict.reason
+        && let Some(packets) = FLAWS.get_ptr_mut(decision.flaw as u32)
+    {
+        // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's counter.
+        unsafe { *packets = (*packets).wrapping_add(1) };
+        debug!(ctx, "malformed packet of {} bytes", bytes);
+    }
     if let Action::Pass | Action::Tx = decision.verdict.action {
         return;
     }
@@ -53,9 +56,6 @@ pub(crate) fn record(
         // No larger than the number of counters; the mask only tells the verifier so.
         let lost = lost_index(interface, (record.verdict.wrapping_sub(1) & 0xff) as u32);
         count(lost, record.packets, record.bytes);
-    }
-    if let Reason::Malformed = decision.verdict.reason {
-        debug!(ctx, "malformed packet of {} bytes", bytes);
     }
 }
 

@@ -255,12 +255,16 @@ fn host_facts(policy: &Policy) -> HostFacts {
     HostFacts {
         sshd_ports: host::sshd_ports(),
         listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+        own_addresses: host::addresses_by_importance(),
+        forwards: host::forwards(),
+        // The kernel half knows them.
+        slots: Vec::new(),
     }
 }
 
 fn safety_of(policy: &Policy) -> Safety {
     let mut trusted =
-        policy.kernel.iter().flat_map(|kernel| kernel.trusted.clone()).collect::<Vec<_>>();
+        policy.kernel.iter().flat_map(KernelPolicy::trusted_networks).collect::<Vec<_>>();
     trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
     let mut safety = Safety {
         trusted,

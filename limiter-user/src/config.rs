@@ -39,7 +39,7 @@ pub use self::{
     error::{ConfigError, Risk},
     preset::PRESETS,
 };
-use crate::policy::Policy;
+use crate::policy::{KernelPolicy, Policy};
 
 /// Read if it exists and nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/limiter/limiter.toml";
@@ -258,7 +258,8 @@ fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy 
     report.later(&[&document.admin.listen, &document.admin.token], "the control socket");
     let kernel = kernel::check(document.kernel.as_ref(), scope, report);
     let escalation = escalation::check(&document.escalation, report);
-    let trusted = kernel.as_ref().map(|kernel| kernel.trusted.clone()).unwrap_or_default();
+    // The proxy cannot tell on which interface a request came.
+    let trusted = kernel.iter().flat_map(KernelPolicy::trusted_everywhere).collect();
     let http = http::check(document, &escalation, trusted, scope, report);
     if kernel.is_none() && http.is_none() && report.is_clean() {
         report.refuse_with(

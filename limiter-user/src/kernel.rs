@@ -12,7 +12,9 @@ mod error;
 mod explain;
 mod filter;
 pub mod image;
+mod lists;
 mod load;
+mod mapped;
 mod pins;
 mod plain;
 pub mod plan;
@@ -23,13 +25,16 @@ mod tables;
 
 use std::{fmt, net::IpAddr, path::Path};
 
+use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use limiter_common::{
     address::Address,
     ban::Ban,
+    headers::Flaw,
+    machine::{Machine as _, Native},
     maps::{self, control},
     report::Counter,
-    source::{SourceSet, SourceSlot, set_indices},
+    source::{SourceSlot, find_in, set_indices},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -50,25 +55,19 @@ use self::{
 };
 use crate::policy::{KernelPolicy, Mode};
 
-/// Sets that are counted at once: about a millisecond.
-const CENSUS_SETS: u32 = 2_048;
-
 /// The loaded and attached kernel half.
 pub struct Kernel {
     maps: Maps,
     attachments: Vec<Attachment>,
     loggers: Vec<load::KernelLogger>,
     policy: KernelPolicy,
+    host: HostFacts,
     image: KernelImage,
     in_force: InForce,
     running: Running,
     filter: filter::BanFilter,
     /// Or why connections are not counted.
     connections: Result<Connections, String>,
-    /// Where the counting of sources stands, see [`Kernel::count_some`].
-    next_set: u32,
-    counting: usize,
-    counted: usize,
     bans: usize,
     pins: pins::Pins,
 }
@@ -133,23 +132,22 @@ impl Kernel {
         host: &HostFacts,
         diagnostics: log::LevelFilter,
     ) -> Result<Self, KernelError> {
-        let image = KernelImage::new(policy, host)?;
         let pins = pins::Pins::open(pins, policy)?;
         let mut programs = load::Programs::load(&pins, interfaces, diagnostics)?;
+        let slots = programs.interfaces.iter().map(|one| (one.name.clone(), one.slot)).collect();
+        let image = KernelImage::new(policy, &HostFacts { slots, ..host.clone() })?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, &programs)?;
         let mut kernel = Self {
             filter: filter::BanFilter::open(&pins)?,
             connections: Err(String::new()),
-            next_set: 0,
-            counting: 0,
-            counted: 0,
             bans: 0,
             in_force: earlier,
             running,
             image: image.clone(),
             policy: policy.clone(),
+            host: host.clone(),
             attachments: Vec::new(),
             loggers: Vec::new(),
             maps,
@@ -161,7 +159,6 @@ impl Kernel {
         kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
         kernel.connections = Connections::start(&kernel.pins).map_err(|error| error.to_string());
-        kernel.exempt_failsafe_ports(host);
         if diagnostics != log::LevelFilter::Off {
             kernel.loggers = programs
                 .interfaces
@@ -182,20 +179,24 @@ impl Kernel {
     ) -> Result<Vec<String>, KernelError> {
         let needs_restart = plan::needs_restart(&self.policy, policy);
         let policy = plan::without_restart(&self.policy, policy);
-        let image = KernelImage::new(&policy, host)?;
+        let slots = self.attachments.iter().map(|one| (one.state.name.clone(), one.slot)).collect();
+        let image = KernelImage::new(&policy, &HostFacts { slots, ..host.clone() })?;
         let steps = plan::plan(Some(&self.image), &image, self.in_force);
         self.running.generation += u64::from(!steps.is_empty());
         self.carry_out(&steps, &image)?;
         self.image = image;
         self.policy = policy;
-        self.exempt_failsafe_ports(host);
+        self.host = host.clone();
         Ok(needs_restart)
     }
 
-    fn exempt_failsafe_ports(&self, host: &HostFacts) {
-        if let Ok(connections) = &self.connections {
-            connections.exempt(image::failsafe_ports(&self.policy, host));
+    /// Puts the policy in force anew if the host is not what it was.
+    pub fn follow(&mut self, host: &HostFacts) -> Result<(), KernelError> {
+        if self.host == *host {
+            return Ok(());
         }
+        let policy = self.policy.clone();
+        self.apply(&policy, host).map(drop)
     }
 
     fn carry_out(&mut self, steps: &[Step], image: &KernelImage) -> Result<(), KernelError> {
@@ -204,14 +205,11 @@ impl Kernel {
                 Step::FillLists { second } => self.maps.fill_lists(second, image)?,
                 Step::WriteSettings { index, lists_second } => {
                     let settings = image.settings(self.running, lists_second);
-                    self.maps
-                        .settings
-                        .set(index, Plain(settings), 0)
-                        .map_err(|error| KernelError::system("writing settings", &error))?;
+                    self.maps.write_settings(index, &settings, image)?;
                     self.in_force.lists_second = lists_second;
                 }
                 Step::Activate { index } => {
-                    self.maps.set_word(control::ACTIVE, u64::from(index))?;
+                    self.maps.set_word(control::ACTIVE, u64::from(index));
                     self.in_force.settings = index;
                 }
             }
@@ -259,10 +257,9 @@ impl Kernel {
     /// How many TCP connections this address's source opened and has open; 0 where they are not
     /// counted.
     pub fn connections_of(&self, address: IpAddr) -> u64 {
-        match (&self.connections, self.maps.active_settings()) {
-            (Ok(connections), Ok(settings)) => connections.of(address, settings.masks),
-            _ => 0,
-        }
+        self.maps.active_settings().map_or(0, |settings| {
+            self.maps.open_connections(Address::from(address).source_key(settings.masks))
+        })
     }
 
     /// Lifts a ban; whether there was one.
@@ -290,6 +287,12 @@ impl Kernel {
     pub fn ban_of(&self, address: IpAddr) -> Option<Ban> {
         let key = Address::from(address).ban_key();
         self.maps.bans.get(&key, 0).ok().map(|Plain(ban)| ban)
+    }
+
+    /// The ban of the longest prefix that covers this address, expired or not.
+    pub fn prefix_ban_of(&self, address: IpAddr) -> Option<Ban> {
+        let key = Key::new(128, Address::from(address).to_bytes());
+        self.maps.ban_prefixes.get(&key, 0).ok().map(|Plain(ban)| ban)
     }
 
     /// How many entries the ban table has.
@@ -333,10 +336,9 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source. Reads the whole table, a system call for each set: for people who
-    /// ask for it, not for every look.
+    /// Every tracked source: reads the whole table, 1 KiB for each set, for people who ask for it.
     pub fn sources(&self) -> Vec<SourceRecord> {
-        (0..self.maps.sources.len()).flat_map(|index| self.records_of_set(index)).collect()
+        (0..self.maps.set_count()).flat_map(|set| self.records_of_set(set)).collect()
     }
 
     /// The record of this address's source, if it is tracked.
@@ -344,49 +346,42 @@ impl Kernel {
         let settings = self.maps.active_settings().ok()?;
         let key = Address::from(address).source_key(settings.masks);
         let sets = set_indices(key, settings.hash_seed, settings.set_mask);
-        sets.into_iter()
-            .flat_map(|index| self.records_of_set(index))
-            .find(|record| Address::from(record.address).source_key(settings.masks) == key)
+        let keys = sets.map(|set| (set, self.maps.keys(set)));
+        let find = |set| keys.iter().find(|(index, _)| *index == set).map(|(_, keys)| keys);
+        let place = find_in::<Native>(find, sets, key)?;
+        Some(record(self.maps.slots(place.set).slot(place.way)))
     }
 
-    fn records_of_set(&self, index: u32) -> Vec<SourceRecord> {
-        let Ok(words) = self.maps.sources.get(&index, 0) else { return Vec::new() };
-        let record = |(address, slot): (Address, &SourceSlot)| {
-            let [_, _, seen_ns, _, packets, bytes, connections, dropped] = slot.snapshot();
-            let address = address.into();
-            SourceRecord { address, packets, bytes, connections, dropped, seen_ns }
-        };
-        SourceSet::from_words(&words).sources().map(record).collect()
+    fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
+        let keys = self.maps.keys(set);
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        let slots = self.maps.slots(set);
+        // Slots of sources at a service are not sources of their own.
+        slots.occupied(&keys).filter(|slot| Native::read(&slot.service) == 0).map(record).collect()
     }
 
-    /// How many sources are tracked: as of the last pass of [`Self::count_some`], or now where the
-    /// table is small.
+    /// How many slots of the table are in use, for sources and for sources at services, idle or
+    /// not: reads the keys, 64 bytes for each set.
     pub fn source_count(&self) -> usize {
-        if self.maps.sources.len() <= CENSUS_SETS { self.sources().len() } else { self.counted }
+        (0..self.maps.set_count()).map(|set| self.maps.keys(set).count()).sum()
     }
 
-    /// Counts a part of the table, so that nobody waits for the whole: once every 100 ms or so.
-    pub fn count_some(&mut self) {
-        let sets = self.maps.sources.len();
-        let end = self.next_set.saturating_add(CENSUS_SETS).min(sets);
-        for index in self.next_set..end {
-            self.counting += self.records_of_set(index).len();
-        }
-        self.next_set = end;
-        if end == sets {
-            self.counted = std::mem::take(&mut self.counting);
-            self.next_set = 0;
-        }
+    /// Packets that were malformed, by what was wrong with them.
+    pub fn flaws(&self) -> Vec<(Flaw, u64)> {
+        let flaws = Flaw::ALL.iter().filter(|flaw| **flaw != Flaw::None);
+        flaws.map(|flaw| (*flaw, self.maps.flaw(*flaw))).collect()
     }
 
-    /// What the lists say about an address.
-    pub fn list(&self, address: IpAddr) -> limiter_common::settings::ListVerdict {
-        self.image.list(address)
+    /// What the lists say about an address on the interface with this slot.
+    pub fn list(&self, address: IpAddr, slot: u32) -> limiter_common::lists::ListVerdict {
+        self.image.list(address, slot)
     }
 
     /// Capacity of the source table, in slots, and of the ban table.
     pub fn capacities(&self) -> (u64, u64) {
-        let slots = u64::from(self.maps.sources.len()) * limiter_common::source::WAYS as u64;
+        let slots = u64::from(self.maps.set_count()) * limiter_common::source::WAYS as u64;
         (slots, u64::from(self.policy.max_bans))
     }
 
@@ -408,6 +403,17 @@ impl Kernel {
         drop(self.attachments);
         self.pins.remove_all();
         names
+    }
+}
+
+fn record(slot: &SourceSlot) -> SourceRecord {
+    SourceRecord {
+        address: Address::from_key(Native::read(&slot.source_key)).into(),
+        packets: Native::read(&slot.packets),
+        bytes: Native::read(&slot.bytes),
+        connections: Native::read(&slot.connections),
+        dropped: Native::read(&slot.dropped),
+        seen_ns: Native::read(&slot.seen_ns),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod kernel;
+pub mod networks;
 pub mod rate;
 
 use std::{path::PathBuf, time::Duration};
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     http::HttpPolicy,
     kernel::KernelPolicy,
-    rate::{Rate, RateLimit},
+    networks::Networks,
+    rate::{ByteRateLimit, Rate, RateLimit},
 };
 
 /// Whether a control acts, or only decides and counts.

@@ -134,21 +134,21 @@ fn check_shows_every_error_with_its_place() {
     let scratch = Scratch::new();
     scratch.write(
         "limiter.toml",
-        "[kernel]\ninterfaces = [\"lo\"]\ndefault = \"refuse\"\nsyn_cookies = \"auto\"\nburst = 1\n",
+        "[kernel]\ninterfaces = [\"lo\"]\ndefault = \"refuse\"\nsyn_cookies = \"maybe\"\nburst = 1\n",
     );
     let finished = limiter(&scratch, "check -c limiter.toml").ended_with(2);
     let unknown = &finished.stderr;
     assert!(unknown.contains("limiter.toml:5"), "{finished:?}");
     scratch.write(
         "limiter.toml",
-        "[kernel]\ninterfaces = [\"lo\"]\ndefault = \"refuse\"\nsyn_cookies = \"auto\"\n",
+        "[kernel]\ninterfaces = [\"lo\"]\ndefault = \"refuse\"\nfailsafe_ports = [\"udp/53\"]\n",
     );
     let finished = limiter(&scratch, "check -c limiter.toml").ended_with(2);
     for part in [
         "kernel.default: \"refuse\" is not one of \"allow\", \"deny\"",
         "limiter.toml:3:11",
-        "kernel.syn_cookies: \"auto\" is not supported by this version",
-        "limiter.toml:4:15",
+        "kernel.failsafe_ports[0]: \"udp/53\" is not supported by this version",
+        "limiter.toml:4:19",
     ] {
         assert!(finished.stderr.contains(part), "{part}: {finished:?}");
     }

@@ -21,10 +21,11 @@ use aya::{
 use limiter_common::{
     address::Address,
     ban::{Ban, FilterBit},
+    lists::ListValue,
     maps::{self, control},
     report::{Counter, DROP_SLOTS, DROP_WORDS, DropSlot},
-    settings::{ListVerdict, SETTINGS_WORDS, Settings, flags},
-    source::SET_WORDS,
+    settings::{SETTINGS_WORDS, Settings, flags},
+    source::{SET_WORDS, WAYS},
 };
 use limiter_user::clock;
 
@@ -73,9 +74,10 @@ pub fn object() -> PathBuf {
 pub struct Program {
     ebpf: Ebpf,
     active: u32,
-    control: Array<MapData, u64>,
+    control: Array<MapData, [u64; control::WORDS]>,
     settings: Array<MapData, [u64; SETTINGS_WORDS]>,
-    sources: Array<MapData, [u64; SET_WORDS]>,
+    keys: Array<MapData, [u64; WAYS]>,
+    slots: Array<MapData, [u64; SET_WORDS]>,
     bans: HashMap<MapData, u64, [u64; 2]>,
     ban_filter: Array<MapData, u64>,
     lists: [LpmTrie<MapData, [u8; 16], u64>; 2],
@@ -102,7 +104,8 @@ impl Program {
             active: 0,
             control: typed(map(&mut ebpf, maps::CONTROL)),
             settings: typed(map(&mut ebpf, maps::SETTINGS)),
-            sources: typed(map(&mut ebpf, maps::SOURCES)),
+            keys: typed(map(&mut ebpf, maps::KEYS)),
+            slots: typed(map(&mut ebpf, maps::SLOTS)),
             bans: typed(map(&mut ebpf, maps::BANS)),
             ban_filter: typed(map(&mut ebpf, maps::BAN_FILTER)),
             lists: [typed(first), typed(second)],
@@ -146,8 +149,9 @@ impl Program {
     pub fn switch_settings(&mut self, settings: &Settings) {
         self.active ^= 1;
         self.set_settings(settings);
-        let active = u64::from(self.active);
-        self.control.set(control::ACTIVE, active, 0).expect("the switch is written");
+        let mut words = [0; control::WORDS];
+        words[control::ACTIVE] = u64::from(self.active);
+        self.control.set(0, words, 0).expect("the switch is written");
     }
 
     /// Bans the key of an address, as the agent does it: the ban, then its bit in the filter.
@@ -166,20 +170,22 @@ impl Program {
     }
 
     /// Adds an entry to the list trie that settings with these flags use.
-    pub fn list(&mut self, flags: u64, prefix_bits: u32, address: Address, verdict: ListVerdict) {
+    pub fn list(&mut self, flags: u64, prefix_bits: u32, address: Address, value: ListValue) {
         let second = usize::from(flags & flags::LISTS_SECOND != 0);
         let key = Key::new(prefix_bits, address.to_bytes());
-        self.lists[second].insert(&key, verdict as u64, 0).expect("a list entry is written");
+        self.lists[second].insert(&key, value.word(), 0).expect("a list entry is written");
     }
 
     /// One set of the source table.
-    pub fn source_set(&self, index: u32) -> [u64; SET_WORDS] {
-        self.sources.get(&index, 0).expect("a set is read")
+    pub fn source_set(&self, index: u32) -> ([u64; WAYS], [u64; SET_WORDS]) {
+        let keys = self.keys.get(&index, 0).expect("a set is read");
+        (keys, self.slots.get(&index, 0).expect("a set is read"))
     }
 
     /// Empties one set of the source table.
     pub fn clear_source_set(&mut self, index: u32) {
-        self.sources.set(index, [0; SET_WORDS], 0).expect("a set is written");
+        self.keys.set(index, [0; WAYS], 0).expect("a set is written");
+        self.slots.set(index, [0; SET_WORDS], 0).expect("a set is written");
     }
 
     /// One counter of interface 0, summed over CPUs.
@@ -304,7 +310,8 @@ fn open(path: &Path, options: Options) -> Ebpf {
     EbpfLoader::new()
         .override_global("FIXED_CLOCK", &fixed, true)
         .override_global("AYA_LOG_LEVEL", &0_u8, true)
-        .map_max_entries(maps::SOURCES, options.sets)
+        .map_max_entries(maps::KEYS, options.sets)
+        .map_max_entries(maps::SLOTS, options.sets)
         .map_max_entries(maps::BANS, options.bans)
         .map_max_entries(maps::LISTS_FIRST, options.lists)
         .map_max_entries(maps::LISTS_SECOND, options.lists)

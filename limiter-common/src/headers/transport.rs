@@ -2,7 +2,7 @@
 
 use network_types::{tcp::TcpHdr, udp::UdpHdr};
 
-use super::{Headers, Network, protocol, tcp_flags};
+use super::{Flaw, Headers, Network, protocol, tcp_flags};
 use crate::packet::{Cursor, PacketBytes};
 
 /// Reads the transport header where there is one in this packet.
@@ -10,7 +10,7 @@ use crate::packet::{Cursor, PacketBytes};
 pub(super) fn transport<P: PacketBytes + ?Sized>(
     cursor: &Cursor<'_, P>,
     network: &Network,
-) -> Option<Headers> {
+) -> Result<Headers, Flaw> {
     const TCP_LENGTH: u64 = TcpHdr::LEN as u64;
     const UDP_LENGTH: u64 = UdpHdr::LEN as u64;
 
@@ -18,35 +18,37 @@ pub(super) fn transport<P: PacketBytes + ?Sized>(
     if network.is_later_fragment {
         // A later fragment that begins inside the TCP header rewrites its flags (RFC 1858, 3).
         let rewrites = headers.protocol == protocol::TCP && network.fragment_offset < 3;
-        return (!rewrites).then_some(headers);
+        return if rewrites { Err(Flaw::Fragment) } else { Ok(headers) };
     }
+    // What does not hold a whole header is a trick where it is a fragment, an error else.
+    let short = if headers.is_fragment { Flaw::Fragment } else { Flaw::Transport };
     match headers.protocol {
         protocol::TCP => {
-            let offset = u64::from(cursor.peek::<1>(12)?[0] >> 4) * 4;
-            let [flags] = cursor.peek::<1>(13)?;
+            let offset = u64::from(cursor.peek::<1>(12).ok_or(short)?[0] >> 4) * 4;
+            let [flags] = cursor.peek::<1>(13).ok_or(short)?;
             if length < TCP_LENGTH || offset < TCP_LENGTH || offset > length {
-                return None;
+                return Err(short);
             }
             if !are_possible(flags) {
-                return None;
+                return Err(Flaw::TcpFlags);
             }
             headers.tcp_flags = flags;
-            ports(cursor, &mut headers)?;
+            ports(cursor, &mut headers).ok_or(short)?;
         }
         protocol::UDP => {
-            let stated = u64::from(cursor.peek_u16(4)?);
+            let stated = u64::from(cursor.peek_u16(4).ok_or(short)?);
             // The stated length is the whole datagram's; 0 is a jumbogram (RFC 2675).
             let fits = headers.is_fragment || stated == 0 || stated <= length;
             if length < UDP_LENGTH || !fits || (1..UDP_LENGTH).contains(&stated) {
-                return None;
+                return Err(short);
             }
-            ports(cursor, &mut headers)?;
+            ports(cursor, &mut headers).ok_or(short)?;
         }
-        protocol::ICMP | protocol::ICMPV6 if length < 4 => return None,
+        protocol::ICMP | protocol::ICMPV6 if length < 4 => return Err(short),
         _ => {}
     }
-    headers.is_essential = judge_essential(cursor, &headers, hop_limit)?;
-    Some(headers)
+    headers.is_essential = judge_essential(cursor, &headers, hop_limit).ok_or(short)?;
+    Ok(headers)
 }
 
 #[inline]

@@ -66,6 +66,26 @@ pub(super) fn own_addresses() -> BTreeSet<IpAddr> {
     addresses
 }
 
+/// Addresses of this host as the packet path has room for few of them: those that others reach,
+/// IPv4 first, before those of a link only; none of the loopback interface.
+pub(super) fn addresses_by_importance() -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> =
+        own_addresses().into_iter().filter(|address| !address.is_loopback()).collect();
+    addresses.sort_by_key(|address| match address {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => 2,
+        IpAddr::V6(_) => 1,
+    });
+    addresses
+}
+
+/// Whether this host forwards packets of either family.
+pub(super) fn forwards() -> bool {
+    ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"]
+        .into_iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
+}
+
 /// Gateways of the default routes and name servers.
 pub(super) fn gateways_and_resolvers() -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();

@@ -92,7 +92,6 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             if let Some(kernel) = inner.kernel.as_mut() {
                 kernel.flush_diagnostics();
-                kernel.count_some();
             }
             let Some(drops) = inner.drops.as_mut() else { return };
             if pending {

@@ -64,6 +64,10 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
             inner.safety.look_at_host();
+            let facts = super::host_facts(&inner.policy);
+            if let Some(kernel) = inner.kernel.as_mut() {
+                table = kernel.follow(&facts).map_err(|error| error.to_string());
+            }
             inner.escalation.sweep(&inner.policy.escalation, clock::monotonic_ns());
             for ban in inner.book.remove_expired(now_unix_ns) {
                 // The kernel stopped enforcing it by itself; this only frees its entry.
@@ -86,7 +90,13 @@ impl Agent {
     /// What is wrong with the count of open connections.
     fn connections_problem(&self) -> Option<String> {
         let inner = self.inner.borrow();
-        inner.kernel.as_ref()?.connections().ok()?.problem
+        match inner.kernel.as_ref()?.connections() {
+            Ok(state) => state.problem,
+            Err(why) if inner.policy.kernel.as_ref()?.limits_open_connections() => {
+                Some(format!("limits of concurrent connections are off: {why}"))
+            }
+            Err(_) => None,
+        }
     }
 
     /// Writes the bans down. What somebody was told is done shall hold, also if the agent dies

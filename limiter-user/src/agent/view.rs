@@ -106,7 +106,7 @@ pub(super) fn explain_packets(
         view.explanation.push("the kernel half is off: its packets are not looked at".to_owned());
         return Ok(());
     };
-    let explained = kernel.explain(source, probe(packet)).map_err(|error| failure(&error))?;
+    let explained = kernel.explain(source, probe(packet), 0).map_err(|error| failure(&error))?;
     view.verdict = String::from(explained.verdict.action.label());
     view.reason = String::from(explained.verdict.reason.label());
     let meaning = explained.verdict.reason.meaning();
@@ -144,7 +144,7 @@ pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord)
         connections: record.connections,
         open_connections: kernel.connections_of(record.address),
         dropped: record.dropped,
-        list: kernel.list(record.address).label().to_owned(),
+        list: kernel.list(record.address, 0).label().to_owned(),
         idle_milliseconds: idle_ns / 1_000_000,
     }
 }

@@ -150,8 +150,37 @@ mod tests {
             "public, sliding_window 100/15m",
             "203.0.113.0/24",
             "20000/s burst 40000",
+            "bytes 100MB/s burst 100MB",
+            "concurrent connections 1000",
+            "syn cookies while a listener is flooded",
             "invalid_credential 5",
             "/var/log/limiter/security.log",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_plan_names_services() {
+        let text = code(
+            "[kernel]\ntrusted = [{ cidr = \"192.0.2.10\", interface = \"eth1\" }]\n\
+             forwarded = true\n[kernel.total_limits]\nmode = \"monitor\"\nbytes = \"1GiB/s\"\n\
+             udp_packets = \"9/s\"\n\
+             [[kernel.service]]\nname = \"dns\"\nports = [\"udp/53\", \"tcp/8000-8010\"]\n\
+             allow = [\"10.0.0.0/8\"]\nlimits = { packets = \"500/s\" }\n",
+            false,
+        )
+        .1;
+        for part in [
+            "  trusted          192.0.2.10/32 on eth1\n",
+            "  per source       unlimited\n",
+            "  all together     UDP packets 9/s burst 9 (monitor: counted, not enforced)\n",
+            "                   bytes 1GiB/s burst 1GiB\n",
+            "  service          dns = udp/53, tcp/8000-8010\n",
+            "    allow          10.0.0.0/8\n",
+            "    per source     packets 500/s burst 500\n",
+            "    all together   unlimited\n",
+            "forwarded traffic limited too",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

@@ -1,29 +1,23 @@
 //! `[kernel]`: written -> checked.
 
-use ipnet::IpNet;
+mod limits;
+mod risks;
+mod service;
 
 use super::{
     Scope,
-    document::{
-        Number, Text,
-        kernel::{KernelDocument, KernelLimitsDocument},
-        shapes::PortDocument,
-    },
+    document::{Text, kernel::KernelDocument, shapes::PortDocument},
     error::{Place, Report},
-    limits::check_burst,
     preset::Preset,
     values,
 };
 use crate::policy::{
-    KernelPolicy, RateLimit,
+    KernelPolicy, Mode,
     kernel::{
-        Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, KernelLimits,
-        PassOrDrop,
+        Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, Limits, PassOrDrop,
+        SynCookies, Trusted,
     },
 };
-
-/// The kernel's bucket arithmetic holds no larger burst.
-const MAX_BURST: i64 = 10_000_000;
 
 /// `None`: HTTP only.
 pub(super) fn check(
@@ -40,9 +34,11 @@ pub(super) fn check(
     }
     let fallback = KernelDocument::default();
     let written = written.unwrap_or(&fallback);
-    refuse_later(written, report);
+    let interfaces = interfaces(written, override_, report);
+    let filled = scope.preset.map(|_| Preset::kernel_limits()).unwrap_or_default();
     let policy = KernelPolicy {
-        interfaces: interfaces(written, override_, report),
+        trusted: trusted(written, &interfaces, report),
+        interfaces,
         attach: report.choice(
             written.attach.as_ref(),
             &[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)],
@@ -55,21 +51,26 @@ pub(super) fn check(
             &[("allow", DefaultVerdict::Allow), ("deny", DefaultVerdict::Deny)],
             &[],
         ),
-        trusted: trusted(written, report),
         allow: written
             .allow
             .as_ref()
-            .map(|list| report.values(list.get_ref(), values::network))
+            .map(|list| report.values(list.get_ref(), values::network).into())
             .unwrap_or_default(),
-        deny: report.values(&written.deny, values::network),
+        deny: report.values(&written.deny, values::network).into(),
         failsafe_ports: failsafe_ports(written, report),
         ipv4_prefix: report.number_or(written.ipv4_prefix.as_ref(), 1..=32, 32),
         ipv6_prefix: report.number_or(written.ipv6_prefix.as_ref(), 1..=64, 64),
         max_sources: report.number_or(written.max_sources.as_ref(), 1..=16_777_216, 262_144),
         max_bans: report.number_or(written.max_bans.as_ref(), 1..=16_777_216, 65_536),
+        max_prefix_bans: report.number_or(written.max_prefix_bans.as_ref(), 1..=65_536, 1_024),
         table_full: report.choice(
             written.table_full.as_ref(),
             &[("pass", PassOrDrop::Pass), ("drop", PassOrDrop::Drop)],
+            &[],
+        ),
+        syn_cookies: report.choice(
+            written.syn_cookies.as_ref(),
+            &[("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)],
             &[],
         ),
         malformed: report.choice(
@@ -82,31 +83,18 @@ pub(super) fn check(
             &[("limit", Fragments::Limit), ("drop", Fragments::Drop), ("pass", Fragments::Pass)],
             &[],
         ),
-        limits: limits(&written.limits, scope.preset, report),
+        forwarded: written.forwarded.as_ref().is_some_and(|flag| *flag.get_ref()),
+        limits: limits::check(&written.limits, filled, Mode::Enforce, report),
+        total_limits: limits::check(
+            &written.total_limits,
+            Limits::default(),
+            Mode::Enforce,
+            report,
+        ),
+        services: service::check(written, report),
     };
-    warn(written, &policy, report);
+    risks::warn(written, &policy, report);
     Some(policy)
-}
-
-fn refuse_later(written: &KernelDocument, report: &mut Report) {
-    report.choice(written.syn_cookies.as_ref(), &[("off", ())], &["auto", "always"]);
-    report.only_false(written.forwarded.as_ref());
-    report.later(&[&written.max_prefix_bans], "bans of single sources, `max_bans`");
-    let supported = "limits per source over all ports, `[kernel.limits]`";
-    report.later(&[&written.total_limits, &written.service], supported);
-    let limits = &written.limits;
-    report.later(
-        &[
-            &limits.bytes,
-            &limits.bytes_burst,
-            &limits.concurrent_connections,
-            &limits.udp_packets,
-            &limits.udp_packets_burst,
-            &limits.icmp_packets,
-            &limits.icmp_packets_burst,
-        ],
-        "packets, packets_burst, new_connections, new_connections_burst",
-    );
 }
 
 fn interfaces(
@@ -150,11 +138,14 @@ fn interface(name: &str) -> Result<InterfaceSelection, String> {
     Ok(InterfaceSelection::Named(name.to_owned()))
 }
 
-fn trusted(written: &KernelDocument, report: &mut Report) -> Vec<IpNet> {
-    let mut networks = Vec::new();
+fn trusted(
+    written: &KernelDocument,
+    interfaces: &[InterfaceSelection],
+    report: &mut Report,
+) -> Vec<Trusted> {
+    let mut all: Vec<Trusted> = Vec::new();
     for entry in &written.trusted {
         let document = entry.get_ref();
-        report.later(&[&document.table.interface], "a network, whatever the interface");
         let network = match (&document.bare, &document.table.cidr) {
             (Some(text), _) => report.parsed(entry.span(), text, values::network),
             (None, Some(cidr)) => report.value(cidr, values::network),
@@ -163,15 +154,38 @@ fn trusted(written: &KernelDocument, report: &mut Report) -> Vec<IpNet> {
                 None
             }
         };
-        if let Some(network) = network {
-            if network.prefix_len() == 0 {
-                let sentence = format!("{network} trusts every address: nothing is ever dropped");
-                report.risk(entry.span(), sentence);
-            }
-            networks.push(network);
+        let name = document.table.interface.as_ref();
+        let interface = name.and_then(|name| trusted_interface(name, interfaces, report));
+        let Some(network) = network else { continue };
+        if network.prefix_len() == 0 {
+            let sentence = format!("{network} trusts every address: nothing is ever dropped");
+            report.risk(entry.span(), sentence);
         }
+        all.push(Trusted { network, interface });
     }
-    networks
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn trusted_interface(
+    name: &Text,
+    interfaces: &[InterfaceSelection],
+    report: &mut Report,
+) -> Option<String> {
+    let selection = report.value(name, |text| match interface(text)? {
+        InterfaceSelection::Auto => Err("is not the name of an interface".to_owned()),
+        named @ InterfaceSelection::Named(_) => Ok(named),
+    })?;
+    // Which interfaces "auto" will find cannot be told here.
+    if !interfaces.contains(&InterfaceSelection::Auto) && !interfaces.contains(&selection) {
+        let sentence = format!(
+            "has no effect: packets of {} are not filtered; `interfaces` does not name it",
+            name.get_ref()
+        );
+        report.risk(name.span(), sentence);
+    }
+    Some(name.get_ref().clone())
 }
 
 fn failsafe_ports(written: &KernelDocument, report: &mut Report) -> Vec<FailsafePort> {
@@ -205,80 +219,4 @@ fn failsafe_ports(written: &KernelDocument, report: &mut Report) -> Vec<Failsafe
         }
     }
     ports
-}
-
-fn limits(
-    written: &KernelLimitsDocument,
-    preset: Option<Preset>,
-    report: &mut Report,
-) -> KernelLimits {
-    let filled = preset.map(|_| Preset::kernel_limits()).unwrap_or_default();
-    let (packets, connections) = (&written.packets, &written.new_connections);
-    KernelLimits {
-        packets: limit(packets.as_ref(), written.packets_burst.as_ref(), filled.packets, report),
-        new_connections: limit(
-            connections.as_ref(),
-            written.new_connections_burst.as_ref(),
-            filled.new_connections,
-            report,
-        ),
-    }
-}
-
-fn limit(
-    rate: Option<&Text>,
-    burst: Option<&Number>,
-    filled: Option<RateLimit>,
-    report: &mut Report,
-) -> Option<RateLimit> {
-    let Some(text) = rate else {
-        let mut filled = filled;
-        match (&mut filled, burst) {
-            (Some(limit), Some(_)) => {
-                limit.burst = report.number_or(burst, 1..=MAX_BURST, limit.burst);
-            }
-            (None, Some(burst)) => report.refuse(burst.span(), "a burst needs its rate beside it"),
-            (_, None) => {}
-        }
-        return filled;
-    };
-    let rate = report.value(text, values::rate)?;
-    if rate.count > MAX_BURST.unsigned_abs() && burst.is_none() {
-        report.refuse(text.span(), format!("needs a burst of at most {MAX_BURST} beside it"));
-    }
-    let burst_packets = report.number_or(burst, 1..=MAX_BURST, rate.count);
-    let place = burst.map_or_else(|| text.span(), Number::span);
-    check_burst(rate, burst_packets, place, report);
-    Some(RateLimit { rate, burst: burst_packets })
-}
-
-fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut Report) {
-    if policy.default == DefaultVerdict::Deny
-        && policy.allow.is_empty()
-        && policy.trusted.is_empty()
-        && let Some(place) = &written.default
-    {
-        report.risk(place.span(), "no network is allowed or trusted: only failsafe ports answer");
-    }
-    if policy.default == DefaultVerdict::Allow
-        && let Some(list) = written.allow.as_ref().filter(|list| !list.get_ref().is_empty())
-    {
-        report.risk(list.span(), "has no effect while `default` is \"allow\"");
-    }
-    let loopback = ["127.0.0.1", "::1"].map(values::network);
-    for text in &written.deny {
-        let Ok(network) = values::network(text.get_ref()) else {
-            continue;
-        };
-        if network.prefix_len() == 0 {
-            report.risk(text.span(), format!("{network} is every address of its family"));
-        } else if loopback.iter().flatten().any(|own| network.contains(own)) {
-            report.risk(text.span(), format!("{network} covers this host's loopback addresses"));
-        }
-    }
-    if !policy.required
-        && let Some(flag) = &written.required
-    {
-        report.risk(flag.span(), "where XDP cannot attach, packets go unfiltered");
-    }
 }

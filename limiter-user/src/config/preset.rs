@@ -5,9 +5,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::policy::{
-    Mode, Rate, RateLimit,
+    ByteRateLimit, Mode, Rate, RateLimit,
     http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy},
-    kernel::KernelLimits,
+    kernel::Limits,
 };
 
 /// Names of the presets of this version.
@@ -89,11 +89,19 @@ impl Preset {
         })
     }
 
-    /// Packet limits that `[kernel.limits]` leaves out.
-    pub(super) fn kernel_limits() -> KernelLimits {
-        let per_second = |count, burst| {
-            Some(RateLimit { rate: Rate { count, period: Duration::from_secs(1) }, burst })
-        };
-        KernelLimits { packets: per_second(20_000, 40_000), new_connections: per_second(200, 200) }
+    /// What `[kernel.limits]` leaves out.
+    pub(super) fn kernel_limits() -> Limits {
+        let per_second = |count| Rate { count, period: Duration::from_secs(1) };
+        let limit = |count, burst| Some(RateLimit { rate: per_second(count), burst });
+        let bytes = 100_000_000;
+        Limits {
+            packets: limit(20_000, 40_000),
+            bytes: Some(ByteRateLimit { rate: per_second(bytes), burst_bytes: bytes }),
+            new_connections: limit(200, 200),
+            concurrent_connections: Some(1_000),
+            udp_packets: limit(10_000, 10_000),
+            icmp_packets: limit(50, 50),
+            mode: Mode::Enforce,
+        }
     }
 }

@@ -10,13 +10,21 @@ use super::{
     document::{Flag, Number, Text},
     error::{Place, Report},
 };
-use crate::policy::{Mode, Rate, http::OriginPattern};
+use crate::policy::{
+    Mode, Rate,
+    http::OriginPattern,
+    kernel::{PortRange, Protocol},
+};
 
 const DAY_SECONDS: u64 = 86_400;
 /// The slowest representable rate is one in this; no duration is longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * DAY_SECONDS);
 /// The fastest representable rate.
 const FASTEST_PER_SECOND: u64 = 10_000_000;
+/// The fastest representable rate of bytes: 100 Gbit/s.
+const FASTEST_BYTES_PER_SECOND: u128 = 12_500_000_000;
+/// No byte may cost as long as this, or the longest frame would leave the bucket's arithmetic.
+const SLOWEST_BYTE: Duration = Duration::from_millis(4_200);
 
 /// `"15m"`: milliseconds, seconds, minutes, hours or days; at most 365 days.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -58,6 +66,31 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
     let expected = "expected a rate such as \"100/s\", \"1000/15m\" or \"60/h\"";
     let (count, unit) = text.split_once('/').ok_or(expected)?;
     let count = digits(count).ok_or(expected)?;
+    let rate = Rate { count, period: period(count, unit, expected)? };
+    let second_ns = Duration::from_secs(1).as_nanos();
+    if u128::from(count) * second_ns > u128::from(FASTEST_PER_SECOND) * rate.period.as_nanos() {
+        return Err("at most 10,000,000 per second can be counted".to_owned());
+    }
+    Ok(rate)
+}
+
+/// `"100MB/s"`, `"15B/m"`: bytes, between one in 4.2 s and 12.5 GB (100 Gbit) per second.
+pub(super) fn byte_rate(text: &str) -> Result<Rate, String> {
+    let expected = "expected a rate of bytes such as \"100MB/s\", \"64KiB/s\" or \"10GB/h\"";
+    let (count, unit) = text.split_once('/').ok_or(expected)?;
+    let count = size(count).map_err(|_| expected)?;
+    let rate = Rate { count, period: period(count, unit, expected)? };
+    let (count, period_ns) = (u128::from(count), rate.period.as_nanos());
+    let second_ns = Duration::from_secs(1).as_nanos();
+    let too_fast = count * second_ns > FASTEST_BYTES_PER_SECOND * period_ns;
+    if too_fast || period_ns >= count * SLOWEST_BYTE.as_nanos() {
+        return Err("a rate of bytes lies between \"15B/m\" and \"12500MB/s\"".to_owned());
+    }
+    Ok(rate)
+}
+
+/// What stands after the `/` of a rate.
+fn period(count: u64, unit: &str, expected: &str) -> Result<Duration, String> {
     let period = if unit.starts_with(|first: char| first.is_ascii_digit()) {
         duration(unit).map_err(|_| expected)?
     } else {
@@ -69,10 +102,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
     if period < Duration::from_secs(1) {
         return Err("the period of a rate is at least 1s".to_owned());
     }
-    if count / period.as_secs() > FASTEST_PER_SECOND {
-        return Err("at most 10,000,000 per second can be counted".to_owned());
-    }
-    Ok(Rate { count, period })
+    Ok(period)
 }
 
 /// A network, or an address as a network of one.
@@ -147,6 +177,27 @@ pub(super) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     };
     let host_ok = host.starts_with('[') || (host.len() <= 253 && host.split('.').all(label_ok));
     host_ok.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// `"tcp/53"`, `"udp/53"`, `"tcp/8000-8010"`.
+pub(super) fn port_range(text: &str) -> Result<PortRange, String> {
+    let expected = "expected ports such as \"tcp/53\", \"udp/53\" or \"tcp/8000-8010\"";
+    let (protocol, ports) = text.split_once('/').ok_or(expected)?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return Err(expected.to_owned()),
+    };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let number = |text| {
+        let port = digits(text).ok_or(expected)?;
+        u16::try_from(port).ok().filter(|port| *port > 0).ok_or("a port lies between 1 and 65535")
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{first} is above {last}; the lower port stands first"));
+    }
+    Ok(PortRange { protocol, first, last })
 }
 
 /// A name of ours (`[limits.NAME]`): it appears in headers, metrics and events.

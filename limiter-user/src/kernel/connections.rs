@@ -11,7 +11,6 @@ mod worker;
 
 use std::{
     fmt,
-    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -22,7 +21,6 @@ use std::{
 use aya::maps::{Array, HashMap, MapData};
 use ipnet::IpNet;
 use limiter_common::{
-    address::{Address, Masks},
     connection::{count_in, losses},
     maps::{self, MAX_CONNECTIONS},
 };
@@ -66,13 +64,10 @@ struct Shared {
     bans_skipped: u64,
     audit_problem: Option<String>,
     end_problem: Option<String>,
-    /// Local ports whose connections no ban ends.
-    failsafe_ports: Vec<u16>,
 }
 
 /// The counts, and the thread that looks after them. Both end with this; the programs do not.
 pub(super) struct Connections {
-    counts: HashMap<MapData, u64, u64>,
     sockets: HashMap<MapData, u64, [u64; load::RECORD_WORDS]>,
     totals: Array<MapData, u64>,
     losses: Array<MapData, u64>,
@@ -101,18 +96,12 @@ impl Connections {
             .spawn(move || worker.run(&requests))
             .map_err(|error| KernelError::system("starting a thread", &error))?;
         Ok(Self {
-            counts: pins.map(maps::CONNECTIONS)?,
             sockets: pins.map(maps::SOCKETS)?,
-            totals: pins.map(maps::CONNECTION_TOTALS)?,
-            losses: pins.map(maps::CONNECTION_LOSSES)?,
+            totals: pins.map(maps::OPEN_TOTALS)?,
+            losses: pins.map(maps::OPEN_LOSSES)?,
             shared,
             bans,
         })
-    }
-
-    /// Connections to these local ports outlive a ban.
-    pub(super) fn exempt(&self, failsafe_ports: Vec<u16>) {
-        lock(&self.shared).failsafe_ports = failsafe_ports;
     }
 
     /// Ends what these sources have open, soon.
@@ -120,11 +109,6 @@ impl Connections {
         if self.bans.try_send(sources).is_err() {
             lock(&self.shared).bans_skipped += 1;
         }
-    }
-
-    /// How many connections this address's source has open.
-    pub(super) fn of(&self, address: IpAddr, masks: Masks) -> u64 {
-        count_in(self.counts.get(&Address::from(address).source_key(masks), 0).unwrap_or(0))
     }
 
     pub(super) fn state(&self) -> ConnectionState {

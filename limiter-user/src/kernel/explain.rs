@@ -1,18 +1,21 @@
 //! What would happen to a packet: the very `decide` that the kernel runs, over copies of its maps.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use limiter_common::{
     address::Address,
     decide::{Clock, Tables, decide},
     headers::{Headers, protocol, tcp_flags},
+    limits::Buckets,
+    lists::{ListValue, ListVerdict},
     machine::Native,
-    settings::{ListVerdict, Settings},
-    source::{SourceSet, set_indices},
+    ports::{PortFacts, port_word},
+    settings::{ServiceSettings, Settings},
+    source::{ClaimBudget, KeySet, SlotSet, pair_key, set_indices},
     verdict::Verdict,
 };
 
-use super::{Kernel, KernelError, image::KernelImage};
+use super::{Kernel, KernelError};
 use crate::clock;
 
 /// What would happen to a source's next packet, and from what that follows.
@@ -36,33 +39,60 @@ pub enum Probe {
 }
 
 impl Kernel {
-    /// Explains a packet from `source`.
-    pub fn explain(&self, source: IpAddr, probe: Probe) -> Result<Explanation, KernelError> {
+    /// Explains a packet from `source` that comes in on the interface with this slot.
+    pub fn explain(
+        &self,
+        source: IpAddr,
+        probe: Probe,
+        slot: u32,
+    ) -> Result<Explanation, KernelError> {
         let settings = self.maps.active_settings()?;
-        let address = Address::from(source);
-        let key = address.source_key(settings.masks);
-        let sets = set_indices(key, settings.hash_seed, settings.set_mask).map(|index| {
-            let words = self.maps.sources.get(&index, 0);
-            (
-                index,
-                words.map_or_else(|_| SourceSet::empty(), |words| SourceSet::from_words(&words)),
-            )
-        });
         let now_ns = clock::monotonic_ns();
-        let ban_expires_ns =
-            self.ban_of(source).map(|ban| ban.expires_ns).filter(|expires| *expires > now_ns);
-        let tables = Copies { settings, sets, ban_expires_ns, image: &self.image };
         let frame = frame(source, probe);
+        let service = self.service_of(probe);
+        let seed = settings.hash_seed;
+        let key = Address::from(source).source_key(settings.masks);
+        let at_service = (service != 0).then(|| pair_key(key, service, seed));
+        let sets = [Some(key), at_service]
+            .into_iter()
+            .flatten()
+            .flat_map(|key| set_indices(key, seed, settings.set_mask))
+            .map(|set| (set, (self.maps.keys(set), self.maps.slots(set))))
+            .collect();
+        let totals = [0, service].map(|number| (number, self.maps.totals(number))).into();
+        let tables = Copies {
+            kernel: self,
+            settings,
+            slot,
+            sets,
+            totals,
+            budget: ClaimBudget::default(),
+            pending: Buckets::default(),
+        };
         let decision = decide(frame.as_slice(), &tables, &Now(now_ns));
-        Ok(Explanation { verdict: decision.verdict, list: self.image.list(source) })
+        Ok(Explanation { verdict: decision.verdict, list: self.image.list(source, slot) })
+    }
+
+    fn service_of(&self, probe: Probe) -> u32 {
+        let (is_udp, port) = match probe {
+            Probe::Tcp(port) => (false, port),
+            Probe::Udp(port) => (true, port),
+            Probe::Icmp => return 0,
+        };
+        let word = self.image.ports.get(port_word(is_udp, port) as usize).copied();
+        PortFacts::in_word(word.unwrap_or(0), port).service()
     }
 }
 
+/// Copies of what the packet would meet: charging them changes nothing.
 struct Copies<'a> {
+    kernel: &'a Kernel,
     settings: Settings,
-    sets: [(u32, SourceSet); 2],
-    ban_expires_ns: Option<u64>,
-    image: &'a KernelImage,
+    slot: u32,
+    sets: HashMap<u32, (KeySet, SlotSet)>,
+    totals: HashMap<u32, Buckets>,
+    budget: ClaimBudget,
+    pending: Buckets,
 }
 
 impl Tables for Copies<'_> {
@@ -72,23 +102,108 @@ impl Tables for Copies<'_> {
         &self.settings
     }
 
+    fn interface(&self) -> u32 {
+        self.slot
+    }
+
+    fn is_loopback(&self) -> bool {
+        // Whoever asks about an own address wants to know of its packets on the loopback interface.
+        true
+    }
+
+    fn cpu(&self) -> u32 {
+        0
+    }
+
+    fn random(&self) -> u32 {
+        0
+    }
+
+    fn port_word(&self, word: u32) -> u64 {
+        self.kernel.image.ports.get(word as usize).copied().unwrap_or(0)
+    }
+
+    fn service(&self, number: u32) -> Option<&ServiceSettings> {
+        self.kernel.image.services.get(number as usize)
+    }
+
     fn ban_filter(&self, _word: u32) -> u64 {
         u64::MAX
     }
 
-    fn source_set(&self, index: u32) -> Option<&SourceSet> {
-        self.sets.iter().find(|(number, _)| *number == index).map(|(_, set)| set)
+    fn ban_expiry_ns(&self, key: u64) -> Option<u64> {
+        self.kernel.ban_of(Address::from_key(key).into()).map(|ban| ban.expires_ns)
     }
 
-    fn ban_expiry_ns(&self, _key: u64) -> Option<u64> {
-        self.ban_expires_ns
+    fn has_prefix_bans(&self) -> bool {
+        true
     }
 
-    fn list(&self, address: Address) -> ListVerdict {
-        self.image.list(address.into())
+    fn prefix_ban_expiry_ns(&self, address: Address) -> Option<u64> {
+        self.kernel.prefix_ban_of(address.into()).map(|ban| ban.expires_ns)
+    }
+
+    fn list_filter(&self, _word: u32) -> u64 {
+        u64::MAX
+    }
+
+    fn list_bitmap(&self, _word: u32) -> u64 {
+        u64::MAX
+    }
+
+    fn list_exact(&self, address: Address) -> Option<ListValue> {
+        Some(self.kernel.image.lists.value(address.into()))
+    }
+
+    fn list_prefix(&self, address: Address) -> Option<ListValue> {
+        Some(self.kernel.image.lists.value(address.into()))
+    }
+
+    fn is_listed(&self, service: u32, address: Address) -> bool {
+        self.kernel.image.is_admitted(service, address.into())
+    }
+
+    fn keys(&self, set: u32) -> Option<&KeySet> {
+        self.sets.get(&set).map(|(keys, _)| keys)
+    }
+
+    fn slots(&self, set: u32) -> Option<&SlotSet> {
+        self.sets.get(&set).map(|(_, slots)| slots)
+    }
+
+    fn claim_budget(&self) -> Option<&ClaimBudget> {
+        Some(&self.budget)
+    }
+
+    fn totals(&self, service: u32) -> Option<&Buckets> {
+        self.totals.get(&service)
+    }
+
+    fn pending(&self, _service: u32) -> Option<&Buckets> {
+        Some(&self.pending)
+    }
+
+    fn open_connections(&self, key: u64) -> u64 {
+        self.kernel.maps.open_connections(key)
+    }
+
+    fn open_total(&self, service: u32) -> u64 {
+        self.kernel.maps.open_total(service)
     }
 
     fn is_reply(&self, _headers: &Headers) -> bool {
+        false
+    }
+
+    fn is_forwarded(&self, _headers: &Headers) -> bool {
+        false
+    }
+
+    fn has_syn_cookies(&self) -> bool {
+        false
+    }
+
+    fn answer(&self, _headers: &Headers) -> bool {
         false
     }
 }

@@ -54,7 +54,7 @@ impl Programs {
             .iter()
             .zip(slots)
             .map(|((name, index), slot)| {
-                let ebpf = load(pins, slot, diagnostics)?;
+                let ebpf = load(pins, slot, is_loopback(name), diagnostics)?;
                 Ok(LoadedProgram { name: name.clone(), index: *index, slot, ebpf })
             })
             .collect::<Result<_, KernelError>>()?;
@@ -101,10 +101,23 @@ fn slots(pins: &Pins, interfaces: &[(String, u32)]) -> Vec<u32> {
         .collect()
 }
 
-fn load(pins: &Pins, slot: u32, diagnostics: LevelFilter) -> Result<Ebpf, KernelError> {
+/// Whether every source on the interface is an address of this host.
+fn is_loopback(name: &str) -> bool {
+    name == "lo"
+}
+
+fn load(
+    pins: &Pins,
+    slot: u32,
+    is_loopback: bool,
+    diagnostics: LevelFilter,
+) -> Result<Ebpf, KernelError> {
     // Diagnostics cost nothing while off: the verifier removes them.
-    let globals =
-        [("AYA_LOG_LEVEL", vec![diagnostics as u8]), ("INTERFACE", slot.to_ne_bytes().to_vec())];
+    let globals = [
+        ("AYA_LOG_LEVEL", vec![diagnostics as u8]),
+        ("INTERFACE", slot.to_ne_bytes().to_vec()),
+        ("LOOPBACK", u32::from(is_loopback).to_ne_bytes().to_vec()),
+    ];
     let mut ebpf = object(pins, &globals)?;
     for name in [PROGRAM, CLOCK_PROBE] {
         xdp(&mut ebpf, name)?

@@ -26,9 +26,6 @@ use nix::{
 use super::{KernelError, attach::LinkName, plain::Plain};
 use crate::{clock, policy::KernelPolicy};
 
-/// How many prefixes the lists can have.
-pub(super) const MAX_LIST_ENTRIES: u32 = 65_536;
-
 /// The directory of this generation, and the one above it.
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -41,14 +38,15 @@ impl Pins {
     /// Makes the directory on a BPF file system, mounting one where there is none.
     pub(super) fn open(root: &Path, policy: &KernelPolicy) -> Result<Self, KernelError> {
         let sets = set_count(policy.max_sources);
-        let name = format!("v{LAYOUT_VERSION}-s{sets}-b{}", policy.max_bans);
+        let (bans, prefixes) = (policy.max_bans, policy.max_prefix_bans);
+        let name = format!("v{LAYOUT_VERSION}-s{sets}-b{bans}-p{prefixes}");
         let generation = root.join(name);
         make_directory(&generation)?;
         let sizes = vec![
-            (maps::SOURCES, sets),
+            (maps::KEYS, sets),
+            (maps::SLOTS, sets),
             (maps::BANS, policy.max_bans),
-            (maps::LISTS_FIRST, MAX_LIST_ENTRIES),
-            (maps::LISTS_SECOND, MAX_LIST_ENTRIES),
+            (maps::BAN_PREFIXES, policy.max_prefix_bans),
         ];
         let pins = Self { root: root.to_owned(), generation, sizes };
         pins.check()?;
@@ -89,6 +87,14 @@ impl Pins {
         Ok(())
     }
 
+    /// Opens a checked map.
+    pub(super) fn data(&self, name: &str) -> Result<MapData, KernelError> {
+        let path = self.path(name);
+        MapData::from_pin(&path).map_err(|error| {
+            KernelError::system(format_args!("opening {}", path.display()), &error)
+        })
+    }
+
     /// Opens a checked map with its type.
     pub(super) fn map<M>(&self, name: &str) -> Result<M, KernelError>
     where
@@ -96,8 +102,7 @@ impl Pins {
     {
         let path = self.path(name);
         let context = format!("opening {}", path.display());
-        MapData::from_pin(&path)
-            .and_then(Map::from_map_data)
+        Map::from_map_data(self.data(name)?)
             .and_then(M::try_from)
             .map_err(|error| KernelError::system(context, &error))
     }

@@ -4,7 +4,7 @@ use aya::Pod;
 use limiter_common::{
     ban::Ban,
     report::{Counter, DropSlot},
-    settings::Settings,
+    settings::{ServiceSettings, Settings},
 };
 
 /// A record that lies in a map.
@@ -21,4 +21,4 @@ macro_rules! plain {
     )+};
 }
 
-plain!(Settings, Ban, Counter, DropSlot);
+plain!(Settings, ServiceSettings, Ban, Counter, DropSlot);

@@ -6,16 +6,16 @@ use crate::policy::kernel::KernelPolicy;
 /// One change of the maps.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Make the trie that is not in force hold exactly the new lists.
+    /// Make the half of the lists that is not in force hold exactly the new ones.
     FillLists {
-        /// The second trie, else the first.
+        /// The second half, else the first.
         second: bool,
     },
-    /// Write the settings that are not in force.
+    /// Write the settings, services and ports that are not in force.
     WriteSettings {
         /// Which of the two.
         index: u32,
-        /// Which trie they name.
+        /// Which half of the lists they name.
         lists_second: bool,
     },
     /// Put them in force: one word, seen by each packet whole or not at all.
@@ -30,7 +30,7 @@ pub enum Step {
 pub struct InForce {
     /// Index of the settings.
     pub settings: u32,
-    /// The second trie, else the first.
+    /// The second half of the lists, else the first.
     pub lists_second: bool,
 }
 
@@ -40,7 +40,7 @@ pub fn plan(old: Option<&KernelImage>, new: &KernelImage, in_force: InForce) -> 
         return Vec::new();
     }
     let index = 1 - in_force.settings.min(1);
-    let same_lists = old.is_some_and(|old| old.lists == new.lists);
+    let same_lists = old.is_some_and(|old| old.has_lists_of(new));
     let lists_second = if same_lists { in_force.lists_second } else { !in_force.lists_second };
     let mut steps = Vec::new();
     if !same_lists {
@@ -57,6 +57,7 @@ pub fn needs_restart(old: &KernelPolicy, new: &KernelPolicy) -> Vec<String> {
     let sizes = [
         ("max_sources", u64::from(old.max_sources), u64::from(new.max_sources)),
         ("max_bans", u64::from(old.max_bans), u64::from(new.max_bans)),
+        ("max_prefix_bans", u64::from(old.max_prefix_bans), u64::from(new.max_prefix_bans)),
         ("ipv4_prefix", u64::from(old.ipv4_prefix), u64::from(new.ipv4_prefix)),
         ("ipv6_prefix", u64::from(old.ipv6_prefix), u64::from(new.ipv6_prefix)),
     ];
@@ -76,6 +77,7 @@ pub fn without_restart(old: &KernelPolicy, new: &KernelPolicy) -> KernelPolicy {
     KernelPolicy {
         max_sources: old.max_sources,
         max_bans: old.max_bans,
+        max_prefix_bans: old.max_prefix_bans,
         ipv4_prefix: old.ipv4_prefix,
         ipv6_prefix: old.ipv6_prefix,
         interfaces: old.interfaces.clone(),
@@ -95,7 +97,7 @@ mod tests {
     fn what_is_in_force_is_never_written() {
         let old = KernelImage::new(&policy(), &HostFacts::default()).unwrap();
         let mut changed = policy();
-        changed.deny = vec!["192.0.2.0/24".parse().unwrap()];
+        changed.deny = vec!["192.0.2.0/24".parse().unwrap()].into();
         let new = KernelImage::new(&changed, &HostFacts::default()).unwrap();
         for settings in [0, 1] {
             for lists_second in [false, true] {

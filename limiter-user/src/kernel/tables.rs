@@ -1,54 +1,102 @@
 //! The maps with their types, opened from their pins, so that they are the same whoever made them.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
 use limiter_common::{
     ban::Ban,
-    maps::{self, control},
+    connection::count_in,
+    headers::Flaw,
+    limits::{BUCKET_WORDS, Buckets},
+    maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
     report::Counter,
-    settings::{Settings, flags},
-    source::SET_WORDS,
+    settings::{ServiceSettings, Settings, flags},
+    source::{KeySet, SET_WORDS, SlotSet, WAYS},
 };
 
-use super::{KernelError, image::KernelImage, pins::Pins, plain::Plain, plan::InForce};
+use super::{
+    KernelError,
+    image::KernelImage,
+    lists::{Filters, ListEntry, Prefix},
+    mapped::Mapped,
+    pins::Pins,
+    plain::Plain,
+    plan::InForce,
+};
 
 /// The tables, typed.
 pub(super) struct Maps {
-    pub(super) control: Array<MapData, u64>,
-    pub(super) settings: Array<MapData, Plain<Settings>>,
-    pub(super) sources: Array<MapData, [u64; SET_WORDS]>,
+    control: Mapped,
+    settings: Array<MapData, Plain<Settings>>,
+    services: Array<MapData, Plain<ServiceSettings>>,
+    ports: Mapped,
+    keys: Mapped,
+    slots: Mapped,
     pub(super) bans: HashMap<MapData, u64, Plain<Ban>>,
-    pub(super) lists_first: LpmTrie<MapData, [u8; 16], u64>,
-    pub(super) lists_second: LpmTrie<MapData, [u8; 16], u64>,
-    pub(super) counters: PerCpuArray<MapData, Plain<Counter>>,
+    pub(super) ban_prefixes: LpmTrie<MapData, [u8; 16], Plain<Ban>>,
+    lists: [ListMaps; 2],
+    filter: Mapped,
+    bitmap: Mapped,
+    totals: Array<MapData, [u64; BUCKET_WORDS]>,
+    connections: HashMap<MapData, u64, u64>,
+    open_totals: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, Plain<Counter>>,
+    flaws: PerCpuArray<MapData, u64>,
+}
+
+/// One half of the lists.
+struct ListMaps {
+    exact: HashMap<MapData, [u8; 16], u64>,
+    prefixes: LpmTrie<MapData, [u8; 16], u64>,
+    admitted: LpmTrie<MapData, [u8; ADMIT_KEY_BYTES], u64>,
 }
 
 impl Maps {
     pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
+        let half = |exact, prefixes, admitted| {
+            Ok::<_, KernelError>(ListMaps {
+                exact: pins.map(exact)?,
+                prefixes: pins.map(prefixes)?,
+                admitted: pins.map(admitted)?,
+            })
+        };
+        let mapped = |name| Mapped::open(&pins.data(name)?, name);
         Ok(Self {
-            control: pins.map(maps::CONTROL)?,
+            control: mapped(maps::CONTROL)?,
             settings: pins.map(maps::SETTINGS)?,
-            sources: pins.map(maps::SOURCES)?,
+            services: pins.map(maps::SERVICES)?,
+            ports: mapped(maps::PORTS)?,
+            keys: mapped(maps::KEYS)?,
+            slots: mapped(maps::SLOTS)?,
             bans: pins.map(maps::BANS)?,
-            lists_first: pins.map(maps::LISTS_FIRST)?,
-            lists_second: pins.map(maps::LISTS_SECOND)?,
+            ban_prefixes: pins.map(maps::BAN_PREFIXES)?,
+            lists: [
+                half(maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST)?,
+                half(maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND)?,
+            ],
+            filter: mapped(maps::LIST_FILTER)?,
+            bitmap: mapped(maps::LIST_BITMAP)?,
+            totals: pins.map(maps::TOTALS)?,
+            connections: pins.map(maps::CONNECTIONS)?,
+            open_totals: pins.map(maps::OPEN_TOTALS)?,
             counters: pins.map(maps::COUNTERS)?,
+            flaws: pins.map(maps::FLAWS)?,
         })
     }
 
-    pub(super) fn word(&self, index: u32) -> Result<u64, KernelError> {
-        self.control
-            .get(&index, 0)
-            .map_err(|error| KernelError::system("reading the control words", &error))
+    /// One of the words of [`control`].
+    pub(super) fn word(&self, index: usize) -> u64 {
+        self.control.words().get(index).map_or(0, |word| word.load(Relaxed))
     }
 
-    pub(super) fn set_word(&mut self, index: u32, word: u64) -> Result<(), KernelError> {
-        self.control
-            .set(index, word, 0)
-            .map_err(|error| KernelError::system("writing the control words", &error))
+    pub(super) fn set_word(&self, index: usize, value: u64) {
+        if let Some(word) = self.control.words().get(index) {
+            word.store(value, Relaxed);
+        }
     }
 
     pub(super) fn active_settings(&self) -> Result<Settings, KernelError> {
-        let index = u32::from(self.word(control::ACTIVE)? != 0);
+        let index = u32::from(self.word(control::ACTIVE) != 0);
         self.settings
             .get(&index, 0)
             .map(|Plain(settings)| settings)
@@ -56,27 +104,41 @@ impl Maps {
     }
 
     pub(super) fn in_force(&self) -> Result<InForce, KernelError> {
-        let settings = u32::from(self.word(control::ACTIVE)? != 0);
+        let settings = u32::from(self.word(control::ACTIVE) != 0);
         let lists_second = self.active_settings()?.has(flags::LISTS_SECOND);
         Ok(InForce { settings, lists_second })
     }
 
-    /// Makes a trie that is not in force hold exactly these lists.
+    /// Writes the settings, services and ports that are not in force.
+    pub(super) fn write_settings(
+        &mut self,
+        index: u32,
+        settings: &Settings,
+        image: &KernelImage,
+    ) -> Result<(), KernelError> {
+        let failed = |error| KernelError::system("writing settings", &error);
+        self.settings.set(index, Plain(*settings), 0).map_err(failed)?;
+        for (number, service) in (index * SERVICE_COUNT..).zip(&image.services) {
+            self.services.set(number, Plain(*service), 0).map_err(failed)?;
+        }
+        write(&self.ports, index as usize, &image.ports);
+        Ok(())
+    }
+
+    /// Makes the half of the lists that is not in force hold exactly these. Only what differs from
+    /// what lies there is written.
     pub(super) fn fill_lists(
         &mut self,
         second: bool,
         image: &KernelImage,
     ) -> Result<(), KernelError> {
-        let trie = if second { &mut self.lists_second } else { &mut self.lists_first };
-        // Deleting while iterating would restart the kernel's cursor.
-        let stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
-        for key in stale {
-            trie.remove(&key).map_err(|error| KernelError::system("clearing a list", &error))?;
-        }
-        for ((length, bytes), verdict) in &image.lists {
-            trie.insert(&Key::new(*length, *bytes), *verdict as u64, 0)
-                .map_err(|error| KernelError::system("filling a list", &error))?;
-        }
+        let half = usize::from(second);
+        let entries = image.lists.entries();
+        self.lists[half].fill(entries)?;
+        self.lists[half].fill_admitted(&image.admitted)?;
+        let Filters { filter, bitmap } = image.lists.filters();
+        write(&self.filter, half, &filter);
+        write(&self.bitmap, half, &bitmap);
         Ok(())
     }
 
@@ -89,5 +151,119 @@ impl Maps {
             }
         }
         sum
+    }
+
+    /// Packets that were malformed in this way.
+    pub(super) fn flaw(&self, flaw: Flaw) -> u64 {
+        let values = self.flaws.get(&(flaw as u32), 0);
+        values.map_or(0, |values| values.iter().sum())
+    }
+
+    /// Open connections of a source or of a source at a service.
+    pub(super) fn open_connections(&self, key: u64) -> u64 {
+        count_in(self.connections.get(&key, 0).unwrap_or(0))
+    }
+
+    /// Open connections of all sources together, to a service or (0) to the host.
+    pub(super) fn open_total(&self, service: u32) -> u64 {
+        count_in(self.open_totals.get(&service, 0).unwrap_or(0))
+    }
+
+    /// What all sources together may still send to a service or (0) to the host; without what CPUs
+    /// have not charged yet.
+    pub(super) fn totals(&self, service: u32) -> Buckets {
+        Buckets::from_words(self.totals.get(&service, 0).unwrap_or_default())
+    }
+
+    /// How many sets the source table has.
+    pub(super) fn set_count(&self) -> u32 {
+        u32::try_from(self.keys.words().len() / WAYS).unwrap_or(u32::MAX)
+    }
+
+    /// The keys of one set, as they are now.
+    pub(super) fn keys(&self, set: u32) -> KeySet {
+        KeySet::from_words(snapshot(&self.keys, set))
+    }
+
+    /// The slots of one set, as they are now.
+    pub(super) fn slots(&self, set: u32) -> SlotSet {
+        SlotSet::from_words(&snapshot::<SET_WORDS>(&self.slots, set))
+    }
+}
+
+/// Entry `index` of a mapped array whose values have `N` words; zeros beyond its end.
+fn snapshot<const N: usize>(map: &Mapped, index: u32) -> [u64; N] {
+    let mut words = [0; N];
+    let start = index as usize * N;
+    if let Some(found) = map.words().get(start..start + N) {
+        for (word, value) in words.iter_mut().zip(found) {
+            *word = value.load(Relaxed);
+        }
+    }
+    words
+}
+
+/// Writes one half of a mapped array; words beyond those that are given become 0.
+fn write(map: &Mapped, half: usize, words: &[u64]) {
+    let length = map.words().len() / 2;
+    let place = map.words().iter().skip(half * length).take(length);
+    for (word, value) in place.zip(words.iter().copied().chain(std::iter::repeat(0))) {
+        // A page that is not touched is not made.
+        if word.load(Relaxed) != value {
+            word.store(value, Relaxed);
+        }
+    }
+}
+
+impl ListMaps {
+    fn fill(&mut self, entries: &[ListEntry]) -> Result<(), KernelError> {
+        let clearing = |error| KernelError::system("clearing a list", &error);
+        let filling = |error| KernelError::system("filling a list", &error);
+        let known =
+            |prefix: Prefix| entries.binary_search_by_key(&prefix, |entry| entry.prefix).is_ok();
+        // Deleting while iterating would restart the kernel's cursor.
+        let exact = self.exact.keys().filter_map(Result::ok);
+        let stale: Vec<_> = exact
+            .filter(|bytes| !known(Prefix { bits: u128::from_be_bytes(*bytes), length: 128 }))
+            .collect();
+        for key in stale {
+            self.exact.remove(&key).map_err(clearing)?;
+        }
+        let prefixes = self.prefixes.keys().filter_map(Result::ok);
+        let stale: Vec<_> = prefixes
+            .filter(|key| {
+                let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+                !known(Prefix { bits: u128::from_be_bytes(key.data()), length })
+            })
+            .collect();
+        for key in stale {
+            self.prefixes.remove(&key).map_err(clearing)?;
+        }
+        for ListEntry { prefix, value } in entries {
+            if prefix.length == 128 {
+                self.exact.insert(prefix.bytes(), value.word(), 0).map_err(filling)?;
+            } else {
+                let key = Key::new(u32::from(prefix.length), prefix.bytes());
+                self.prefixes.insert(&key, value.word(), 0).map_err(filling)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_admitted(&mut self, admitted: &[(u32, Prefix)]) -> Result<(), KernelError> {
+        let failed = |error| KernelError::system("filling the list of a service", &error);
+        let stale: Vec<_> = self.admitted.keys().filter_map(Result::ok).collect();
+        for key in stale {
+            self.admitted.remove(&key).map_err(failed)?;
+        }
+        for (number, prefix) in admitted {
+            let mut bytes = [0; ADMIT_KEY_BYTES];
+            let (service, address) = bytes.split_at_mut(4);
+            service.copy_from_slice(&number.to_be_bytes());
+            address.copy_from_slice(&prefix.bytes());
+            let key = Key::new(32 + u32::from(prefix.length), bytes);
+            self.admitted.insert(&key, 1, 0).map_err(failed)?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// `count` in each `period`, e.g. `"1000/15m"`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Rate {
-    /// How many (packets, connections, requests); at least 1.
+    /// How many (packets, connections, requests, bytes); at least 1.
     pub count: u64,
     /// In how long; at least 1 s.
     pub period: Duration,
@@ -20,4 +20,13 @@ pub struct RateLimit {
     pub rate: Rate,
     /// How many may come at once; default: the rate's count.
     pub burst: u64,
+}
+
+/// A rate of bytes (its count is bytes) and how many may come at once.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ByteRateLimit {
+    /// The sustained rate, in bytes.
+    pub rate: Rate,
+    /// How many bytes may come at once; default: the rate's count.
+    pub burst_bytes: u64,
 }

@@ -1,5 +1,7 @@
 //! A policy in words: listeners, routes, lists, limits, escalation, sinks.
 
+mod kernel;
+
 use std::{
     fmt::{Debug, Display},
     io::{self, Write},
@@ -7,18 +9,16 @@ use std::{
 };
 
 use crate::policy::{
-    EscalationPolicy, HttpPolicy, KernelPolicy, Mode, Policy, Rate, RateLimit, SinkKind,
-    SinkPolicy,
+    EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
     http::{
         Algorithm, AppliesTo, AuthKind, CorsOrigins, LimitKey, LimitPolicy, OriginPattern,
         PathPattern, RouteAuth, RoutePolicy,
     },
-    kernel::{FailsafePort, InterfaceSelection},
 };
 
 pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
     match &policy.kernel {
-        Some(kernel) => write_kernel(kernel, out)?,
+        Some(kernel) => kernel::write(kernel, out)?,
         None => writeln!(out, "kernel: off (HTTP only)")?,
     }
     match &policy.http {
@@ -31,40 +31,6 @@ pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {}", sink_words(sink))?;
     }
     writeln!(out)
-}
-
-fn write_kernel(kernel: &KernelPolicy, out: &mut dyn Write) -> io::Result<()> {
-    let interfaces = kernel.interfaces.iter().map(|interface| match interface {
-        InterfaceSelection::Auto => "auto (those with a default route)".to_owned(),
-        InterfaceSelection::Named(name) => name.clone(),
-    });
-    let ports = kernel.failsafe_ports.iter().map(|port| match port {
-        FailsafePort::Auto => "auto (sshd's)".to_owned(),
-        FailsafePort::Tcp(port) => format!("tcp/{port}"),
-    });
-    writeln!(out, "kernel{}", mode_words(kernel.mode))?;
-    writeln!(out, "  interfaces       {} (attach {})", join(interfaces), word(&kernel.attach))?;
-    writeln!(out, "  default          {}", word(&kernel.default))?;
-    for (name, list) in
-        [("trusted", &kernel.trusted), ("allow", &kernel.allow), ("deny", &kernel.deny)]
-    {
-        writeln!(out, "  {name:<16} {}", join(list))?;
-    }
-    writeln!(out, "  failsafe ports   {}", join(ports))?;
-    writeln!(out, "  packets          {}", limit_words(kernel.limits.packets.as_ref()))?;
-    writeln!(out, "  new connections  {}", limit_words(kernel.limits.new_connections.as_ref()))?;
-    writeln!(
-        out,
-        "  malformed {}, fragments {}, table full {}",
-        word(&kernel.malformed),
-        word(&kernel.fragments),
-        word(&kernel.table_full)
-    )?;
-    writeln!(
-        out,
-        "  sources by /{} and /{}, at least {}; bans up to {}",
-        kernel.ipv4_prefix, kernel.ipv6_prefix, kernel.max_sources, kernel.max_bans
-    )
 }
 
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
@@ -205,13 +171,6 @@ fn origin_words(origin: &OriginPattern) -> String {
     let wildcard = if origin.subdomains { "*." } else { "" };
     let port = origin.port.map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{wildcard}{}{port}", origin.scheme, origin.host)
-}
-
-fn limit_words(limit: Option<&RateLimit>) -> String {
-    limit.map_or_else(
-        || "unlimited".to_owned(),
-        |limit| format!("{} burst {} per source", rate_words(limit.rate), limit.burst),
-    )
 }
 
 fn rate_words(rate: Rate) -> String {

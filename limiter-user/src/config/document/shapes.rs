@@ -9,7 +9,7 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{Later, Text};
+use super::Text;
 
 /// `"name"` or `["name", ...]`.
 pub(in crate::config) enum NamesDocument {
@@ -59,8 +59,8 @@ pub(in crate::config) struct TrustedDocument {
 pub(in crate::config) struct TrustedTable {
     /// The network.
     pub(in crate::config) cidr: Option<Text>,
-    /// Not supported by this version.
-    pub(in crate::config) interface: Option<Later>,
+    /// Only what arrives on this interface. Default: on any.
+    pub(in crate::config) interface: Option<Text>,
 }
 
 impl<'de> Deserialize<'de> for TrustedDocument {
@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for TrustedDocument {
             type Value = TrustedDocument;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a network such as \"10.0.0.0/8\"")
+                f.write_str("a network such as \"10.0.0.0/8\", or { cidr, interface }")
             }
 
             fn visit_str<E: de::Error>(self, cidr: &str) -> Result<Self::Value, E> {
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for TrustedDocument {
     }
 }
 
-/// `22`, `"tcp/22"` or `"auto"`.
+/// `22`, `"tcp/22"`, and where it means something `"tcp/8000-8010"` or `"auto"`.
 pub(in crate::config) enum PortDocument {
     /// A bare number.
     Number(i64),
@@ -103,7 +103,7 @@ impl<'de> Deserialize<'de> for PortDocument {
             type Value = PortDocument;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a port such as 22 or \"tcp/22\", or \"auto\"")
+                f.write_str("a port such as \"tcp/22\"")
             }
 
             fn visit_i64<E: de::Error>(self, port: i64) -> Result<Self::Value, E> {

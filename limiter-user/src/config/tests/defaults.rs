@@ -7,7 +7,10 @@ use crate::{
     policy::{
         BanScope, EventFormat, Mode, SinkKind,
         http::{Algorithm, AppliesTo, ClientAddressSource, LimitKey},
-        kernel::{Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, PassOrDrop},
+        kernel::{
+            Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, Limits,
+            PassOrDrop, SynCookies,
+        },
     },
     refusal::Refusal,
 };
@@ -22,9 +25,13 @@ fn kernel() {
     assert_eq!(kernel.failsafe_ports, [FailsafePort::Auto]);
     assert_eq!((kernel.ipv4_prefix, kernel.ipv6_prefix), (32, 64));
     assert_eq!((kernel.max_sources, kernel.max_bans), (262_144, 65_536));
+    assert_eq!((kernel.max_prefix_bans, kernel.syn_cookies), (1_024, SynCookies::Auto));
     assert_eq!((kernel.table_full, kernel.malformed), (PassOrDrop::Pass, PassOrDrop::Drop));
     assert_eq!(kernel.fragments, Fragments::Limit);
-    assert_eq!((kernel.limits.packets, kernel.limits.new_connections), (None, None));
+    let nothing = Limits::default();
+    assert!(!nothing.any() && nothing.mode == Mode::Enforce);
+    assert_eq!((kernel.limits, kernel.total_limits), (nothing, nothing));
+    assert!(kernel.services.is_empty() && !kernel.forwarded);
     assert!(accepted(&format!("[kernel]\nenabled = false\n{API}")).policy.kernel.is_none());
 }
 
@@ -139,6 +146,34 @@ fn risks_are_named_with_their_keys() {
     ] {
         assert!(keys.contains(&key), "{key} in {:#?}", loaded.risks);
     }
+    let text = "[kernel]\ninterfaces = [\"eth0\"]\nsyn_cookies = \"always\"\n\
+         trusted = [{ cidr = \"10.0.0.0/8\", interface = \"eth1\" }]\n\
+         limits = { bytes = \"10KB/s\" }\ntotal_limits = { bytes = \"1MB/s\", bytes_burst = \"1KB\" }\n\
+         [[kernel.service]]\nname = \"a\"\nports = [\"tcp/1\"]\nallow = []\n\
+         limits = { udp_packets = \"1/s\", icmp_packets = \"1/s\" }\n\
+         [[kernel.service]]\nname = \"b\"\nports = [\"udp/1\"]\n\
+         total_limits = { concurrent_connections = 5 }\n\
+         [[kernel.service]]\nname = \"c\"\nports = [\"udp/2\"]\n";
+    let risks = accepted(text).risks;
+    for (key, sentence) in [
+        ("kernel.syn_cookies", "loses TCP options"),
+        ("kernel.trusted[0].interface", "packets of eth1 are not filtered"),
+        ("kernel.limits.bytes", "longer than the burst of 10000 bytes"),
+        ("kernel.total_limits.bytes_burst", "never admits a full frame of 1514"),
+        ("kernel.service[0].allow", "nobody but trusted sources"),
+        ("kernel.service[0].limits.udp_packets", "no UDP port"),
+        ("kernel.service[0].limits.icmp_packets", "ICMP has no ports"),
+        ("kernel.service[1].total_limits.concurrent_connections", "no TCP port"),
+        ("kernel.service[2]", "neither restricts nor limits"),
+    ] {
+        let found = risks.iter().any(|risk| risk.key == key && risk.sentence.contains(sentence));
+        assert!(found, "{key}: {sentence} in {risks:#?}");
+    }
+    assert_eq!(risks.len(), 9, "{risks:#?}");
+    // Which interfaces are meant cannot be told.
+    let quiet = "[kernel]\ntrusted = [{ cidr = \"10.0.0.0/8\", interface = \"eth1\" }]\n\
+                 limits = { bytes = \"64KiB/s\" }\n";
+    assert_eq!(accepted(quiet).risks, []);
     let locked_out = accepted("[kernel]\ndefault = \"deny\"\n").risks;
     assert!(locked_out[0].sentence.contains("only failsafe ports answer"));
 }

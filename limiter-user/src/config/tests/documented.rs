@@ -5,11 +5,14 @@ use super::*;
 const REFERENCE: &str = include_str!("../../../../docs/CONFIGURATION.md");
 
 /// Where keys can stand.
-const SECTIONS: [&str; 23] = [
+const SECTIONS: [&str; 26] = [
     "",
     "[agent]",
     "[kernel]",
     "[kernel.limits]",
+    "[kernel.total_limits]",
+    "[[kernel.service]]",
+    "[[kernel.service]]\n[kernel.service.limits]",
     "[http]",
     "[http.timeouts]",
     "[[http.listener]]\naddress = \"127.0.0.1:1\"",

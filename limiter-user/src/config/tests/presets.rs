@@ -102,6 +102,8 @@ fn the_file_beats_the_preset_and_the_option_beats_the_file() {
     let limits = loaded.policy.kernel.unwrap().limits;
     assert_eq!(limits.packets.unwrap().rate.count, 7);
     assert_eq!(limits.new_connections.unwrap().rate.count, 200, "filled by the preset");
+    assert_eq!(limits.bytes.unwrap().burst_bytes, 100_000_000, "filled by the preset");
+    assert_eq!(limits.concurrent_connections, Some(1_000), "filled by the preset");
 
     let scratch = Scratch::new();
     let file = scratch.write("limiter.toml", &small("private"), 0o600);

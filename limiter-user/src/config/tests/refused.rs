@@ -1,5 +1,6 @@
 //! Every way to be wrong, and the words for it.
 
+mod kernel;
 mod routes;
 
 use std::fmt::Write as _;
@@ -36,31 +37,9 @@ const ALONE: &[(&str, &str)] = &[
     ),
     ("[kernel]\ninterfaces = [\"a/b\"]", "not the name of an interface"),
     ("[kernel]\ndeny = [\"10.1.2.3/8\"]", "the network is \"10.0.0.0/8\""),
-    (
-        "[kernel]\ntrusted = [{ cidr = \"10.0.0.0/8\", interface = \"eth1\" }]",
-        "kernel.trusted[0].interface: not supported by this version",
-    ),
     ("[kernel]\ntrusted = [{}]", "`cidr` is missing"),
     ("[kernel]\nfailsafe_ports = [70000]", "not a port"),
     ("[kernel]\nfailsafe_ports = [\"udp/53\"]", "\"udp/53\" is not supported by this version"),
-    (
-        "[kernel]\nsyn_cookies = \"auto\"",
-        "kernel.syn_cookies: \"auto\" is not supported by this version (supported: \"off\")",
-    ),
-    ("[kernel]\nsyn_cookies = \"maybe\"", "\"maybe\" is not one of \"off\""),
-    ("[kernel]\nforwarded = true", "true is not supported by this version (supported: false)"),
-    ("[kernel]\nmax_prefix_bans = 10", "kernel.max_prefix_bans: not supported"),
-    ("[kernel.limits]\nbytes = \"100MB/s\"", "kernel.limits.bytes: not supported"),
-    ("[kernel.limits]\nconcurrent_connections = 3", "kernel.limits.concurrent_connections: not"),
-    ("[kernel.limits]\nudp_packets = \"1/s\"", "kernel.limits.udp_packets: not supported"),
-    ("[kernel.limits]\nicmp_packets = \"1/s\"", "kernel.limits.icmp_packets: not supported"),
-    ("[kernel.limits]\npackets = 100", "expected a string"),
-    ("[kernel.limits]\npackets = \"fast\"", "expected a rate such as"),
-    ("[kernel.limits]\npackets = \"20000000/s\"", "at most 10,000,000 per second"),
-    ("[kernel.limits]\npackets_burst = 5", "a burst needs its rate"),
-    ("[kernel.limits]\npackets = \"1/30d\"\npackets_burst = 100", "within 365 days"),
-    ("[kernel.total_limits]\npackets = \"1/s\"", "kernel.total_limits: not supported"),
-    ("[[kernel.service]]\nname = \"dns\"", "kernel.service"),
     ("[kernel]\n[admin]\nlisten = \"127.0.0.1:9900\"", "admin.listen: not supported"),
     ("[kernel]\n[store]\nkind = \"redis\"", "\"redis\" is not supported"),
     ("[kernel]\n[[feeds]]\nname = \"drop\"", "feeds[0]: not supported"),

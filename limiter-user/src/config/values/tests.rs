@@ -38,6 +38,30 @@ fn rates() {
 }
 
 #[test]
+fn rates_of_bytes() {
+    let rate_of = |count, seconds| Ok(Rate { count, period: Duration::from_secs(seconds) });
+    assert_eq!(byte_rate("100MB/s"), rate_of(100_000_000, 1));
+    assert_eq!(byte_rate("64KiB/10s"), rate_of(65_536, 10));
+    assert_eq!(byte_rate("45TB/h").unwrap_err(), byte_rate("1/s").unwrap_err());
+    assert_eq!(byte_rate("45000GB/h"), rate_of(45_000_000_000_000, 3600));
+    for bad in ["45001GB/h", "100MB", "/s", "0B/s", "857B/h", "1B/5s", "20GB/s", "1MB/0s"] {
+        assert!(byte_rate(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn port_ranges() {
+    let range = |protocol, first, last| Ok(PortRange { protocol, first, last });
+    assert_eq!(port_range("tcp/53"), range(Protocol::Tcp, 53, 53));
+    assert_eq!(port_range("udp/8000-8010"), range(Protocol::Udp, 8000, 8010));
+    assert_eq!(port_range("tcp/1-65535"), range(Protocol::Tcp, 1, 65_535));
+    for bad in ["53", "tcp", "tcp/", "tcp/0", "tcp/65536", "tcp/5-4", "tcp/1-", "tcp/-1", "icmp/8"]
+    {
+        assert!(port_range(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn networks() {
     assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
     assert_eq!(network("192.0.2.1").unwrap().to_string(), "192.0.2.1/32");

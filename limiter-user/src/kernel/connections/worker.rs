@@ -15,14 +15,16 @@ use std::{
 
 use aya::{
     Ebpf, TestRun,
-    maps::{Array, HashMap, MapData},
+    maps::{Array, HashMap, MapData, MapError},
     programs::{TestRunOptions, Xdp},
 };
 use ipnet::IpNet;
 use limiter_common::{
-    address::{Address, Masks},
+    address::Address,
     connection::{Connection, Correction, TOTALS},
-    maps::{self, MAX_CONNECTIONS},
+    maps::{self, MAX_CONNECTIONS, control},
+    ports::{PORT_WORDS, PortFacts, port_word},
+    settings::Settings,
 };
 
 use super::{
@@ -36,8 +38,8 @@ use crate::{
     kernel::{
         KernelError,
         pins::Pins,
+        plain::Plain,
         sock_diag::{Dump, SockDiag, Socket},
-        tables::Maps,
     },
 };
 
@@ -54,7 +56,9 @@ const GATHER: Duration = Duration::from_millis(100);
 const DONE: u32 = 2;
 
 pub(super) struct Worker {
-    maps: Maps,
+    control: Array<MapData, [u64; control::WORDS]>,
+    settings: Array<MapData, Plain<Settings>>,
+    ports: Array<MapData, u64>,
     sockets: HashMap<MapData, u64, [u64; RECORD_WORDS]>,
     counts: HashMap<MapData, u64, u64>,
     totals: Array<MapData, u64>,
@@ -71,10 +75,12 @@ impl Worker {
         shared: Arc<Mutex<Shared>>,
     ) -> Result<Self, KernelError> {
         Ok(Self {
-            maps: Maps::open(pins)?,
+            control: pins.map(maps::CONTROL)?,
+            settings: pins.map(maps::SETTINGS)?,
+            ports: pins.map(maps::PORTS)?,
             sockets: pins.map(maps::SOCKETS)?,
             counts: pins.map(maps::CONNECTIONS)?,
-            totals: pins.map(maps::CONNECTION_TOTALS)?,
+            totals: pins.map(maps::OPEN_TOTALS)?,
             object,
             diag,
             shared,
@@ -157,7 +163,7 @@ impl Worker {
 
     /// Reads all tables; the stack last, so that a connection in none of them is gone.
     fn look(&mut self) -> Result<Look, KernelError> {
-        let settings = self.maps.active_settings()?;
+        let policy = self.policy()?;
         let (counts_before, totals_before) = (self.counts()?, self.totals());
         let recorded = bounded(&self.sockets)?
             .into_iter()
@@ -183,11 +189,24 @@ impl Worker {
             .connections
             .iter()
             .map(|(cookie, socket)| {
-                let connection = describe(socket, settings.masks);
+                let connection = policy.describe(socket);
                 (*cookie, Seen { connection, passive: dump.is_passive(socket) })
             })
             .collect();
         Ok(Look { recorded, counts, totals, stack })
+    }
+
+    /// What the policy in force says of local ports and sources.
+    fn policy(&self) -> Result<InForce, KernelError> {
+        let failed = |error: &MapError| KernelError::system("reading the policy in force", error);
+        let words = self.control.get(&0, 0).map_err(|error| failed(&error))?;
+        let active = u32::from(words.get(control::ACTIVE).is_some_and(|word| *word != 0));
+        let Plain(settings) = self.settings.get(&active, 0).map_err(|error| failed(&error))?;
+        let ports = (0..=port_word(false, u16::MAX))
+            .map(|word| self.ports.get(&(active * PORT_WORDS + word), 0))
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(&error))?;
+        Ok(InForce { settings, ports })
     }
 
     fn dump(&mut self) -> Result<Dump, KernelError> {
@@ -235,16 +254,17 @@ impl Worker {
         }
     }
 
-    fn try_end(&mut self, banned: &HashSet<IpNet>) -> io::Result<u64> {
-        let failsafe = lock(&self.shared).failsafe_ports.clone();
-        let dump = self.diag.dump()?;
+    fn try_end(&mut self, banned: &HashSet<IpNet>) -> Result<u64, KernelError> {
+        let policy = self.policy()?;
+        let dump = self.dump()?;
+        let failed = |error: io::Error| KernelError::system("ending a connection", &error);
         let mut count = 0;
         for (cookie, socket) in &dump.connections {
-            // Who opened it is recorded; before the listener for whatever began unseen.
+            // Who opened it is recorded; the listener says it of whatever began unseen.
             if hits(banned, socket.remote)
-                && !failsafe.contains(&socket.local_port)
+                && !policy.port(socket.local_port).is_failsafe()
                 && (self.sockets.get(cookie, 0).is_ok() || dump.is_passive(socket))
-                && self.diag.destroy(socket.id)?
+                && self.diag.destroy(socket.id).map_err(failed)?
             {
                 count += 1;
             }
@@ -253,9 +273,24 @@ impl Worker {
     }
 }
 
-/// How the kernel program counts this connection.
-fn describe(socket: &Socket, masks: Masks) -> Connection {
-    Connection { source: socket.remote.source_key(masks), pair: 0, service: 0 }
+/// The policy, as the kernel program sees it.
+struct InForce {
+    settings: Settings,
+    /// Words of TCP ports.
+    ports: Vec<u64>,
+}
+
+impl InForce {
+    fn port(&self, port: u16) -> PortFacts {
+        let index = usize::try_from(port_word(false, port)).unwrap_or_default();
+        PortFacts::in_word(self.ports.get(index).copied().unwrap_or_default(), port)
+    }
+
+    /// How the kernel program counts this connection.
+    fn describe(&self, socket: &Socket) -> Connection {
+        let source = socket.remote.source_key(self.settings.masks);
+        Connection::new(source, self.port(socket.local_port).service(), self.settings.hash_seed)
+    }
 }
 
 /// Whether one of these prefixes holds the address.
