@@ -26,7 +26,6 @@ mod tables;
 use std::{fmt, net::IpAddr, path::Path};
 
 use aya::maps::lpm_trie::Key;
-use ipnet::IpNet;
 use limiter_common::{
     address::Address,
     ban::Ban,
@@ -53,7 +52,7 @@ use self::{
     plan::{InForce, Step},
     tables::Maps,
 };
-use crate::policy::{KernelPolicy, Mode};
+use crate::policy::KernelPolicy;
 
 /// The loaded and attached kernel half.
 pub struct Kernel {
@@ -238,28 +237,6 @@ impl Kernel {
             self.filter.add(key)?;
         }
         Ok(())
-    }
-
-    /// Ends the TCP connections that these sources opened, shortly after this returns: those of a
-    /// banned source would otherwise linger. Spares failsafe ports and what this host opened; ends
-    /// nothing in monitor mode.
-    pub fn end_connections(&self, sources: IpNet) {
-        if let (Ok(connections), Mode::Enforce) = (&self.connections, self.policy.mode) {
-            connections.end(sources);
-        }
-    }
-
-    /// Open connections that peers opened; or why they are not counted.
-    pub fn connections(&self) -> Result<ConnectionState, &str> {
-        self.connections.as_ref().map(Connections::state).map_err(String::as_str)
-    }
-
-    /// How many TCP connections this address's source opened and has open; 0 where they are not
-    /// counted.
-    pub fn connections_of(&self, address: IpAddr) -> u64 {
-        self.maps.active_settings().map_or(0, |settings| {
-            self.maps.open_connections(Address::from(address).source_key(settings.masks))
-        })
     }
 
     /// Lifts a ban; whether there was one.

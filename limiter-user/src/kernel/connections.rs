@@ -11,6 +11,7 @@ mod worker;
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -21,12 +22,14 @@ use std::{
 use aya::maps::{Array, HashMap, MapData};
 use ipnet::IpNet;
 use limiter_common::{
+    address::Address,
     connection::{count_in, losses},
     maps::{self, MAX_CONNECTIONS},
 };
 
 use self::worker::Worker;
-use super::{KernelError, pins::Pins, sock_diag::SockDiag};
+use super::{Kernel, KernelError, pins::Pins, sock_diag::SockDiag};
+use crate::policy::Mode;
 
 /// Bans whose connections have not been looked for yet, at most.
 const PENDING: usize = 65_536;
@@ -130,6 +133,30 @@ impl Connections {
             bans_skipped: shared.bans_skipped,
             problem: problems.into_iter().flatten().next().cloned(),
         }
+    }
+}
+
+impl Kernel {
+    /// Ends the TCP connections that these sources opened, shortly after this returns: those of a
+    /// banned source would otherwise linger. Spares failsafe ports and what this host opened; ends
+    /// nothing in monitor mode.
+    pub fn end_connections(&self, sources: IpNet) {
+        if let (Ok(connections), Mode::Enforce) = (&self.connections, self.policy.mode) {
+            connections.end(sources);
+        }
+    }
+
+    /// Open connections that peers opened; or why they are not counted.
+    pub fn connections(&self) -> Result<ConnectionState, &str> {
+        self.connections.as_ref().map(Connections::state).map_err(String::as_str)
+    }
+
+    /// How many TCP connections this address's source opened and has open; 0 where they are not
+    /// counted.
+    pub fn connections_of(&self, address: IpAddr) -> u64 {
+        self.maps.active_settings().map_or(0, |settings| {
+            self.maps.open_connections(Address::from(address).source_key(settings.masks))
+        })
     }
 }
 
