@@ -6,7 +6,9 @@
 
 mod attach;
 mod bans;
+mod btf;
 mod carve;
+mod connections;
 mod cookies;
 mod drops;
 mod error;
@@ -25,6 +27,8 @@ mod plain;
 pub mod plan;
 pub mod probe;
 mod ring;
+mod sock_diag;
+mod sys;
 mod tables;
 mod telling;
 
@@ -43,6 +47,7 @@ use limiter_common::{
 pub use self::{
     attach::AttachMode,
     bans::ban_prefix,
+    connections::ConnectionState,
     drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
@@ -53,6 +58,7 @@ pub use self::{
     telling::Ledger,
 };
 use self::{
+    connections::Connections,
     image::{HostFacts, KernelImage, Running},
     interfaces::Interfaces,
     plan::{InForce, Step},
@@ -70,6 +76,8 @@ pub struct Kernel {
     in_force: InForce,
     running: Running,
     bans: bans::BanTables,
+    /// Or why connections are not counted.
+    connections: Result<Connections, String>,
     pins: pins::Pins,
 }
 
@@ -133,6 +141,7 @@ impl Kernel {
         let running = load::running(&maps, policy, interfaces.reserve()?)?;
         let mut kernel = Self {
             bans: bans::BanTables::open(&pins, policy, &maps)?,
+            connections: Err(String::new()),
             in_force: earlier,
             running,
             image: image.clone(),
@@ -143,6 +152,7 @@ impl Kernel {
             pins,
         };
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
+        kernel.connections = Connections::start(&kernel.pins).map_err(|error| error.to_string());
         kernel.clear_counters(&fresh)?;
         kernel.follow_interfaces(wanted, true);
         if policy.required && !kernel.unattached().is_empty() {

@@ -9,6 +9,8 @@ mod bans;
 #[cfg(test)]
 mod bulk;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod cookies;
 #[cfg(test)]
 mod detach;

@@ -97,6 +97,8 @@ pub struct StatusView {
     pub outcomes: Vec<OutcomeView>,
     /// Open client connections.
     pub connections_open: u64,
+    /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
+    pub connections: Option<ConnectionsView>,
     /// Bans in force by scope.
     pub bans: BTreeMap<String, u64>,
     /// Bans in force that the agent found when it started, in the kernel or on disk.
@@ -124,6 +126,27 @@ pub struct OutcomeView {
     pub refusal: String,
     /// How many.
     pub count: u64,
+}
+
+/// TCP connections that peers opened, as the stack tells of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConnectionsView {
+    /// Why they are not counted at all.
+    pub off: Option<String>,
+    /// How many are open.
+    pub open: u64,
+    /// Sockets in the table.
+    pub tracked: u64,
+    /// How many fit.
+    pub capacity: u64,
+    /// Counts and records found wrong and put right since the agent started.
+    pub drift_corrected: u64,
+    /// Connections that were not counted because a table was full.
+    pub untracked: u64,
+    /// Connections that bans ended since the agent started.
+    pub ended_by_bans: u64,
+    /// Bans whose connections were not ended, because too many bans came at once.
+    pub bans_skipped: u64,
 }
 
 /// One interface.
@@ -177,6 +200,8 @@ pub struct SourceView {
     pub bytes: u64,
     /// New connections (SYN).
     pub connections: u64,
+    /// TCP connections that it opened and has open.
+    pub open_connections: u64,
     /// Packets dropped.
     pub dropped: u64,
     /// What the lists say: `default`, `allow`, `deny`, `trusted`.

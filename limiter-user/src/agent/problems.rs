@@ -23,6 +23,8 @@ pub(super) enum Problem {
     BansLeftOut,
     /// The ban table cannot be changed.
     BanTable,
+    /// Open connections cannot be counted, checked or ended as they should be.
+    Connections,
     /// Evidence asks for bans that cannot be made.
     BanRefused,
     /// SYN cookies cannot be given as the policy says.

@@ -15,7 +15,10 @@ use super::{
     output::{self, Table},
 };
 use crate::{
-    admin::{client::Target, view::StatusView},
+    admin::{
+        client::Target,
+        view::{ConnectionsView, StatusView},
+    },
     events::escape,
 };
 
@@ -87,6 +90,9 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     if !status.monitored.is_empty() {
         line(&mut out, "monitored", &counts(&status.monitored))?;
     }
+    if let Some(connections) = &status.connections {
+        line(&mut out, "connections", &connections_text(connections)?)?;
+    }
     line(&mut out, "bans", &counts(&status.bans))?;
     if !status.bans_refused.is_empty() {
         line(&mut out, "bans refused", &counts(&status.bans_refused))?;
@@ -113,6 +119,25 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         }
     }
     Ok(out)
+}
+
+fn connections_text(connections: &ConnectionsView) -> Result<String, fmt::Error> {
+    if let Some(why) = &connections.off {
+        return Ok(format!("not counted: {why}"));
+    }
+    let ConnectionsView { open, tracked, capacity, drift_corrected, untracked, .. } = connections;
+    let mut text = format!("{open} open, {tracked} of {capacity} tracked");
+    for (count, what) in [
+        (drift_corrected, "corrected"),
+        (untracked, "not counted (table full)"),
+        (&connections.ended_by_bans, "ended by bans"),
+        (&connections.bans_skipped, "bans too many at once to end any"),
+    ] {
+        if *count > 0 {
+            write!(text, ", {count} {what}")?;
+        }
+    }
+    Ok(text)
 }
 
 fn list(values: &[String]) -> String {

@@ -94,13 +94,28 @@ fn load(
     is_loopback: bool,
     diagnostics: LevelFilter,
 ) -> Result<Ebpf, KernelError> {
-    let mut loader = EbpfLoader::new();
     // Diagnostics cost nothing while off: the verifier removes them.
-    let level = diagnostics as u8;
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
-    loader.override_global("INTERFACE", &slot, true);
-    let loopback = u32::from(is_loopback);
-    loader.override_global("LOOPBACK", &loopback, true);
+    let globals = [
+        ("AYA_LOG_LEVEL", vec![diagnostics as u8]),
+        ("INTERFACE", slot.to_ne_bytes().to_vec()),
+        ("LOOPBACK", u32::from(is_loopback).to_ne_bytes().to_vec()),
+    ];
+    let mut ebpf = object(pins, &globals)?;
+    for name in [PROGRAM, CLOCK_PROBE] {
+        xdp(&mut ebpf, name)?
+            .load()
+            .map_err(|error| explain(&format!("loading the program {name}"), &error))?;
+    }
+    Ok(ebpf)
+}
+
+/// The object over the pinned maps, which are made where they are missing, with these values of
+/// its globals. None of its programs is loaded.
+pub(super) fn object(pins: &Pins, globals: &[(&str, Vec<u8>)]) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    for (name, value) in globals {
+        loader.override_global(name, value.as_slice(), true);
+    }
     for (name, size) in pins.sizes() {
         loader.map_max_entries(name, *size);
     }
@@ -108,14 +123,7 @@ fn load(
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
-    let mut ebpf =
-        loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))?;
-    for name in [PROGRAM, CLOCK_PROBE] {
-        xdp(&mut ebpf, name)?
-            .load()
-            .map_err(|error| explain(&format!("loading the program {name}"), &error))?;
-    }
-    Ok(ebpf)
+    loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))
 }
 
 /// Loads the program with maps of its own, which go with it; how many instructions were verified
@@ -135,7 +143,7 @@ pub(super) fn try_out() -> Result<u32, KernelError> {
     Ok(info.verified_instruction_count().unwrap_or(0))
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
+pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
     ebpf.program_mut(name)
         .ok_or_else(|| KernelError::System(format!("the object has no program {name}")))?
         .try_into()
@@ -143,7 +151,7 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
 }
 
 /// Names the missing capability where that is what failed.
-fn explain(doing: &str, error: &dyn std::error::Error) -> KernelError {
+pub(super) fn explain(doing: &str, error: &dyn std::error::Error) -> KernelError {
     let failed = KernelError::system(doing, error);
     let missing = missing_capabilities();
     if missing.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use limiter_common::{
+    connection::count_in,
     headers::Flaw,
     limits::{BUCKET_WORDS, Buckets},
     maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
@@ -172,12 +173,12 @@ impl Maps {
 
     /// Open connections of a source or of a source at a service.
     pub(super) fn open_connections(&self, key: u64) -> u64 {
-        self.connections.get(&key, 0).unwrap_or(0)
+        count_in(self.connections.get(&key, 0).unwrap_or(0))
     }
 
     /// Open connections of all sources together, to a service or (0) to the host.
     pub(super) fn open_total(&self, service: u32) -> u64 {
-        self.open_totals.get(&service, 0).unwrap_or(0)
+        count_in(self.open_totals.get(&service, 0).unwrap_or(0))
     }
 
     /// What all sources together may still send to a service or (0) to the host; without what CPUs
