@@ -18,6 +18,8 @@ pub mod machine;
 pub mod maps;
 pub mod packet;
 pub mod ports;
+#[cfg(test)]
+mod races;
 pub mod report;
 pub mod settings;
 pub mod source;

@@ -3,6 +3,7 @@
 //! Prints numbers beside their targets; a missed target is no failure, because a measurement is no
 //! test.
 
+mod bed;
 mod cases;
 mod cookies;
 mod packet;

@@ -199,7 +199,6 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
         let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        // The budget may leave an idle slot to nobody, which is not what such a policy asks for.
         if !has_room::<T::Machine>(keys, home) && !self.may_claim(now) {
             return UNTRACKED;
         }
