@@ -65,7 +65,7 @@ fn maps_of_the_same_sizes_and_another_type_or_other_flags_are_refused_too() {
         let pin = |name: &str| generation.join(name);
         let (name, found) = if is_other_type {
             fs::remove_file(pin(maps::CONTROL)).unwrap();
-            let found = PerCpuArray::<MapData, u64>::create(control::COUNT, 0).unwrap();
+            let found = PerCpuArray::<MapData, [u64; control::WORDS]>::create(1, 0).unwrap();
             found.pin(pin(maps::CONTROL)).unwrap();
             (maps::CONTROL, "PerCpuArray of ")
         } else {
