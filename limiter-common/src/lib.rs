@@ -9,6 +9,7 @@
 pub mod address;
 pub mod ban;
 pub mod bucket;
+pub mod connection;
 pub mod decide;
 pub mod headers;
 pub mod limits;

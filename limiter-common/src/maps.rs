@@ -2,6 +2,7 @@
 
 use crate::{
     ban::Ban,
+    connection::Connection,
     limits::Buckets,
     report::{Counter, DropSlot},
     settings::{MAX_SERVICES, ServiceSettings, Settings},
@@ -47,6 +48,16 @@ pub const EXACT_SECOND: &str = "EXACT_SECOND";
 pub const LISTS_FIRST: &str = "LISTS_FIRST";
 /// The second of two prefix tries from address to list value.
 pub const LISTS_SECOND: &str = "LISTS_SECOND";
+/// Hash from socket cookie to [`Connection`]: every TCP connection that a peer opened.
+pub const SOCKETS: &str = "SOCKETS";
+/// Hash from source key, or key of a source at a service, to how many connections it has open:
+/// a word for [`crate::connection::count_in`].
+pub const CONNECTIONS: &str = "CONNECTIONS";
+/// Array of [`crate::connection::TOTALS`] words for [`crate::connection::count_in`]: open
+/// connections of the whole host, and of each service.
+pub const OPEN_TOTALS: &str = "OPEN_TOTALS";
+/// Array of words, see [`crate::connection::losses`].
+pub const OPEN_LOSSES: &str = "OPEN_LOSSES";
 /// Array of words, two halves of [`crate::lists::LIST_FILTER_WORDS`].
 pub const LIST_FILTER: &str = "LIST_FILTER";
 /// Array of words, two halves of [`crate::lists::LIST_BITMAP_WORDS`].
@@ -55,10 +66,6 @@ pub const LIST_BITMAP: &str = "LIST_BITMAP";
 pub const ADMIT_FIRST: &str = "ADMIT_FIRST";
 /// The second of two prefix tries from service and address to a list value.
 pub const ADMIT_SECOND: &str = "ADMIT_SECOND";
-/// Hash from source key, or key of source and service, to its open connections.
-pub const CONNECTIONS: &str = "CONNECTIONS";
-/// Array of open connections by service, 0 for the host.
-pub const OPEN_TOTALS: &str = "OPEN_TOTALS";
 /// Per-CPU array of packets by [`crate::headers::Flaw`].
 pub const FLAWS: &str = "FLAWS";
 /// Per-CPU array of [`Counter`], see [`counter_index`].
@@ -99,6 +106,10 @@ pub const COUNTER_COUNT: u32 = MAX_INTERFACES * COUNTERS_PER_INTERFACE;
 /// records, which the agent empties ten times a second.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
+/// How many connections can be tracked, and how many sources can have some. Entries take memory
+/// only while they are used.
+pub const MAX_CONNECTIONS: u32 = 262_144;
+
 /// Sizes and counts of this crate as the kernel has them.
 #[expect(clippy::cast_possible_truncation, reason = "all are far below 2^32")]
 const fn small(size: usize) -> u32 {
@@ -119,7 +130,7 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
 }
 
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 25] = [
+pub const VALUE_SIZES: [(&str, u32, u32); 27] = [
     (CONTROL, 4, small(8 * control::WORDS)),
     (SETTINGS, 4, small(size_of::<Settings>())),
     (SERVICES, 4, small(size_of::<ServiceSettings>())),
@@ -136,12 +147,14 @@ pub const VALUE_SIZES: [(&str, u32, u32); 25] = [
     (EXACT_SECOND, 16, 8),
     (LISTS_FIRST, 20, 8),
     (LISTS_SECOND, 20, 8),
+    (SOCKETS, 8, small(size_of::<Connection>())),
     (LIST_FILTER, 4, 8),
     (LIST_BITMAP, 4, 8),
     (ADMIT_FIRST, 24, 8),
     (ADMIT_SECOND, 24, 8),
     (CONNECTIONS, 8, 8),
     (OPEN_TOTALS, 4, 8),
+    (OPEN_LOSSES, 4, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),
     (FLAWS, 4, 8),
     (DROPS, 4, small(size_of::<DropSlot>())),

@@ -14,7 +14,7 @@ mod routes;
 pub mod server;
 pub mod view;
 
-use std::{future::Future, net::IpAddr};
+use std::{future::Future, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -53,8 +53,14 @@ pub trait Backend: 'static {
     fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure>;
     /// What would happen to a request that nobody sent, and by which rule.
     fn explain(&self, request: &RequestQuery) -> Result<WhyView, Failure>;
-    /// Reads the configuration again; an invalid one changes nothing.
-    fn reload(&self) -> impl Future<Output = Result<ReloadView, Failure>>;
+    /// Reads the configuration again; an invalid one changes nothing. `confirm`: undone after so
+    /// long unless confirmed.
+    fn reload(
+        &self,
+        confirm: Option<Duration>,
+    ) -> impl Future<Output = Result<ReloadView, Failure>>;
+    /// Keeps what a reload put in force on trial.
+    fn confirm_reload(&self) -> Result<ReloadView, Failure>;
     /// Takes XDP off every interface and removes the pins; the agent goes on without it.
     fn detach(&self) -> Result<Vec<String>, Failure>;
     /// The stream to follow events on.

@@ -10,12 +10,14 @@ mod book;
 mod cookies;
 mod dropped;
 mod escalation;
-mod host;
+pub(crate) mod host;
+mod interfaces;
 mod journal;
 mod observe;
 mod outbox;
 mod problems;
 mod proxy_side;
+mod reload;
 mod safety;
 mod start;
 mod supervisor;
@@ -25,7 +27,7 @@ mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -45,20 +47,22 @@ use self::{
     book::Book,
     cookies::Cookies,
     escalation::Escalation,
+    interfaces::{Watch, describe, start_kernel},
     outbox::Outbox,
     problems::{Problem, Problems},
+    reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
 };
 use crate::{
-    admin::{Backend as _, SOCKET_NAME, server::Server},
+    admin::{SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
     config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, KernelError, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, ProgramNames, image::HostFacts},
     link::{ProxyCounters, ToProxy},
-    policy::{KernelPolicy, Policy},
+    policy::Policy,
 };
 
 /// Build id of this binary.
@@ -121,6 +125,9 @@ struct Inner {
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
+    watch: Watch,
+    /// A policy that is undone unless somebody confirms it.
+    trial: Option<Trial>,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -129,8 +136,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
-        Some(_) => crate::kernel::prepare_pins(&loaded.policy.agent.pins),
-        None => Ok(()),
+        Some(_) => crate::kernel::prepare(&loaded.policy.agent.pins),
+        None => Ok(ProgramNames::default()),
     };
     let pins_lock = start::lock_pins(&loaded.policy.agent.pins)?;
     start::keep_least_privilege().context("giving up capabilities")?;
@@ -152,7 +159,7 @@ async fn live(
     loaded: Loaded,
     events: EventStream,
     user: Option<(u32, u32)>,
-    prepared: Result<(), KernelError>,
+    prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
     let Loaded { policy, risks, file } = loaded;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -160,9 +167,12 @@ async fn live(
     let mut hangup = signal(SignalKind::hangup())?;
 
     let mut problems = Problems::default();
+    let mut routed = BTreeSet::new();
     let kernel = if let Some(kernel_policy) = &policy.kernel {
         let started = prepared.map_err(anyhow::Error::from);
-        match started.and_then(|()| start_kernel(&policy, kernel_policy, args)) {
+        let started = started
+            .and_then(|names| start_kernel(&policy, kernel_policy, args, names, &mut routed));
+        match started {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -218,8 +228,11 @@ async fn live(
             observations_lost: 0,
             problems,
             policy,
+            watch: Watch::start(routed),
+            trial: None,
         }),
     });
+    agent.inner.borrow_mut().note_unfiltered();
     agent.restore_bans(opening);
     agent.lift_bans_of_trusted();
     agent.announce(&risks);
@@ -239,6 +252,7 @@ async fn live(
     let patience = loop {
         tokio::select! {
             _ = drain.tick() => {
+                agent.notice_links();
                 agent.collect_drops(false);
                 agent.watch_floods();
             }
@@ -248,7 +262,7 @@ async fn live(
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(&agent);
-                tokio::task::spawn_local(async move { drop(reloading.reload().await) });
+                tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
@@ -256,14 +270,6 @@ async fn live(
     };
     agent.stop(patience, &mut terminate, &mut interrupt).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
-    let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
-    let facts = host_facts(policy);
-    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {
@@ -347,9 +353,7 @@ impl Agent {
             (interfaces, inner.problems.sentences())
         };
         for interface in interfaces {
-            let how = if interface.taken_over { ", taken over" } else { "" };
-            let mode = interface.mode.label();
-            self.lifecycle(Lifecycle::Attached, format!("{} ({mode}{how})", interface.name));
+            self.lifecycle(Lifecycle::Attached, describe(&interface));
         }
         for sentence in degraded {
             self.degraded_event(&sentence);

@@ -9,6 +9,7 @@ mod argument;
 mod bans;
 pub mod check;
 mod control;
+mod doctor;
 mod events;
 pub mod init;
 pub mod keys;
@@ -82,6 +83,8 @@ enum Command {
     Reload(control::ReloadArgs),
     /// Take XDP off every interface; the agent goes on without it
     Detach(control::DetachArgs),
+    /// Say what this kernel, its drivers and settings allow, and what is off because of it
+    Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page
@@ -117,6 +120,7 @@ impl Command {
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
             Self::Detach(args) => control::detach(args),
+            Self::Doctor(args) => doctor::run(args),
             Self::Completions(args) => manual::completions(args, Cli::command()),
             Self::Man => manual::man(Cli::command()),
             Self::Proxy => Ok(run::proxy()),
@@ -204,6 +208,9 @@ mod tests {
             "bans --json",
             "why ::1",
             "reload",
+            "reload --confirm 60s",
+            "reload --confirmed",
+            "doctor --json -c f",
             "detach",
             "explain --source 10.0.0.1 --proto tcp --port 22",
             "explain --source 10.0.0.1 --request GET -H a:b",
@@ -234,6 +241,8 @@ mod tests {
             "unban 10.0.0.1 --all",
             "explain",
             "explain --source 10.0.0.1 --port 22",
+            "reload --confirm 60",
+            "reload --confirm 60s --confirmed",
         ] {
             let arguments = ["limiter"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(arguments).is_err(), "{line}");
@@ -261,6 +270,8 @@ mod tests {
             ("top --once", Ok(())),
             ("top --once --json", Ok(())),
             ("reload", Err(2)),
+            ("reload --confirm 2s", Err(2)),
+            ("reload --confirmed", Err(1)),
             ("ban ::/0", Err(1)),
             ("why 10.0.0.1", Err(1)),
             ("sources", Err(1)),

@@ -198,6 +198,12 @@ pub fn state_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
     Ok(agent::state(&document, &base_of(written.as_ref())))
 }
 
+/// Whether there is anything to read: a file, or a variable that switches one of the halves on.
+pub fn is_there(sources: &Sources<'_>) -> bool {
+    let switches = ["LIMITER_UPSTREAM", "LIMITER_INTERFACE"];
+    sources.path().is_some() || switches.iter().any(|name| sources.variable(name).is_some())
+}
+
 /// A duration as the configuration writes it, for the command line.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     values::duration(text)

@@ -6,20 +6,29 @@
 
 mod attach;
 mod bans;
+mod btf;
 mod carve;
+mod connections;
 mod cookies;
 mod drops;
 mod error;
 mod explain;
 mod filter;
+mod foreign;
 pub mod image;
+mod interfaces;
 mod lists;
 mod load;
 mod mapped;
+mod netdev;
+mod netlink;
 mod pins;
 mod plain;
 pub mod plan;
+pub mod probe;
 mod ring;
+mod sock_diag;
+mod sys;
 mod tables;
 mod telling;
 
@@ -38,14 +47,20 @@ use limiter_common::{
 pub use self::{
     attach::AttachMode,
     bans::ban_prefix,
+    connections::ConnectionState,
     drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    foreign::ProgramNames,
+    interfaces::{Change, InterfaceState, Unattached},
+    netdev::{XdpFeatures, xdp_features},
+    netlink::{LinkFacts, LinkMonitor, XdpOn, link_facts},
     telling::Ledger,
 };
 use self::{
-    attach::Attachment,
+    connections::Connections,
     image::{HostFacts, KernelImage, Running},
+    interfaces::Interfaces,
     plan::{InForce, Step},
     tables::Maps,
 };
@@ -54,14 +69,15 @@ use crate::policy::KernelPolicy;
 /// The loaded and attached kernel half.
 pub struct Kernel {
     maps: Maps,
-    attachments: Vec<Attachment>,
-    loggers: Vec<load::KernelLogger>,
+    interfaces: Interfaces,
     policy: KernelPolicy,
     host: HostFacts,
     image: KernelImage,
     in_force: InForce,
     running: Running,
     bans: bans::BanTables,
+    /// Or why connections are not counted.
+    connections: Result<Connections, String>,
     pins: pins::Pins,
 }
 
@@ -69,22 +85,9 @@ impl fmt::Debug for Kernel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Kernel")
-            .field("attachments", &self.attachments)
+            .field("interfaces", &self.interfaces.states())
             .finish_non_exhaustive()
     }
-}
-
-/// One interface with XDP on it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InterfaceState {
-    /// Name.
-    pub name: String,
-    /// Index.
-    pub index: u32,
-    /// How XDP runs on it.
-    pub mode: AttachMode,
-    /// Whether an earlier agent attached it.
-    pub taken_over: bool,
 }
 
 /// Packets and bytes of one verdict on one interface.
@@ -117,42 +120,47 @@ pub struct SourceRecord {
 
 impl Kernel {
     /// Loads, puts the policy in force, then attaches: no packet meets an empty policy. Takes over
-    /// what an earlier agent pinned.
+    /// what an earlier agent pinned. Where the policy requires every interface, one that cannot be
+    /// attached fails the start, which then leaves things as they were.
     pub fn start(
         policy: &KernelPolicy,
-        interfaces: &[(String, u32)],
+        wanted: &[(String, u32)],
         pins: &Path,
         host: &HostFacts,
         diagnostics: log::LevelFilter,
+        names: ProgramNames,
     ) -> Result<Self, KernelError> {
         let pins = pins::Pins::open(pins, policy)?;
-        let mut programs = load::Programs::load(&pins, interfaces, diagnostics)?;
-        let slots = programs.interfaces.iter().map(|one| (one.name.clone(), one.slot)).collect();
+        let loaded = load::LoadedProgram::load(&pins, 0, false, diagnostics)?;
+        let mut interfaces = Interfaces::new(loaded, names, diagnostics);
+        let fresh = interfaces.assign(wanted, &pins);
+        let slots = interfaces.slots_by_name();
         let image = KernelImage::new(policy, &HostFacts { slots, ..host.clone() })?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
-        let running = load::running(&maps, policy, &programs)?;
+        let running = load::running(&maps, policy, interfaces.reserve()?)?;
         let mut kernel = Self {
             bans: bans::BanTables::open(&pins, policy, &maps)?,
+            connections: Err(String::new()),
             in_force: earlier,
             running,
             image: image.clone(),
             policy: policy.clone(),
             host: host.clone(),
-            attachments: Vec::new(),
-            loggers: Vec::new(),
+            interfaces,
             maps,
             pins,
         };
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
-        if diagnostics != log::LevelFilter::Off {
-            kernel.loggers = programs
-                .interfaces
-                .iter_mut()
-                .map(load::LoadedProgram::logger)
-                .collect::<Result<_, _>>()?;
+        kernel.connections = Connections::start(&kernel.pins).map_err(|error| error.to_string());
+        kernel.clear_counters(&fresh)?;
+        kernel.follow_interfaces(wanted, true);
+        if policy.required && !kernel.unattached().is_empty() {
+            let why: Vec<String> = kernel.unattached().into_iter().map(|one| one.why).collect();
+            kernel.interfaces.undo(&kernel.pins);
+            return Err(KernelError::Host(why.join("; ")));
         }
-        kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
+        kernel.interfaces.remove_other_links(&kernel.pins);
         kernel.pins.remove_other_generations();
         Ok(kernel)
     }
@@ -165,7 +173,7 @@ impl Kernel {
     ) -> Result<Vec<String>, KernelError> {
         let needs_restart = plan::needs_restart(&self.policy, policy);
         let policy = plan::without_restart(&self.policy, policy);
-        let slots = self.attachments.iter().map(|one| (one.state.name.clone(), one.slot)).collect();
+        let slots = self.interfaces.slots_by_name();
         let image = KernelImage::new(&policy, &HostFacts { slots, ..host.clone() })?;
         let steps = plan::plan(Some(&self.image), &image, self.in_force);
         self.running.generation += u64::from(!steps.is_empty());
@@ -203,23 +211,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Name of the interface that has this slot.
-    pub fn interface_name(&self, slot: u32) -> String {
-        let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
-        found.map_or_else(|| slot.to_string(), |attachment| attachment.state.name.clone())
-    }
-
-    /// Every interface with XDP.
-    pub fn interfaces(&self) -> Vec<InterfaceState> {
-        self.attachments.iter().map(|attachment| attachment.state.clone()).collect()
-    }
-
     /// Counters that are not zero, and packets of lost drop records, by interface and verdict.
     pub fn counts(&self) -> (Vec<VerdictCount>, Vec<VerdictCount>) {
         let mut counts = Vec::new();
         let mut lost = Vec::new();
-        for attachment in &self.attachments {
-            let interface = attachment.slot;
+        for interface in self.interfaces.slots() {
             for action in Action::ALL {
                 for &reason in Reason::ALL {
                     let verdict = Verdict { action, reason };
@@ -291,9 +287,7 @@ impl Kernel {
 
     /// Prints the program's diagnostics, where they are on.
     pub fn flush_diagnostics(&mut self) {
-        for logger in &mut self.loggers {
-            logger.flush();
-        }
+        self.interfaces.flush_loggers();
     }
 
     /// The drops as they come: ring buffer and slots. Can be taken once. `ledger`: what an earlier
@@ -304,8 +298,8 @@ impl Kernel {
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.
     pub fn detach(self) -> Vec<String> {
-        let names = self.attachments.iter().map(|one| one.state.name.clone()).collect();
-        drop(self.attachments);
+        let names = self.interfaces.states().into_iter().map(|state| state.name).collect();
+        drop(self.interfaces);
         self.pins.remove_all();
         names
     }
@@ -322,9 +316,9 @@ fn record(slot: &SourceSlot) -> SourceRecord {
     }
 }
 
-/// Makes sure that there is a directory on a BPF file system for the pins: needs a capability that
-/// the agent then gives up.
-pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+/// Makes sure that there is a directory on a BPF file system for the pins, and notes whose XDP
+/// programs there are: both need a capability that the agent then gives up.
+pub fn prepare(directory: &Path) -> Result<ProgramNames, KernelError> {
     let missing = load::missing_capabilities();
     if !missing.is_empty() {
         return Err(KernelError::Host(format!(
@@ -334,7 +328,8 @@ pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
         )));
     }
     pins::ensure_bpffs(directory)?;
-    pins::make_directory(directory)
+    pins::make_directory(directory)?;
+    Ok(ProgramNames::look())
 }
 
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.

@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
+use aya::maps::{HashMap, MapData, PerCpuArray};
 use limiter_common::{
-    maps,
+    maps::{self, control},
     verdict::{Action, Reason},
 };
 use limiter_tests::{
@@ -53,6 +54,47 @@ fn a_map_of_another_shape_under_a_known_name_is_refused() {
     limiter.with_file(&["detach"]).succeeded();
     limiter.restart();
     next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
+}
+
+#[test]
+fn maps_of_the_same_sizes_and_another_type_or_other_flags_are_refused_too() {
+    const NO_PREALLOC: u32 = 1;
+    let world = World::new();
+    for is_other_type in [true, false] {
+        let (limiter, generation) = killed_after_a_ban(&world, "");
+        let pin = |name: &str| generation.join(name);
+        let (name, found) = if is_other_type {
+            fs::remove_file(pin(maps::CONTROL)).unwrap();
+            let found = PerCpuArray::<MapData, [u64; control::WORDS]>::create(1, 0).unwrap();
+            found.pin(pin(maps::CONTROL)).unwrap();
+            (maps::CONTROL, "PerCpuArray of ")
+        } else {
+            fs::remove_file(pin(maps::BANS)).unwrap();
+            let found = HashMap::<MapData, u64, [u64; 2]>::create(65_536, NO_PREALLOC).unwrap();
+            found.pin(pin(maps::BANS)).unwrap();
+            (maps::BANS, "flags 0x1, expected Hash of 65536 ")
+        };
+        let refused = limiter.run_to_end().ended_with(1);
+        let start = format!("{} is not what this version pins: ", pin(name).display());
+        assert!(refused.stderr.contains(&start), "{refused:?}");
+        assert!(refused.stderr.contains(found), "{refused:?}");
+        limiter.with_file(&["detach"]).succeeded();
+    }
+}
+
+#[test]
+fn what_is_pinned_as_a_link_and_is_none_is_told_and_not_used() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let link = generation.join(format!("link-0-native-{}", world.veth.server.index));
+    fs::remove_file(&link).unwrap();
+    fs::rename(generation.join(maps::EVENTS), &link).unwrap();
+    limiter.restart();
+    let told = limiter.wait_for_line(SOON, "not an XDP link");
+    assert!(told.contains(&format!("{} is not used", link.display())), "{told}");
+    let interface = &limiter.status().interfaces[0];
+    assert!(interface.mode == "native" && !interface.taken_over, "{interface:?}");
+    next_packet(&limiter, &world, Action::Drop, Reason::Banned);
 }
 
 #[test]

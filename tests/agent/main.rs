@@ -9,6 +9,8 @@ mod bans;
 #[cfg(test)]
 mod bulk;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod cookies;
 #[cfg(test)]
 mod detach;
@@ -16,6 +18,8 @@ mod detach;
 mod escalation;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod interfaces;
 #[cfg(test)]
 mod layout;
 #[cfg(test)]
@@ -32,3 +36,5 @@ mod prefixes;
 mod reload;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trial;

@@ -2,8 +2,8 @@
 
 use limiter_common::{
     address::Address,
-    lists::ListValue,
     limits::Limits,
+    lists::ListValue,
     settings::{Settings, flags},
     verdict::{Reason, Verdict},
 };
@@ -132,7 +132,12 @@ fn admitted() -> Vec<Case> {
             ALLOWED,
             with(|settings| settings.flags |= flags::PRECISE_CLOCK),
         ),
-        case("allowed, packet limit and nothing else", udp(SOURCE, DESTINATION), ALLOWED, usual(off)),
+        case(
+            "allowed, packet limit and nothing else",
+            udp(SOURCE, DESTINATION),
+            ALLOWED,
+            usual(off),
+        ),
         case("service with limits", tcp(SERVICE, tcp_flags::ACK), ALLOWED, usual(everything())),
         case(
             "SYN, open connections counted",
@@ -140,12 +145,7 @@ fn admitted() -> Vec<Case> {
             ALLOWED,
             usual(everything()),
         ),
-        case(
-            "SYN to a service",
-            tcp(SERVICE, tcp_flags::SYN),
-            ALLOWED,
-            usual(everything()),
-        ),
+        case("SYN to a service", tcp(SERVICE, tcp_flags::SYN), ALLOWED, usual(everything())),
         case(
             "trusted",
             udp(SOURCE, DESTINATION),

@@ -59,7 +59,9 @@ fn measure_here() -> String {
     let head = ["path", "gross ns", "net ns", "of yardstick", "target", ""];
     let operations = ["arrays", "hashes", "tries", "stack", "ktime"];
     let mut rows = vec![head.into_iter().chain(operations).map(str::to_owned).collect()];
-    for (at, name) in ["yardstick", "yardstick, 65,536 sources", "yardstick, new sources"].iter().enumerate() {
+    for (at, name) in
+        ["yardstick", "yardstick, 65,536 sources", "yardstick, new sources"].iter().enumerate()
+    {
         rows.push(row(name, yardstick[at] + empty[at], yardstick[at], (yardstick[0], None)));
     }
     let mut beside = Vec::new();

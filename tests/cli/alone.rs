@@ -24,7 +24,7 @@ fn version_and_help_go_to_stdout() {
     let help = limiter(&scratch, "--help").succeeded();
     for command in
         "run check init keys status top sources events ban unban bans why explain reload detach \
-         completions man"
+         completions man doctor"
             .split(' ')
     {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");

@@ -24,9 +24,7 @@ use limiter_tests::{
 };
 use limiter_user::clock;
 
-use crate::policies::{
-    Named, ROUTES, SETS, address, admitted, entries, ip, policies, sources,
-};
+use crate::policies::{Named, ROUTES, SETS, address, admitted, entries, ip, policies, sources};
 
 const FIXED_SEED: u64 = 0x6c69_6d69_7465_7221;
 const FIXED_FRAMES_PER_POLICY: u32 = 4_500;
@@ -92,7 +90,9 @@ fn kernel_and_host_agree_about_the_frames_of_a_fresh_seed() {
 /// A namespace without sockets that sends packets on to [`ROUTES`].
 fn router() -> Namespace {
     let namespace = quiet_namespace();
-    namespace.batch("link add towards type veth peer name away\nlink set towards up\nlink set away up\n");
+    namespace.batch(
+        "link add towards type veth peer name away\nlink set towards up\nlink set away up\n",
+    );
     namespace.sysctl("net/ipv4/ip_forward", "1");
     namespace.sysctl("net/ipv6/conf/all/forwarding", "1");
     for (network, length) in ROUTES {
@@ -188,7 +188,8 @@ impl Pair {
         for source in self.sources.clone() {
             let key = address(source).source_key(settings.masks);
             for service in [0, 1, 2, 30, 31] {
-                let key = if service == 0 { key } else { pair_key(key, service, settings.hash_seed) };
+                let key =
+                    if service == 0 { key } else { pair_key(key, service, settings.hash_seed) };
                 let count = self.random.next_u64() % 6;
                 self.kernel.set_open(key, count);
                 self.host.connections.insert(key, count);

@@ -41,8 +41,17 @@ pub(crate) fn sources() -> Vec<IpAddr> {
         sources.push(Ipv6Addr::new(0x2001, 0xdb8, 7, subnet, 0, 0, 0, host.into()).into());
     }
     let odd = [
-        "0.0.0.0", "255.255.255.255", "::", "::1", "0:ffff:c000:201::1", "8000::1", "127.0.0.1",
-        "192.0.2.101", "192.0.2.102", "2001:db8::65", "2001:db8::66",
+        "0.0.0.0",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "0:ffff:c000:201::1",
+        "8000::1",
+        "127.0.0.1",
+        "192.0.2.101",
+        "192.0.2.102",
+        "2001:db8::65",
+        "2001:db8::66",
     ];
     sources.extend(odd.map(ip));
     sources
@@ -204,7 +213,10 @@ fn sources_limited() -> Vec<Named> {
         ),
         named(
             "few sets, few claims",
-            Settings { claims_per_window: 1, ..few(Limits { packets: rate(500, SECOND_NS, 1), ..Limits::NONE }, 0) },
+            Settings {
+                claims_per_window: 1,
+                ..few(Limits { packets: rate(500, SECOND_NS, 1), ..Limits::NONE }, 0)
+            },
             false,
         ),
         named("forwarding", with(flags::FORWARDING | flags::DEFAULT_DENY), true),
@@ -257,12 +269,13 @@ fn services_limited() -> Vec<Named> {
             .service(30, strict)
             .service(31, watched)
     };
-    let named = |name, settings, has_lists| Named { name, policy: with_services(settings), has_lists };
+    let named =
+        |name, settings, has_lists| Named { name, policy: with_services(settings), has_lists };
     let free = Settings { limits: Limits::NONE, ..open() };
     let limited = Settings { limits: limits(), ..free };
-    let totals =
-        |total_limits| Settings { total_limits, ..with_flags(free, flags::TOTAL_LIMITS) };
-    let shared = Limits { bytes: bytes(1_000_000, 60_000), concurrent_connections: 9, ..total(5_000) };
+    let totals = |total_limits| Settings { total_limits, ..with_flags(free, flags::TOTAL_LIMITS) };
+    let shared =
+        Limits { bytes: bytes(1_000_000, 60_000), concurrent_connections: 9, ..total(5_000) };
     vec![
         named("services", limited, true),
         named("services alone", free, true),

@@ -19,7 +19,7 @@ use limiter_common::{
     maps::{COUNTERS_PER_INTERFACE, SERVICE_COUNT, counter_index},
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::{Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, pair_key, Home},
+    source::{ClaimBudget, Home, KeySet, SlotSet, SourceSlot, find_in, pair_key},
     verdict::{Action, Reason},
 };
 

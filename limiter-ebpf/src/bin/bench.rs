@@ -34,7 +34,7 @@ static PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// What calling a program costs.
-#[xdp]
+#[xdp(frags)]
 fn empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
@@ -52,7 +52,7 @@ fn bounce(_ctx: XdpContext) -> u32 {
 }
 
 /// Ethernet and IPv4 parsed, one hit in an LRU hash, one clock, one counter.
-#[xdp]
+#[xdp(frags)]
 fn yardstick(ctx: XdpContext) -> u32 {
     let Some(source) = source(&ctx) else {
         return xdp_action::XDP_PASS;
@@ -74,7 +74,7 @@ fn yardstick(ctx: XdpContext) -> u32 {
 
 /// Gives an IPv4 packet a source that it did not have before (one of 2^31) and goes on to the
 /// program in `NEXT`.
-#[xdp]
+#[xdp(frags)]
 fn rotate(ctx: XdpContext) -> u32 {
     rotate_among(&ctx, u64::MAX)
 }

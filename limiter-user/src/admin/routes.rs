@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::IpAddr,
+    ops::RangeInclusive,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -42,6 +43,9 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const DEFAULT_SOURCES: usize = 50;
+
+/// How long a reload may wait to be confirmed.
+const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -99,13 +103,13 @@ pub(super) async fn answer<B: Backend>(
         "/v1/status" | "/v1/sources" | "/v1/top" | "/v1/why" | "/v1/events" | "/metrics"
         | "/healthz" | "/readyz" => &[Method::GET],
         "/v1/bans" => &[Method::GET, Method::POST, Method::DELETE],
-        "/v1/reload" | "/v1/detach" | "/v1/explain" => &[Method::POST],
+        "/v1/reload" | "/v1/reload/confirm" | "/v1/detach" | "/v1/explain" => &[Method::POST],
         _ => {
             return failure(&Failure {
                 status: 404,
                 message: "no such path; see /v1/status, /v1/sources, /v1/top, /v1/bans, /v1/why, \
-                          /v1/explain, /v1/events, /v1/reload, /v1/detach, /metrics, /healthz, \
-                          /readyz"
+                          /v1/explain, /v1/events, /v1/reload, /v1/reload/confirm, /v1/detach, \
+                          /metrics, /healthz, /readyz"
                     .into(),
             });
         }
@@ -181,6 +185,16 @@ async fn routed<B: Backend>(
                 .map_err(|error| Failure::invalid(format!("not a request to explain: {error}")))?;
             Ok(json(&backend.explain(&asked)?))
         }
+        "/v1/reload" => {
+            let seconds: Option<u64> = query.parsed("confirm", "a number of seconds")?;
+            query.finish()?;
+            if let Some(wrong) = seconds.filter(|seconds| !CONFIRM_SECONDS.contains(seconds)) {
+                let (least, most) = (CONFIRM_SECONDS.start(), CONFIRM_SECONDS.end());
+                let expected = format!("{least} to {most} seconds");
+                return Err(mistake("confirm", &wrong.to_string(), &expected));
+            }
+            Ok(json(&backend.reload(seconds.map(Duration::from_secs)).await?))
+        }
         "/v1/bans" if !is_get => {
             query.finish()?;
             ban(backend, request).await
@@ -191,7 +205,7 @@ async fn routed<B: Backend>(
                 "/v1/status" => Ok(json(&backend.status())),
                 "/metrics" => Ok(scrape(&backend.status(), request.headers())),
                 "/v1/bans" => Ok(json(&backend.bans()?)),
-                "/v1/reload" => Ok(json(&backend.reload().await?)),
+                "/v1/reload/confirm" => Ok(json(&backend.confirm_reload()?)),
                 "/v1/detach" => {
                     let interfaces = backend.detach()?;
                     Ok(json(&DetachView { interfaces }))

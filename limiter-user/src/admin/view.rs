@@ -64,6 +64,9 @@ pub struct StatusView {
     pub state: String,
     /// What is not working, a sentence each.
     pub degraded: Vec<String>,
+    /// Seconds until the policy in force is undone unless confirmed; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
     /// `enforce`, `monitor`, or `off` (HTTP only).
     pub kernel_mode: String,
     /// Interfaces with XDP.
@@ -94,6 +97,8 @@ pub struct StatusView {
     pub outcomes: Vec<OutcomeView>,
     /// Open client connections.
     pub connections_open: u64,
+    /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
+    pub connections: Option<ConnectionsView>,
     /// Bans in force by scope.
     pub bans: BTreeMap<String, u64>,
     /// Bans in force that the agent found when it started, in the kernel or on disk.
@@ -123,6 +128,27 @@ pub struct OutcomeView {
     pub count: u64,
 }
 
+/// TCP connections that peers opened, as the stack tells of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConnectionsView {
+    /// Why they are not counted at all.
+    pub off: Option<String>,
+    /// How many are open.
+    pub open: u64,
+    /// Sockets in the table.
+    pub tracked: u64,
+    /// How many fit.
+    pub capacity: u64,
+    /// Counts and records found wrong and put right since the agent started.
+    pub drift_corrected: u64,
+    /// Connections that were not counted because a table was full.
+    pub untracked: u64,
+    /// Connections that bans ended since the agent started.
+    pub ended_by_bans: u64,
+    /// Bans whose connections were not ended, because too many bans came at once.
+    pub bans_skipped: u64,
+}
+
 /// One interface.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct InterfaceView {
@@ -134,6 +160,9 @@ pub struct InterfaceView {
     pub mode: String,
     /// Whether the link was taken over from an earlier agent.
     pub taken_over: bool,
+    /// Why the mode is generic although native was wanted; else empty.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// One counter of the packet path.
@@ -171,6 +200,8 @@ pub struct SourceView {
     pub bytes: u64,
     /// New connections (SYN).
     pub connections: u64,
+    /// TCP connections that it opened and has open.
+    pub open_connections: u64,
     /// Packets dropped.
     pub dropped: u64,
     /// What the lists say: `default`, `allow`, `deny`, `trusted`.
@@ -446,4 +477,7 @@ pub struct ReloadView {
     pub changes: Vec<String>,
     /// What takes effect only at restart, a line each.
     pub needs_restart: Vec<String>,
+    /// Seconds until it is undone unless `POST /v1/reload/confirm` comes; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
 }

@@ -83,10 +83,13 @@ impl Agent {
                 *inner.bans_refused.entry(table(&ban)).or_default() += 1;
             }
             made?;
+            if let (BanScope::Kernel, Some(kernel)) = (scope, inner.kernel.as_ref()) {
+                // Its packets end from here on; its connections would otherwise linger.
+                kernel.end_connections(prefix);
+            }
             inner.book.insert(ban.clone());
         }
         match scope {
-            // Its packets end from here on; its connections would otherwise linger.
             BanScope::Kernel => self.outbox.close(prefix),
             BanScope::Http => self.tell_http_ban(HttpBan { prefix, expires_ns }),
         }

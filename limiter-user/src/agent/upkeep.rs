@@ -6,10 +6,13 @@ use crate::{clock, link::ToProxy, policy::BanScope};
 impl Agent {
     /// Once a second.
     pub(super) fn tick(&self) {
+        self.end_trial();
+        self.look_at_interfaces();
         self.collect_drops(true);
         self.catch_proxy_up();
         let now = bans::now();
         let mut table = Ok(());
+        let connections = self.connections_problem();
         let sums = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -38,6 +41,7 @@ impl Agent {
             self.save_ledger();
         }
         self.judge(Problem::BanTable, table);
+        self.judge(Problem::Connections, connections.map_or(Ok(()), Err));
         self.judge_journal();
     }
 
@@ -45,6 +49,18 @@ impl Agent {
     pub(super) fn judge_journal(&self) {
         let problem = self.inner.borrow().book.journal().problem();
         self.judge(Problem::BookUnwritten, problem.map_or(Ok(()), Err));
+    }
+
+    /// What is wrong with the count of open connections.
+    fn connections_problem(&self) -> Option<String> {
+        let inner = self.inner.borrow();
+        match inner.kernel.as_ref()?.connections() {
+            Ok(state) => state.problem,
+            Err(why) if inner.policy.kernel.as_ref()?.limits_open_connections() => {
+                Some(format!("limits of concurrent connections are off: {why}"))
+            }
+            Err(_) => None,
+        }
     }
 
     /// Sends policy and bans whole after a message found no room.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::{Inner, book};
 use crate::{
     admin::view::{
-        BanView, Failure, InterfaceView, MapFillView, OutcomeView, PacketCountView, PacketProtocol,
-        PacketQuery, SourceView, StatusView, WhyView,
+        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, OutcomeView,
+        PacketCountView, PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
@@ -79,6 +79,7 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
             index: state.index,
             mode: state.mode.label().to_owned(),
             taken_over: state.taken_over,
+            note: state.note.unwrap_or_default(),
         })
         .collect();
     let (counts, lost) = kernel.counts();
@@ -87,6 +88,7 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
     view.malformed = flaws.map(|(flaw, packets)| (flaw.label().to_owned(), packets)).collect();
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
+    view.connections = Some(connections_view(kernel));
     let slots = kernel.source_capacity();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
@@ -123,6 +125,22 @@ pub(super) fn source_prefix(inner: &Inner, address: IpAddr) -> IpNet {
     IpNet::new(address, length).map_or_else(|_| address.into(), |prefix| prefix.trunc())
 }
 
+fn connections_view(kernel: &Kernel) -> ConnectionsView {
+    match kernel.connections() {
+        Ok(state) => ConnectionsView {
+            off: None,
+            open: state.open,
+            tracked: state.tracked,
+            capacity: state.capacity,
+            drift_corrected: state.drift_corrected,
+            untracked: state.untracked,
+            ended_by_bans: state.ended_by_bans,
+            bans_skipped: state.bans_skipped,
+        },
+        Err(why) => ConnectionsView { off: Some(why.to_owned()), ..ConnectionsView::default() },
+    }
+}
+
 pub(super) fn explain_packets(
     inner: &Inner,
     source: IpAddr,
@@ -139,6 +157,10 @@ pub(super) fn explain_packets(
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
     view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    let open = kernel.connections_of(source);
+    if open > 0 {
+        view.explanation.push(format!("its source has {open} TCP connections open to this host"));
+    }
     view.record = kernel.source(source).map(|record| source_view(inner, kernel, &record));
     Ok(())
 }
@@ -160,6 +182,7 @@ pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord)
         packets: record.packets,
         bytes: record.bytes,
         connections: record.connections,
+        open_connections: kernel.connections_of(record.address),
         dropped: record.dropped,
         list: kernel.list(record.address, 0).label().to_owned(),
         idle_milliseconds: idle_ns / 1_000_000,

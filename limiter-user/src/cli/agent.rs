@@ -40,6 +40,11 @@ impl AgentArgs {
 }
 
 impl AgentArgs {
+    /// The file that was named on the command line.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Where the agent that this means pins links and maps. `None`: only its socket was named.
     pub(super) fn pins(&self) -> anyhow::Result<Option<PathBuf>> {
         if self.socket.is_some() && self.config.is_none() {

@@ -15,7 +15,10 @@ use super::{
     output::{self, Table},
 };
 use crate::{
-    admin::{client::Target, view::StatusView},
+    admin::{
+        client::Target,
+        view::{ConnectionsView, StatusView},
+    },
     events::escape,
 };
 
@@ -63,10 +66,17 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     let file = status.configuration.as_deref().unwrap_or("none");
     let configuration = format!("{file}, generation {}", status.policy_generation);
     line(&mut out, "configuration", &configuration)?;
+    if let Some(seconds) = status.confirm_seconds {
+        let left = output::seconds(seconds);
+        let text = format!("undone in {left} unless confirmed: `limiter reload --confirmed`");
+        line(&mut out, "", &text)?;
+    }
     line(&mut out, "kernel", &status.kernel_mode)?;
     for interface in &status.interfaces {
         let taken_over = if interface.taken_over { ", taken over" } else { "" };
-        let text = format!("{} ({}{taken_over})", interface.name, interface.mode);
+        let colon = if interface.note.is_empty() { "" } else { ": " };
+        let (name, mode, note) = (&interface.name, &interface.mode, &interface.note);
+        let text = format!("{name} ({mode}{taken_over}{colon}{note})");
         line(&mut out, "interface", &text)?;
     }
     line(&mut out, "listeners", &list(&status.listeners))?;
@@ -79,6 +89,9 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     line(&mut out, "refused", &counts(&status.refused))?;
     if !status.monitored.is_empty() {
         line(&mut out, "monitored", &counts(&status.monitored))?;
+    }
+    if let Some(connections) = &status.connections {
+        line(&mut out, "connections", &connections_text(connections)?)?;
     }
     line(&mut out, "bans", &counts(&status.bans))?;
     if !status.bans_refused.is_empty() {
@@ -106,6 +119,25 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         }
     }
     Ok(out)
+}
+
+fn connections_text(connections: &ConnectionsView) -> Result<String, fmt::Error> {
+    if let Some(why) = &connections.off {
+        return Ok(format!("not counted: {why}"));
+    }
+    let ConnectionsView { open, tracked, capacity, drift_corrected, untracked, .. } = connections;
+    let mut text = format!("{open} open, {tracked} of {capacity} tracked");
+    for (count, what) in [
+        (drift_corrected, "corrected"),
+        (untracked, "not counted (table full)"),
+        (&connections.ended_by_bans, "ended by bans"),
+        (&connections.bans_skipped, "bans too many at once to end any"),
+    ] {
+        if *count > 0 {
+            write!(text, ", {count} {what}")?;
+        }
+    }
+    Ok(text)
 }
 
 fn list(values: &[String]) -> String {

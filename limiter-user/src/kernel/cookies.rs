@@ -17,10 +17,10 @@ impl Kernel {
     /// SYNs answered so far, by interface.
     pub fn answers(&self) -> Vec<(String, u64)> {
         let verdict = Verdict::answer(Reason::SynCookie);
-        let count = |attachment: &super::Attachment| {
-            let index = maps::counter_index(attachment.slot, verdict);
-            (attachment.state.name.clone(), self.maps.counter(index).packets)
+        let count = |(name, slot): (String, u32)| {
+            let index = maps::counter_index(slot, verdict);
+            (name, self.maps.counter(index).packets)
         };
-        self.attachments.iter().map(count).collect()
+        self.interfaces.slots_by_name().into_iter().map(count).collect()
     }
 }

@@ -7,12 +7,12 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapInfo, RingBuf};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapInfo, MapType, RingBuf};
 use limiter_common::{
     ban::Ban,
     maps::{self, LAYOUT_VERSION, VALUE_SIZES},
@@ -23,11 +23,45 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{KernelError, attach::LinkName, bans::MAX_SPARED, plain::Plain};
+use super::{KernelError, attach::LinkName, bans::MAX_SPARED, load, plain::Plain};
 use crate::{clock, policy::KernelPolicy};
 
 /// Layouts whose exact bans are the same records under the same keys as this one's.
 const SAME_BANS: [u32; 2] = [1, LAYOUT_VERSION];
+
+/// What tells one map from another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub(super) kind: MapType,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+}
+
+impl Shape {
+    fn of(info: &MapInfo) -> Result<Self, KernelError> {
+        let kind = info.map_type();
+        Ok(Self {
+            kind: kind.map_err(|error| KernelError::system("asking for a map's type", &error))?,
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key_size, value_size, max_entries, flags } = self;
+        write!(
+            formatter,
+            "{kind:?} of {max_entries} with keys of {key_size} and values of {value_size} bytes, \
+             flags {flags:#x}"
+        )
+    }
+}
 
 /// The directory of this generation, and the one above it.
 #[derive(Debug)]
@@ -66,25 +100,29 @@ impl Pins {
         self.generation.join(name)
     }
 
-    /// Compares every map that is already pinned with what this version writes.
+    /// Compares every map that is already pinned with what this version writes: type, flags and
+    /// sizes.
     fn check(&self) -> Result<(), KernelError> {
-        for (name, key_size, value_size) in VALUE_SIZES {
-            let path = self.path(name);
+        for (name, mut expected) in load::shapes()? {
+            let path = self.path(&name);
             if !path.exists() {
                 continue;
             }
-            let info = MapInfo::from_pin(&path).map_err(|error| {
-                KernelError::system(format_args!("opening {}", path.display()), &error)
-            })?;
-            let size = self.sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
-            let found = (info.key_size(), info.value_size(), info.max_entries());
-            let expected = (key_size, value_size, size.unwrap_or(found.2));
-            if found != expected {
-                return Err(KernelError::Pins(format!(
-                    "{} is not what this version pins: key, value and entries are {found:?}, \
-                     expected {expected:?}. `limiter detach` removes it",
+            if let Some((_, size)) = self.sizes.iter().find(|(sized, _)| *sized == name) {
+                expected.max_entries = *size;
+            }
+            let other = |found: &str| {
+                KernelError::Pins(format!(
+                    "{} is not what this version pins: {found}, expected {expected}. `limiter \
+                     detach` removes it",
                     path.display(),
-                )));
+                ))
+            };
+            let info = MapInfo::from_pin(&path)
+                .map_err(|error| other(&format!("it is no map that can be read ({error})")))?;
+            let found = Shape::of(&info)?;
+            if found != expected {
+                return Err(other(&found.to_string()));
             }
         }
         Ok(())

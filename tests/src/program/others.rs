@@ -6,10 +6,14 @@ use std::{fmt, fs, path::Path, time::Duration};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::Xdp,
+    programs::{
+        Xdp,
+        xdp::{XdpLinkId, XdpMode},
+    },
 };
 
-use super::{LIMITER, Program, load, map, run, typed, verified_instructions};
+use super::{LIMITER, Program, load, map, run, typed, verified_instructions, xdp};
+use crate::veth::End;
 
 /// Programs of another object, without maps that matter: what the program is measured against.
 pub struct Others {
@@ -46,6 +50,15 @@ impl Others {
         let limiter = program.ebpf.program(LIMITER).expect("loaded");
         let limiter: &Xdp = limiter.try_into().expect("XDP");
         self.next.set(0, limiter.fd().expect("loaded"), 0).expect("the next program is written");
+    }
+
+    /// Attaches one of them to an interface, natively. It ends with this value.
+    pub fn attach(&mut self, name: &str, end: &End) {
+        let ebpf = &mut self.ebpf;
+        end.namespace.run(|| {
+            let link: Result<XdpLinkId, _> = xdp(ebpf, name).attach(&end.name, XdpMode::Driver);
+            link.unwrap_or_else(|error| panic!("attach to {}: {error}", end.name));
+        });
     }
 
     /// As [`Program::time`].

@@ -68,7 +68,8 @@ impl Tables for Reference {
     fn prefix_ban_expiry_ns(&self, address: Address) -> Option<u64> {
         self.count(|operations| operations.tries += 1);
         let mut bans = self.prefix_bans.borrow_mut();
-        let covering = bans.iter_mut().filter(|((length, prefix), _)| covers(*length, *prefix, address));
+        let covering =
+            bans.iter_mut().filter(|((length, prefix), _)| covers(*length, *prefix, address));
         let (_, ban) = covering.max_by_key(|((length, _), _)| *length)?;
         ban.packets += 1;
         Some(ban.expires_ns)
@@ -100,9 +101,8 @@ impl Tables for Reference {
     fn is_listed(&self, service: u32, address: Address) -> bool {
         self.count(|operations| operations.tries += 1);
         let mut admitted = self.list_in_force().admitted.iter();
-        admitted.any(|(number, length, prefix)| {
-            *number == service && covers(*length, *prefix, address)
-        })
+        admitted
+            .any(|(number, length, prefix)| *number == service && covers(*length, *prefix, address))
     }
 
     fn keys(&self, set: u32) -> Option<&KeySet> {

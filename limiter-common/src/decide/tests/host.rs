@@ -15,7 +15,7 @@ use crate::{
     machine::Native,
     ports::{PORT_WORDS, PortFacts, port_word},
     settings::{MAX_SERVICES, ServiceSettings, Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, pair_key, Home},
+    source::{ClaimBudget, Home, KeySet, SlotSet, SourceSlot, find_in, pair_key},
     verdict::Verdict,
 };
 

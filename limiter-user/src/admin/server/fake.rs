@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -96,9 +97,13 @@ impl Backend for Fake {
         Err(Failure::full(request.target.clone()))
     }
 
-    async fn reload(&self) -> Result<ReloadView, Failure> {
+    async fn reload(&self, _confirm: Option<Duration>) -> Result<ReloadView, Failure> {
         tokio::task::yield_now().await;
         Err(Failure::invalid("limiter.toml:3: kernel.mode"))
+    }
+
+    fn confirm_reload(&self) -> Result<ReloadView, Failure> {
+        Err(Failure { status: 404, message: "nothing".into() })
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
