@@ -340,7 +340,9 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         self.headers.protocol == protocol::TCP && self.ports.is_failsafe()
     }
 
-    /// Whether the packet asks for a connection that is to be answered in the stack's place.
+    /// Whether the packet asks for a connection that is to be answered in the stack's place: one to
+    /// an address that is certainly this host's, because a listener on all addresses is found by
+    /// those of others too.
     #[inline]
     fn is_to_be_answered(&self, verdict: Verdict) -> bool {
         verdict.action == Action::Pass
@@ -348,6 +350,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             && self.headers.is_tcp_open()
             && !self.headers.is_fragment
             && !self.settings.has(flags::MONITOR)
+            && self.settings.is_own(self.headers.destination)
     }
 
     /// Adds the packet to its source's statistics.

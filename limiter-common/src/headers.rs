@@ -240,8 +240,10 @@ fn ethernet<P: PacketBytes + ?Sized>(cursor: &mut Cursor<'_, P>) -> Option<u16> 
     Some(ether_type)
 }
 
+/// Whether a VLAN tag follows. Network order.
 #[inline]
-fn is_vlan(ether_type: u16) -> bool {
+#[must_use]
+pub fn is_vlan(ether_type: u16) -> bool {
     const TAGS: [u16; 5] = [
         EtherType::Ieee8021q as u16,
         EtherType::Ieee8021ad as u16,

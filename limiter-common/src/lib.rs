@@ -9,6 +9,7 @@
 pub mod address;
 pub mod ban;
 pub mod bucket;
+pub mod connection;
 pub mod decide;
 pub mod headers;
 pub mod limits;
@@ -17,6 +18,8 @@ pub mod machine;
 pub mod maps;
 pub mod packet;
 pub mod ports;
+#[cfg(test)]
+mod races;
 pub mod report;
 pub mod settings;
 pub mod source;

@@ -2,6 +2,7 @@
 
 use crate::{
     ban::Ban,
+    connection::Connection,
     limits::Buckets,
     report::{Counter, DropSlot},
     settings::{MAX_SERVICES, ServiceSettings, Settings},
@@ -36,7 +37,8 @@ pub const PENDING: &str = "PENDING";
 pub const BANS: &str = "BANS";
 /// Array of [`crate::ban::FILTER_WORDS`] words: the filter before [`BANS`].
 pub const BAN_FILTER: &str = "BAN_FILTER";
-/// Prefix trie from address to [`Ban`].
+/// Prefix trie from v4-mapped address to [`Ban`]. An entry whose expiry is 0 bans nobody: it keeps
+/// what lies inside a banned prefix out of the ban.
 pub const BAN_PREFIXES: &str = "BAN_PREFIXES";
 /// The first of two hashes from address to list value.
 pub const EXACT_FIRST: &str = "EXACT_FIRST";
@@ -46,6 +48,16 @@ pub const EXACT_SECOND: &str = "EXACT_SECOND";
 pub const LISTS_FIRST: &str = "LISTS_FIRST";
 /// The second of two prefix tries from address to list value.
 pub const LISTS_SECOND: &str = "LISTS_SECOND";
+/// Hash from socket cookie to [`Connection`]: every TCP connection that a peer opened.
+pub const SOCKETS: &str = "SOCKETS";
+/// Hash from source key, or key of a source at a service, to how many connections it has open:
+/// a word for [`crate::connection::count_in`].
+pub const CONNECTIONS: &str = "CONNECTIONS";
+/// Array of [`crate::connection::TOTALS`] words for [`crate::connection::count_in`]: open
+/// connections of the whole host, and of each service.
+pub const OPEN_TOTALS: &str = "OPEN_TOTALS";
+/// Array of words, see [`crate::connection::losses`].
+pub const OPEN_LOSSES: &str = "OPEN_LOSSES";
 /// Array of words, two halves of [`crate::lists::LIST_FILTER_WORDS`].
 pub const LIST_FILTER: &str = "LIST_FILTER";
 /// Array of words, two halves of [`crate::lists::LIST_BITMAP_WORDS`].
@@ -54,10 +66,6 @@ pub const LIST_BITMAP: &str = "LIST_BITMAP";
 pub const ADMIT_FIRST: &str = "ADMIT_FIRST";
 /// The second of two prefix tries from service and address to a list value.
 pub const ADMIT_SECOND: &str = "ADMIT_SECOND";
-/// Hash from source key, or key of source and service, to its open connections.
-pub const CONNECTIONS: &str = "CONNECTIONS";
-/// Array of open connections by service, 0 for the host.
-pub const OPEN_TOTALS: &str = "OPEN_TOTALS";
 /// Per-CPU array of packets by [`crate::headers::Flaw`].
 pub const FLAWS: &str = "FLAWS";
 /// Per-CPU array of [`Counter`], see [`counter_index`].
@@ -71,7 +79,7 @@ pub const EVENTS: &str = "EVENTS";
 pub mod control {
     /// Which [`super::Settings`] hold: 0 or 1.
     pub const ACTIVE: usize = 0;
-    /// How many prefixes are banned; 0: nobody looks.
+    /// How many entries [`super::BAN_PREFIXES`] has; 0: nobody looks.
     pub const PREFIX_BANS: usize = 1;
     /// Not 0: connection requests to flooded listeners are answered with SYN cookies.
     pub const SYN_COOKIES: usize = 2;
@@ -98,6 +106,10 @@ pub const COUNTER_COUNT: u32 = MAX_INTERFACES * COUNTERS_PER_INTERFACE;
 /// records, which the agent empties ten times a second.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
+/// How many connections can be tracked, and how many sources can have some. Entries take memory
+/// only while they are used.
+pub const MAX_CONNECTIONS: u32 = 262_144;
+
 /// Sizes and counts of this crate as the kernel has them.
 #[expect(clippy::cast_possible_truncation, reason = "all are far below 2^32")]
 const fn small(size: usize) -> u32 {
@@ -118,7 +130,7 @@ pub const fn lost_index(interface: u32, verdict_counter: u32) -> u32 {
 }
 
 /// Key and value sizes, for checking pinned maps before they are believed.
-pub const VALUE_SIZES: [(&str, u32, u32); 25] = [
+pub const VALUE_SIZES: [(&str, u32, u32); 27] = [
     (CONTROL, 4, small(8 * control::WORDS)),
     (SETTINGS, 4, small(size_of::<Settings>())),
     (SERVICES, 4, small(size_of::<ServiceSettings>())),
@@ -135,12 +147,14 @@ pub const VALUE_SIZES: [(&str, u32, u32); 25] = [
     (EXACT_SECOND, 16, 8),
     (LISTS_FIRST, 20, 8),
     (LISTS_SECOND, 20, 8),
+    (SOCKETS, 8, small(size_of::<Connection>())),
     (LIST_FILTER, 4, 8),
     (LIST_BITMAP, 4, 8),
     (ADMIT_FIRST, 24, 8),
     (ADMIT_SECOND, 24, 8),
     (CONNECTIONS, 8, 8),
     (OPEN_TOTALS, 4, 8),
+    (OPEN_LOSSES, 4, 8),
     (COUNTERS, 4, small(size_of::<Counter>())),
     (FLAWS, 4, 8),
     (DROPS, 4, small(size_of::<DropSlot>())),

@@ -82,7 +82,7 @@ mod tests {
         let mut words = vec![0; PORT_WORDS as usize];
         let facts = |is_udp: bool, port: u16| {
             let facts = PortFacts::default().of_service((port % 31) as u8 + u8::from(is_udp));
-            if port % 3 == 0 { facts.failsafe() } else { facts.listening() }
+            if port.is_multiple_of(3) { facts.failsafe() } else { facts.listening() }
         };
         let mut places = HashSet::new();
         for is_udp in [false, true] {

@@ -267,7 +267,7 @@ mod tests {
         settings.tick_ns = 10;
         settings.tick_offset_ns = 11;
         settings.fixed_now_ns = 12;
-        settings.own_filter = 13;
+        settings.own_factor = 13;
         settings.own[7] = Address { high: 14, low: 15 };
         let words = settings.to_words();
         for (offset, value) in [
@@ -284,7 +284,7 @@ mod tests {
             (offset_of!(Settings, tick_ns), 10),
             (offset_of!(Settings, tick_offset_ns), 11),
             (offset_of!(Settings, fixed_now_ns), 12),
-            (offset_of!(Settings, own_filter), 13),
+            (offset_of!(Settings, own_factor), 13),
             (offset_of!(Settings, own) + 7 * 16, 14),
             (offset_of!(Settings, own) + 7 * 16 + 8, 15),
         ] {

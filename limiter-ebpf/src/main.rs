@@ -10,6 +10,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "pointers of the BPF target have 64 bits")]
 
 mod clock;
+mod connections;
+mod cookies;
 mod machine;
 mod maps;
 mod packet;
@@ -18,7 +20,11 @@ mod routes;
 mod sockets;
 mod tables;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{btf_tracepoint, xdp},
+    programs::{BtfTracePointContext, XdpContext},
+};
 use limiter_common::{
     decide::{Decision, decide},
     verdict::Action,
@@ -26,8 +32,8 @@ use limiter_common::{
 
 use crate::{clock::KernelClock, packet::XdpPacket, tables::KernelTables};
 
-/// Decides about every packet that arrives on the interface.
-#[xdp]
+/// Decides about every packet that arrives on the interface, also one of several buffers.
+#[xdp(frags)]
 fn limiter(ctx: XdpContext) -> u32 {
     let packet = XdpPacket::new(&ctx);
     let Some(tables) = KernelTables::new(&ctx) else {
@@ -56,6 +62,28 @@ fn action(decision: &Decision) -> u32 {
 fn clock_probe(ctx: XdpContext) -> u32 {
     clock::probe(&ctx);
     xdp_action::XDP_PASS
+}
+
+/// Counts TCP connections as they come and go.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn connections(ctx: BtfTracePointContext) -> i32 {
+    connections::transition(&ctx);
+    0
+}
+
+/// The same once more. The kernel leaves a program out where it interrupts itself: a packet may
+/// arrive while a system call closes a socket. One of the two then runs, and whatever both see
+/// counts once.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn connections_too(ctx: BtfTracePointContext) -> i32 {
+    connections::transition(&ctx);
+    0
+}
+
+/// Carries out a correction by user space, which is the frame. Never attached.
+#[xdp]
+fn connection_fix(ctx: XdpContext) -> u32 {
+    connections::correct(&ctx)
 }
 
 #[cfg(not(test))]

@@ -2,6 +2,8 @@
 //! configured ones before it loads the program. Those that user space maps into its memory are
 //! `BPF_F_MMAPABLE` (kernel 5.5).
 
+use core::sync::atomic::AtomicU64;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
@@ -9,10 +11,11 @@ use aya_ebpf::{
 };
 use limiter_common::{
     ban::{Ban, FILTER_WORDS},
+    connection::{Connection, losses},
     headers::Flaw,
     limits::Buckets,
     lists::{LIST_BITMAP_WORDS, LIST_FILTER_WORDS},
-    maps::{ADMIT_KEY_BYTES, COUNTER_COUNT, EVENTS_BYTES, SERVICE_COUNT, control},
+    maps::{ADMIT_KEY_BYTES, COUNTER_COUNT, EVENTS_BYTES, MAX_CONNECTIONS, SERVICE_COUNT, control},
     ports::PORT_WORDS,
     report::{Counter, DROP_SLOTS, DropSlot},
     settings::{ServiceSettings, Settings},
@@ -106,14 +109,23 @@ pub(crate) static ADMIT_FIRST: LpmTrie<[u8; ADMIT_KEY_BYTES], u64> =
 pub(crate) static ADMIT_SECOND: LpmTrie<[u8; ADMIT_KEY_BYTES], u64> =
     LpmTrie::with_max_entries(65_536, 0);
 
-/// Open connections by source, and by source and service.
+/// Open connections by source, and by source and service, see `limiter_common::connection`.
 #[map]
-pub(crate) static CONNECTIONS: HashMap<u64, u64> =
-    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+pub(crate) static CONNECTIONS: HashMap<u64, AtomicU64> =
+    HashMap::with_max_entries(MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
 
 /// Open connections by service.
 #[map]
-pub(crate) static OPEN_TOTALS: Array<u64> = Array::with_max_entries(SERVICE_COUNT, 0);
+pub(crate) static OPEN_TOTALS: Array<AtomicU64> = Array::with_max_entries(SERVICE_COUNT, 0);
+
+/// Every TCP connection that a peer opened, by socket cookie.
+#[map]
+pub(crate) static SOCKETS: HashMap<u64, Connection> =
+    HashMap::with_max_entries(MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
+
+/// What could not be counted.
+#[map]
+pub(crate) static OPEN_LOSSES: Array<AtomicU64> = Array::with_max_entries(losses::COUNT, 0);
 
 /// Packets and bytes by interface, verdict and reason. One writer per CPU: no atomics needed.
 #[map]

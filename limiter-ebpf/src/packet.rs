@@ -1,4 +1,5 @@
-//! The only reader of packet memory: each read compares against the end of the packet first.
+//! The only reader and writer of packet memory: each read compares against the end of the packet
+//! first.
 
 #![expect(clippy::inline_always, reason = "a comparison says something only where it is made")]
 
@@ -109,7 +110,7 @@ macro_rules! load {
         /// One load of what is `AT` bytes on, zero-extended. A plain read of what is not aligned is
         /// compiled to a load for each byte.
         #[inline(always)]
-        fn $name<const AT: usize>(from: usize) -> u64 {
+        pub(crate) fn $name<const AT: usize>(from: usize) -> u64 {
             let value;
             // SAFETY: reads only; the verifier rejects the program unless all that is read is
             // inside the packet. Packets have no alignment: kernels that take no unaligned loads
@@ -127,3 +128,21 @@ load!(load_1, "{value} = *(u8 *)({from} + {at})");
 load!(load_2, "{value} = *(u16 *)({from} + {at})");
 load!(load_4, "{value} = *(u32 *)({from} + {at})");
 load!(load_8, "{value} = *(u64 *)({from} + {at})");
+
+macro_rules! store {
+    ($name:ident, $instruction:literal) => {
+        /// One store of the lower bytes.
+        #[inline(always)]
+        pub(crate) fn $name(to: usize, value: u64) {
+            // SAFETY: the verifier rejects the program unless all that is written is inside the
+            // packet, of which nothing holds a reference.
+            unsafe {
+                asm!($instruction, to = in(reg) to, value = in(reg) value, options(nostack));
+            }
+        }
+    };
+}
+
+store!(store_2, "*(u16 *)({to} + 0) = {value}");
+store!(store_4, "*(u32 *)({to} + 0) = {value}");
+store!(store_8, "*(u64 *)({to} + 0) = {value}");

@@ -12,16 +12,16 @@ use limiter_common::{
 };
 
 /// `BPF_F_CURRENT_NETNS`: the network namespace of the interface.
-const CURRENT_NETNS: u64 = u64::MAX;
+pub(crate) const CURRENT_NETNS: u64 = u64::MAX;
 
 /// What `tcp_state` says where there is no socket: not a state.
 const NO_SOCKET: u32 = 0;
 
 /// `struct bpf_sock_tuple`, as words.
-type Tuple = [u32; 9];
+pub(crate) type Tuple = [u32; 9];
 
 /// States of `enum bpf_tcp` (uapi/linux/bpf.h) that are not a connection of their own.
-const TCP_LISTEN: u32 = 10;
+pub(crate) const TCP_LISTEN: u32 = 10;
 const TCP_NEW_SYN_RECV: u32 = 12;
 
 /// A TCP socket that is not a listener's, on a port that nobody listens on; or a UDP socket
@@ -97,7 +97,7 @@ fn release(sock: *mut bpf_sock) {
     unsafe { bpf_sk_release(sock.cast()) };
 }
 
-const fn tuple_size(is_v4: bool) -> u32 {
+pub(crate) const fn tuple_size(is_v4: bool) -> u32 {
     // The sizes of the two members of the union are how the helper tells the family.
     if is_v4 { 12 } else { 36 }
 }
@@ -106,7 +106,7 @@ const fn tuple_size(is_v4: bool) -> u32 {
 /// ones, what only a listener matches. All of it is written word by word: the verifier wants no
 /// byte left unwritten, and a loop that clears it costs it every iteration.
 #[inline]
-fn tuple(headers: &Headers, with_remote: bool) -> Tuple {
+pub(crate) fn tuple(headers: &Headers, with_remote: bool) -> Tuple {
     let (source, source_port) =
         if with_remote { (headers.source, headers.source_port) } else { (Address::default(), 0) };
     let destination = headers.destination;

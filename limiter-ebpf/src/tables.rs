@@ -9,10 +9,12 @@ use aya_ebpf::{
 use limiter_common::{
     address::Address,
     ban::Ban,
+    connection::count_in,
     decide::Tables,
     headers::Headers,
     limits::Buckets,
     lists::{LIST_BITMAP_WORDS, LIST_FILTER_WORDS, ListValue},
+    machine::Machine,
     maps::{ADMIT_KEY_BYTES, SERVICE_COUNT, control},
     ports::PORT_WORDS,
     settings::{ServiceSettings, Settings, flags},
@@ -20,7 +22,7 @@ use limiter_common::{
 };
 
 use crate::{
-    clock,
+    clock, cookies,
     machine::Kernel,
     maps::{
         ADMIT_FIRST, ADMIT_SECOND, BAN_FILTER, BAN_PREFIXES, BANS, CLAIMS, CONNECTIONS, CONTROL,
@@ -227,12 +229,12 @@ impl Tables for KernelTables<'_> {
     fn open_connections(&self, key: u64) -> u64 {
         // SAFETY: whoever removes the entry does so when its count is 0, and the memory it may be
         // reused for is another count: the packet is judged by that, once.
-        unsafe { CONNECTIONS.get(key) }.copied().unwrap_or(0)
+        unsafe { CONNECTIONS.get(key) }.map_or(0, |word| count_in(Kernel::read(word)))
     }
 
     #[inline]
     fn open_total(&self, service: u32) -> u64 {
-        OPEN_TOTALS.get(service).copied().unwrap_or(0)
+        OPEN_TOTALS.get(service).map_or(0, |word| count_in(Kernel::read(word)))
     }
 
     #[inline]
@@ -251,7 +253,7 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline]
-    fn answer(&self, _headers: &Headers) -> bool {
-        false
+    fn answer(&self, headers: &Headers) -> bool {
+        cookies::answer(self.ctx, headers)
     }
 }

@@ -7,29 +7,35 @@
 mod backend;
 mod bans;
 mod book;
+mod cookies;
+mod dropped;
 mod escalation;
-mod host;
+pub(crate) mod host;
+mod interfaces;
+mod journal;
 mod observe;
+mod outbox;
 mod problems;
 mod proxy_side;
+mod reload;
 mod safety;
 mod start;
 mod supervisor;
+mod top;
 mod upkeep;
 mod view;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use limiter_common::{report::Counter, verdict::Verdict};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -39,20 +45,24 @@ use tokio::{
 
 use self::{
     book::Book,
+    cookies::Cookies,
     escalation::Escalation,
+    interfaces::{Watch, describe, start_kernel},
+    outbox::Outbox,
     problems::{Problem, Problems},
+    reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
 };
 use crate::{
-    admin::{Backend as _, SOCKET_NAME, server::Server},
+    admin::{SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
-    config::{self, Loaded, Sources},
+    config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, KernelError, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, ProgramNames, image::HostFacts},
     link::{ProxyCounters, ToProxy},
-    policy::{KernelPolicy, Policy},
+    policy::Policy,
 };
 
 /// Build id of this binary.
@@ -60,6 +70,9 @@ pub(crate) const BUILD: &str = env!("LIMITER_BUILD_ID");
 
 /// How often the kernel's ring buffer is emptied.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the source table is looked at while somebody watches.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often what is gathered is told, bans are swept, the book is saved.
 const TICK: Duration = Duration::from_secs(1);
@@ -77,6 +90,7 @@ pub(crate) struct Agent {
     started_ns: u64,
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
+    outbox: Outbox,
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
@@ -95,25 +109,35 @@ struct Inner {
     safety: Safety,
     escalation: Escalation,
     book: Book,
+    /// Bans found at the start, and how long it took to have them in force.
+    restored: (usize, Duration),
+    /// Bans that found no room, by table.
+    bans_refused: BTreeMap<&'static str, u64>,
+    cookies: Cookies,
     aggregate: Aggregate,
-    /// Lost drop records that were told, by interface and verdict.
-    lost_told: HashMap<(u32, Verdict), Counter>,
+    /// Who sends and who is dropped, per second, while somebody watches.
+    top: top::Top,
     proxy_pid: Option<u32>,
+    /// `CLOCK_MONOTONIC` ns.
+    proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
+    watch: Watch,
+    /// A policy that is undone unless somebody confirms it.
+    trial: Option<Trial>,
 }
 
 /// `limiter run`: until a signal ends it.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
-    let loaded = load(args).map_err(|error| UsageError(error.to_string()))?;
+    let loaded = start::load(args).map_err(|error| UsageError(error.to_string()))?;
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
-        Some(_) => crate::kernel::prepare_pins(&loaded.policy.agent.pins),
-        None => Ok(()),
+        Some(_) => crate::kernel::prepare(&loaded.policy.agent.pins),
+        None => Ok(ProgramNames::default()),
     };
     let pins_lock = start::lock_pins(&loaded.policy.agent.pins)?;
     start::keep_least_privilege().context("giving up capabilities")?;
@@ -124,17 +148,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     code
 }
 
-/// Reads and checks the configuration.
-fn load(args: &RunArgs) -> Result<Loaded, config::ConfigError> {
-    config::load(&Sources {
-        file: args.config.clone(),
-        preset: args.preset.clone(),
-        interfaces: args.interface.clone(),
-        listen: args.listen.clone(),
-        upstream: args.upstream.clone(),
-        allow_unauthenticated: args.allow_unauthenticated,
-        ..Sources::new(&config::process_environment)
-    })
+/// Undoes what an agent that is gone changed of the host; a sentence about it, if it did.
+pub(crate) fn restore_host(state: &Path) -> std::io::Result<Option<String>> {
+    cookies::restore_left_behind(state)
 }
 
 /// The agent's life: kernel half first, so that packets are filtered before anything listens.
@@ -143,7 +159,7 @@ async fn live(
     loaded: Loaded,
     events: EventStream,
     user: Option<(u32, u32)>,
-    prepared: Result<(), KernelError>,
+    prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
     let Loaded { policy, risks, file } = loaded;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -151,9 +167,12 @@ async fn live(
     let mut hangup = signal(SignalKind::hangup())?;
 
     let mut problems = Problems::default();
+    let mut routed = BTreeSet::new();
     let kernel = if let Some(kernel_policy) = &policy.kernel {
         let started = prepared.map_err(anyhow::Error::from);
-        match started.and_then(|()| start_kernel(&policy, kernel_policy, args)) {
+        let started = started
+            .and_then(|names| start_kernel(&policy, kernel_policy, args, names, &mut routed));
+        match started {
             Ok(kernel) => Some(kernel),
             Err(error) if kernel_policy.required => return Err(error),
             Err(error) => {
@@ -170,16 +189,11 @@ async fn live(
         None
     };
     let drops = match &kernel {
-        Some(kernel) => Some(kernel.drops()?),
+        Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
     };
-    // What was lost under an earlier agent is not news.
-    let lost_told = kernel
-        .iter()
-        .flat_map(|kernel| kernel.counts().1)
-        .map(|lost| ((lost.interface, lost.verdict), lost.counter))
-        .collect();
-    let (book, problem) = Book::open(&policy.agent.state);
+    let opening = bans::now();
+    let (book, problem) = Book::open(&policy.agent.state, opening);
     if let Some(problem) = problem {
         problems.begin(Problem::BookUnread, problem);
     }
@@ -191,27 +205,35 @@ async fn live(
         started_ns: clock::monotonic_ns(),
         events,
         to_proxy,
+        outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
         inner: RefCell::new(Inner {
-            safety: safety_of(&policy),
+            safety: Safety::of(&policy),
             generation: 1,
             applied: 0,
             kernel,
             drops,
             escalation: Escalation::default(),
             book,
+            restored: (0, Duration::ZERO),
+            bans_refused: BTreeMap::new(),
+            cookies: Cookies::open(&policy.agent.state),
             aggregate: Aggregate::default(),
-            lost_told,
+            top: top::Top::default(),
             proxy_pid: None,
+            proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
             problems,
             policy,
+            watch: Watch::start(routed),
+            trial: None,
         }),
     });
-    agent.restore_bans();
+    agent.inner.borrow_mut().note_unfiltered();
+    agent.restore_bans(opening);
     agent.lift_bans_of_trusted();
     agent.announce(&risks);
 
@@ -220,19 +242,27 @@ async fn live(
         .with_context(|| format!("cannot make the control socket {}", control.display()))?;
     let backend = Rc::clone(&agent);
     tokio::task::spawn_local(async move { server.serve(backend).await });
+    tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
+    let mut look = time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let patience = loop {
         tokio::select! {
-            _ = drain.tick() => agent.collect_drops(false),
+            _ = drain.tick() => {
+                agent.notice_links();
+                agent.collect_drops(false);
+                agent.watch_floods();
+            }
+            _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
             _ = tick.tick() => agent.tick(),
             _ = hangup.recv() => {
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(&agent);
-                tokio::task::spawn_local(async move { drop(reloading.reload().await) });
+                tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
@@ -240,14 +270,6 @@ async fn live(
     };
     agent.stop(patience, &mut terminate, &mut interrupt).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Loads and attaches, or takes over what an earlier agent left.
-fn start_kernel(policy: &Policy, kernel_policy: &KernelPolicy, args: &RunArgs) -> Result<Kernel> {
-    let interfaces = host::interfaces(&kernel_policy.interfaces).map_err(anyhow::Error::msg)?;
-    let facts = host_facts(policy);
-    let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
-    Ok(Kernel::start(kernel_policy, &interfaces, &policy.agent.pins, &facts, diagnostics)?)
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {
@@ -260,19 +282,6 @@ fn host_facts(policy: &Policy) -> HostFacts {
         // The kernel half knows them.
         slots: Vec::new(),
     }
-}
-
-fn safety_of(policy: &Policy) -> Safety {
-    let mut trusted =
-        policy.kernel.iter().flat_map(KernelPolicy::trusted_networks).collect::<Vec<_>>();
-    trusted.extend(policy.http.iter().flat_map(|http| http.trusted.clone()));
-    let mut safety = Safety {
-        trusted,
-        trusted_proxies: policy.http.iter().flat_map(|http| http.trusted_proxies.clone()).collect(),
-        ..Safety::default()
-    };
-    safety.look_at_host();
-    safety
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -344,9 +353,7 @@ impl Agent {
             (interfaces, inner.problems.sentences())
         };
         for interface in interfaces {
-            let how = if interface.taken_over { ", taken over" } else { "" };
-            let mode = interface.mode.label();
-            self.lifecycle(Lifecycle::Attached, format!("{} ({mode}{how})", interface.name));
+            self.lifecycle(Lifecycle::Attached, describe(&interface));
         }
         for sentence in degraded {
             self.degraded_event(&sentence);
@@ -390,15 +397,14 @@ impl Agent {
         self.collect_drops(true);
         let sums = {
             let mut inner = self.inner.borrow_mut();
-            if let Err(error) = inner.book.save() {
-                log::error!("the bans cannot be saved: {error}");
-            }
+            inner.book.close();
             drop(fs::remove_file(inner.policy.agent.runtime.join("proxy.sock")));
             inner.aggregate.tick(clock::unix_ns())
         };
         for event in sums {
             self.events.publish(event);
         }
+        self.save_ledger();
         self.events.finish(FINISH_PATIENCE);
     }
 }

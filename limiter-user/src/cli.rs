@@ -9,19 +9,22 @@ mod argument;
 mod bans;
 pub mod check;
 mod control;
+mod doctor;
 mod events;
 pub mod init;
 pub mod keys;
 mod logger;
+mod manual;
 mod output;
 pub mod run;
 mod sources;
 mod status;
+mod top;
 mod why;
 
 use std::{fmt, io, process::ExitCode, sync::LazyLock};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::run::RunArgs;
 use crate::admin::client::ClientError;
@@ -60,6 +63,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Show processes, interfaces, listeners, losses and counters
     Status(status::StatusArgs),
+    /// Watch sources, rates and verdicts
+    Top(top::TopArgs),
     /// List the tracked sources
     Sources(sources::SourcesArgs),
     /// Show what happened lately, or follow what happens
@@ -78,6 +83,12 @@ enum Command {
     Reload(control::ReloadArgs),
     /// Take XDP off every interface; the agent goes on without it
     Detach(control::DetachArgs),
+    /// Say what this kernel, its drivers and settings allow, and what is off because of it
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page
+    Man,
     /// The unprivileged process that the agent starts
     #[command(hide = true)]
     Proxy,
@@ -99,6 +110,7 @@ impl Command {
             Self::Init(args) => init::run(args),
             Self::Keys(args) => keys::run(args, &|| agent::notify(args.config.as_deref())),
             Self::Status(args) => status::run(args),
+            Self::Top(args) => top::run(args),
             Self::Sources(args) => sources::run(args),
             Self::Events(args) => events::run(args),
             Self::Ban(args) => bans::ban(args),
@@ -108,6 +120,9 @@ impl Command {
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
             Self::Detach(args) => control::detach(args),
+            Self::Doctor(args) => doctor::run(args),
+            Self::Completions(args) => manual::completions(args, Cli::command()),
+            Self::Man => manual::man(Cli::command()),
             Self::Proxy => Ok(run::proxy()),
         }
     }
@@ -166,8 +181,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -184,6 +197,10 @@ mod tests {
             "sources --json --sort dropped --limit 5 -c f",
             "events -f --json --kind ban* --kind detected --source 10.0.0.0/8",
             "events --since 10m",
+            "events -f --since 2026-01-15T10:23:45Z",
+            "top --once --json --sort dropped --limit 5",
+            "completions bash",
+            "man",
             "ban 203.0.113.7 --for 10m --scope http --reason TEXT --force",
             "ban 2001:db8::/48",
             "unban --all",
@@ -191,6 +208,9 @@ mod tests {
             "bans --json",
             "why ::1",
             "reload",
+            "reload --confirm 60s",
+            "reload --confirmed",
+            "doctor --json -c f",
             "detach",
             "explain --source 10.0.0.1 --proto tcp --port 22",
             "explain --source 10.0.0.1 --request GET -H a:b",
@@ -209,6 +229,10 @@ mod tests {
             "",
             "status x",
             "sources --sort size",
+            "events --since yesterday",
+            "top --json",
+            "completions",
+            "completions tcl",
             "ban",
             "ban host",
             "ban 10.0.0.1 --for 10",
@@ -217,6 +241,8 @@ mod tests {
             "unban 10.0.0.1 --all",
             "explain",
             "explain --source 10.0.0.1 --port 22",
+            "reload --confirm 60",
+            "reload --confirm 60s --confirmed",
         ] {
             let arguments = ["limiter"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(arguments).is_err(), "{line}");
@@ -239,8 +265,13 @@ mod tests {
             ("events", Ok(())),
             ("events --json --source 10.0.0.1", Ok(())),
             ("events --kind nonsense", Err(2)),
-            ("events --since 1h", Err(2)),
+            ("events --since 1h", Ok(())),
+            ("top", Err(2)),
+            ("top --once", Ok(())),
+            ("top --once --json", Ok(())),
             ("reload", Err(2)),
+            ("reload --confirm 2s", Err(2)),
+            ("reload --confirmed", Err(1)),
             ("ban ::/0", Err(1)),
             ("why 10.0.0.1", Err(1)),
             ("sources", Err(1)),

@@ -191,6 +191,19 @@ pub fn pins_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
     Ok(agent::pins(&document, &base_of(written.as_ref())))
 }
 
+/// Where the agent that these sources describe keeps its state.
+pub fn state_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
+    let written = read_file(sources)?;
+    let document = parse(written.as_ref())?;
+    Ok(agent::state(&document, &base_of(written.as_ref())))
+}
+
+/// Whether there is anything to read: a file, or a variable that switches one of the halves on.
+pub fn is_there(sources: &Sources<'_>) -> bool {
+    let switches = ["LIMITER_UPSTREAM", "LIMITER_INTERFACE"];
+    sources.path().is_some() || switches.iter().any(|name| sources.variable(name).is_some())
+}
+
 /// A duration as the configuration writes it, for the command line.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     values::duration(text)

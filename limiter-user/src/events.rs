@@ -10,14 +10,16 @@ pub mod escape;
 mod file;
 pub mod filter;
 pub mod json;
+pub mod moment;
 mod queue;
+mod recent;
 #[cfg(test)]
 mod reference;
 pub mod sink;
 pub mod stream;
 pub mod text;
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use limiter_common::verdict::Reason;
@@ -48,6 +50,10 @@ pub struct Event {
     pub mode: Mode,
     /// The request, where there was one.
     pub request: Option<Box<RequestFacts>>,
+    /// Where packets came in, if it is known.
+    pub interface: Option<Arc<str>>,
+    /// What led to a ban.
+    pub evidence: Option<Box<Evidence>>,
     /// What a person should know beside the label, already free of untrusted text.
     pub detail: String,
 }
@@ -64,6 +70,8 @@ impl Event {
             bytes: 0,
             mode: Mode::Enforce,
             request: None,
+            interface: None,
+            evidence: None,
             detail: detail.into(),
         }
     }
@@ -104,14 +112,39 @@ impl Event {
             bytes,
             mode,
             request: None,
+            interface: None,
+            evidence: None,
             detail: String::new(),
         }
+    }
+
+    /// About what it takes in memory, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |request| {
+            let principal = request.principal.as_ref().map_or(0, String::len);
+            let texts = [&request.id, &request.method, &request.path, &request.user_agent];
+            let texts = texts.iter().map(|text| text.len()).sum::<usize>();
+            size_of::<RequestFacts>() + texts + request.route.len() + principal
+        });
+        let evidence = self.evidence.as_ref().map_or(0, |evidence| {
+            size_of::<Evidence>() + evidence.findings.len() * size_of::<(&str, u64)>()
+        });
+        size_of::<Self>() + self.detail.len() + request + evidence
     }
 
     /// Whom it is about: the client address where one is known, else the source.
     pub fn offender(&self) -> Option<Source> {
         self.client.map(Source::Address).or(self.source)
     }
+}
+
+/// What is known of an offender when it is banned.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Evidence {
+    /// Points within the window.
+    pub score: u32,
+    /// Labels of what it did, and how often.
+    pub findings: Vec<(&'static str, u64)>,
 }
 
 /// Who caused it.
@@ -269,6 +302,9 @@ lifecycles! {
     Attached = "attached", Info;
     /// XDP was taken off an interface.
     Detached = "detached", Info;
+    /// Listeners of this host are flooded with connection requests, or no more; meanwhile these
+    /// are answered with SYN cookies.
+    SynFlood = "syn_flood", Warn;
     /// Part of the protection is not working.
     Degraded = "degraded", Error;
     /// Events were lost between their origin and a sink.

@@ -5,26 +5,37 @@
 //! XDP off an interface except [`Kernel::detach`] and an interface that left the policy.
 
 mod attach;
+mod bans;
+mod btf;
+mod carve;
+mod connections;
+mod cookies;
 mod drops;
 mod error;
 mod explain;
 mod filter;
+mod foreign;
 pub mod image;
+mod interfaces;
 mod lists;
 mod load;
 mod mapped;
+mod netdev;
+mod netlink;
 mod pins;
 mod plain;
 pub mod plan;
+pub mod probe;
 mod ring;
+mod sock_diag;
+mod sys;
 mod tables;
+mod telling;
 
 use std::{fmt, net::IpAddr, path::Path};
 
-use aya::maps::lpm_trie::Key;
 use limiter_common::{
     address::Address,
-    ban::Ban,
     headers::Flaw,
     machine::{Machine as _, Native},
     maps::{self, control},
@@ -35,14 +46,21 @@ use limiter_common::{
 
 pub use self::{
     attach::AttachMode,
-    drops::Drops,
+    bans::ban_prefix,
+    connections::ConnectionState,
+    drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    foreign::ProgramNames,
+    interfaces::{Change, InterfaceState, Unattached},
+    netdev::{XdpFeatures, xdp_features},
+    netlink::{LinkFacts, LinkMonitor, XdpOn, link_facts},
+    telling::Ledger,
 };
 use self::{
-    attach::Attachment,
+    connections::Connections,
     image::{HostFacts, KernelImage, Running},
-    plain::Plain,
+    interfaces::Interfaces,
     plan::{InForce, Step},
     tables::Maps,
 };
@@ -51,15 +69,15 @@ use crate::policy::KernelPolicy;
 /// The loaded and attached kernel half.
 pub struct Kernel {
     maps: Maps,
-    attachments: Vec<Attachment>,
-    loggers: Vec<load::KernelLogger>,
+    interfaces: Interfaces,
     policy: KernelPolicy,
     host: HostFacts,
     image: KernelImage,
     in_force: InForce,
     running: Running,
-    filter: filter::BanFilter,
-    bans: usize,
+    bans: bans::BanTables,
+    /// Or why connections are not counted.
+    connections: Result<Connections, String>,
     pins: pins::Pins,
 }
 
@@ -67,22 +85,9 @@ impl fmt::Debug for Kernel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Kernel")
-            .field("attachments", &self.attachments)
+            .field("interfaces", &self.interfaces.states())
             .finish_non_exhaustive()
     }
-}
-
-/// One interface with XDP on it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InterfaceState {
-    /// Name.
-    pub name: String,
-    /// Index.
-    pub index: u32,
-    /// How XDP runs on it.
-    pub mode: AttachMode,
-    /// Whether an earlier agent attached it.
-    pub taken_over: bool,
 }
 
 /// Packets and bytes of one verdict on one interface.
@@ -115,47 +120,47 @@ pub struct SourceRecord {
 
 impl Kernel {
     /// Loads, puts the policy in force, then attaches: no packet meets an empty policy. Takes over
-    /// what an earlier agent pinned.
+    /// what an earlier agent pinned. Where the policy requires every interface, one that cannot be
+    /// attached fails the start, which then leaves things as they were.
     pub fn start(
         policy: &KernelPolicy,
-        interfaces: &[(String, u32)],
+        wanted: &[(String, u32)],
         pins: &Path,
         host: &HostFacts,
         diagnostics: log::LevelFilter,
+        names: ProgramNames,
     ) -> Result<Self, KernelError> {
         let pins = pins::Pins::open(pins, policy)?;
-        let mut programs = load::Programs::load(&pins, interfaces, diagnostics)?;
-        let slots = programs.interfaces.iter().map(|one| (one.name.clone(), one.slot)).collect();
+        let loaded = load::LoadedProgram::load(&pins, 0, false, diagnostics)?;
+        let mut interfaces = Interfaces::new(loaded, names, diagnostics);
+        let fresh = interfaces.assign(wanted, &pins);
+        let slots = interfaces.slots_by_name();
         let image = KernelImage::new(policy, &HostFacts { slots, ..host.clone() })?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
-        let running = load::running(&maps, policy, &programs)?;
+        let running = load::running(&maps, policy, interfaces.reserve()?)?;
         let mut kernel = Self {
-            filter: filter::BanFilter::open(&pins)?,
-            bans: 0,
+            bans: bans::BanTables::open(&pins, policy, &maps)?,
+            connections: Err(String::new()),
             in_force: earlier,
             running,
             image: image.clone(),
             policy: policy.clone(),
             host: host.clone(),
-            attachments: Vec::new(),
-            loggers: Vec::new(),
+            interfaces,
             maps,
             pins,
         };
-        kernel.pins.copy_bans_of_other_generations(&mut kernel.maps.bans)?;
-        kernel.bans = kernel.maps.bans.keys().count();
-        let keys: Vec<u64> = kernel.maps.bans.keys().filter_map(Result::ok).collect();
-        kernel.filter.rebuild(&keys)?;
         kernel.carry_out(&plan::plan(None, &image, earlier), &image)?;
-        if diagnostics != log::LevelFilter::Off {
-            kernel.loggers = programs
-                .interfaces
-                .iter_mut()
-                .map(load::LoadedProgram::logger)
-                .collect::<Result<_, _>>()?;
+        kernel.connections = Connections::start(&kernel.pins).map_err(|error| error.to_string());
+        kernel.clear_counters(&fresh)?;
+        kernel.follow_interfaces(wanted, true);
+        if policy.required && !kernel.unattached().is_empty() {
+            let why: Vec<String> = kernel.unattached().into_iter().map(|one| one.why).collect();
+            kernel.interfaces.undo(&kernel.pins);
+            return Err(KernelError::Host(why.join("; ")));
         }
-        kernel.attachments = attach::attach(programs, &kernel.pins, policy.attach)?;
+        kernel.interfaces.remove_other_links(&kernel.pins);
         kernel.pins.remove_other_generations();
         Ok(kernel)
     }
@@ -168,7 +173,7 @@ impl Kernel {
     ) -> Result<Vec<String>, KernelError> {
         let needs_restart = plan::needs_restart(&self.policy, policy);
         let policy = plan::without_restart(&self.policy, policy);
-        let slots = self.attachments.iter().map(|one| (one.state.name.clone(), one.slot)).collect();
+        let slots = self.interfaces.slots_by_name();
         let image = KernelImage::new(&policy, &HostFacts { slots, ..host.clone() })?;
         let steps = plan::plan(Some(&self.image), &image, self.in_force);
         self.running.generation += u64::from(!steps.is_empty());
@@ -206,84 +211,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Bans a source until `expires_ns` (`CLOCK_MONOTONIC`). IPv6 is banned by /64. The expiry is
-    /// the kernel's doing.
-    pub fn ban(&mut self, address: IpAddr, expires_ns: u64) -> Result<(), KernelError> {
-        let key = Address::from(address).ban_key();
-        let known = self.maps.bans.get(&key, 0).ok();
-        let packets = known.map_or(0, |Plain(ban)| ban.packets);
-        self.maps.bans.insert(key, Plain(Ban { expires_ns, packets }), 0).map_err(|error| {
-            if self.bans >= self.policy.max_bans as usize {
-                return KernelError::Full(format!(
-                    "the ban table is full ({} bans): raise kernel.max_bans",
-                    self.policy.max_bans,
-                ));
-            }
-            KernelError::system("inserting a ban", &error)
-        })?;
-        if known.is_none() {
-            self.bans += 1;
-            // After the insertion: a packet in between passes once.
-            self.filter.add(key)?;
-        }
-        Ok(())
-    }
-
-    /// Lifts a ban; whether there was one.
-    pub fn unban(&mut self, address: IpAddr) -> Result<bool, KernelError> {
-        let key = Address::from(address).ban_key();
-        let removed = self.maps.bans.remove(&key).is_ok();
-        if removed {
-            self.bans = self.bans.saturating_sub(1);
-            self.filter.remove(key)?;
-        }
-        Ok(removed)
-    }
-
-    /// Every entry of the ban table, expired ones too: address (IPv6: first of its /64) and ban.
-    pub fn bans(&self) -> Vec<(IpAddr, Ban)> {
-        self.maps
-            .bans
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(key, Plain(ban))| (Address::from_key(key).into(), ban))
-            .collect()
-    }
-
-    /// The ban of this address, expired or not.
-    pub fn ban_of(&self, address: IpAddr) -> Option<Ban> {
-        let key = Address::from(address).ban_key();
-        self.maps.bans.get(&key, 0).ok().map(|Plain(ban)| ban)
-    }
-
-    /// The ban of the longest prefix that covers this address, expired or not.
-    pub fn prefix_ban_of(&self, address: IpAddr) -> Option<Ban> {
-        let key = Key::new(128, Address::from(address).to_bytes());
-        self.maps.ban_prefixes.get(&key, 0).ok().map(|Plain(ban)| ban)
-    }
-
-    /// How many entries the ban table has.
-    pub fn ban_count(&self) -> usize {
-        self.bans
-    }
-
-    /// Name of the interface that has this slot.
-    pub fn interface_name(&self, slot: u32) -> String {
-        let found = self.attachments.iter().find(|attachment| attachment.slot == slot);
-        found.map_or_else(|| slot.to_string(), |attachment| attachment.state.name.clone())
-    }
-
-    /// Every interface with XDP.
-    pub fn interfaces(&self) -> Vec<InterfaceState> {
-        self.attachments.iter().map(|attachment| attachment.state.clone()).collect()
-    }
-
     /// Counters that are not zero, and packets of lost drop records, by interface and verdict.
     pub fn counts(&self) -> (Vec<VerdictCount>, Vec<VerdictCount>) {
         let mut counts = Vec::new();
         let mut lost = Vec::new();
-        for attachment in &self.attachments {
-            let interface = attachment.slot;
+        for interface in self.interfaces.slots() {
             for action in Action::ALL {
                 for &reason in Reason::ALL {
                     let verdict = Verdict { action, reason };
@@ -303,11 +235,6 @@ impl Kernel {
         (counts, lost)
     }
 
-    /// Every tracked source: reads the whole table, 1 KiB for each set, for people who ask for it.
-    pub fn sources(&self) -> Vec<SourceRecord> {
-        (0..self.maps.set_count()).flat_map(|set| self.records_of_set(set)).collect()
-    }
-
     /// The record of this address's source, if it is tracked.
     pub fn source(&self, address: IpAddr) -> Option<SourceRecord> {
         let settings = self.maps.active_settings().ok()?;
@@ -319,7 +246,14 @@ impl Kernel {
         self.maps.slots(place.set).slot(place.way).map(record)
     }
 
-    fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
+    /// How many sets the table of sources has.
+    pub fn source_sets(&self) -> u32 {
+        self.maps.set_count()
+    }
+
+    /// The sources of one set (below [`Self::source_sets`]): for whoever goes through the table a
+    /// part at a time.
+    pub fn records_of_set(&self, set: u32) -> Vec<SourceRecord> {
         let keys = self.maps.keys(set);
         if keys.is_empty() {
             return Vec::new();
@@ -346,28 +280,26 @@ impl Kernel {
         self.image.list(address, slot)
     }
 
-    /// Capacity of the source table, in slots, and of the ban table.
-    pub fn capacities(&self) -> (u64, u64) {
-        let slots = u64::from(self.maps.set_count()) * WAYS as u64;
-        (slots, u64::from(self.policy.max_bans))
+    /// Capacity of the source table, in slots.
+    pub fn source_capacity(&self) -> u64 {
+        u64::from(self.maps.set_count()) * WAYS as u64
     }
 
     /// Prints the program's diagnostics, where they are on.
     pub fn flush_diagnostics(&mut self) {
-        for logger in &mut self.loggers {
-            logger.flush();
-        }
+        self.interfaces.flush_loggers();
     }
 
-    /// The drops as they come: ring buffer and slots. Can be taken once.
-    pub fn drops(&self) -> Result<Drops, KernelError> {
-        Drops::open(&self.pins)
+    /// The drops as they come: ring buffer and slots. Can be taken once. `ledger`: what an earlier
+    /// agent left.
+    pub fn drops(&self, ledger: Option<&Ledger>) -> Result<Drops, KernelError> {
+        Drops::open(&self.pins, ledger, &self.counts().1)
     }
 
     /// Takes XDP off every interface and removes every pin; the names of the interfaces.
     pub fn detach(self) -> Vec<String> {
-        let names = self.attachments.iter().map(|one| one.state.name.clone()).collect();
-        drop(self.attachments);
+        let names = self.interfaces.states().into_iter().map(|state| state.name).collect();
+        drop(self.interfaces);
         self.pins.remove_all();
         names
     }
@@ -384,9 +316,9 @@ fn record(slot: &SourceSlot) -> SourceRecord {
     }
 }
 
-/// Makes sure that there is a directory on a BPF file system for the pins: needs a capability that
-/// the agent then gives up.
-pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
+/// Makes sure that there is a directory on a BPF file system for the pins, and notes whose XDP
+/// programs there are: both need a capability that the agent then gives up.
+pub fn prepare(directory: &Path) -> Result<ProgramNames, KernelError> {
     let missing = load::missing_capabilities();
     if !missing.is_empty() {
         return Err(KernelError::Host(format!(
@@ -396,7 +328,8 @@ pub fn prepare_pins(directory: &Path) -> Result<(), KernelError> {
         )));
     }
     pins::ensure_bpffs(directory)?;
-    pins::make_directory(directory)
+    pins::make_directory(directory)?;
+    Ok(ProgramNames::look())
 }
 
 /// Takes XDP off without a running agent: removes every pin under this directory. How many links.

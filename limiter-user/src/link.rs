@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{policy::HttpPolicy, refusal::Refusal};
 
-/// Version of the messages below; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Version of the messages below; both sides must have the same. An agent says no more than
+/// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
+/// those may change with the build.
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest frame body. The largest message is a policy with its keys.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -42,10 +44,11 @@ pub enum ToProxy {
     },
     /// Replaces the whole list of bans of scope `http`.
     HttpBans(Vec<HttpBan>),
-    /// Adds or replaces one ban of scope `http`.
-    AddHttpBan(HttpBan),
-    /// Ends live connections whose socket peer is in this prefix (it was banned in the kernel).
-    CloseConnections(IpNet),
+    /// Adds or replaces bans of scope `http`, in this order.
+    AddHttpBans(Vec<HttpBan>),
+    /// Ends live connections whose socket peer is in one of these prefixes (they were banned in
+    /// the kernel).
+    CloseConnections(Vec<IpNet>),
     /// A later agent asks for the listening sockets (answered by `FromProxy::HandOver`).
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
@@ -165,4 +168,19 @@ pub struct ProxyCounters {
     pub limiter_full: u64,
     /// Responses by status class (1xx to 5xx).
     pub responses: [u64; 5],
+    /// Requests by route, status and refusal.
+    pub outcomes: Vec<OutcomeCount>,
+}
+
+/// Requests that ended alike.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OutcomeCount {
+    /// Name of the route; empty: none was found, or too many combinations to tell apart.
+    pub route: String,
+    /// Status of the answer; 0: none was sent; below 10: its class.
+    pub status: u16,
+    /// Why it was refused, if it was.
+    pub refusal: Option<Refusal>,
+    /// How many.
+    pub count: u64,
 }

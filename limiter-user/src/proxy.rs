@@ -23,6 +23,7 @@ pub(crate) mod explain;
 mod listener;
 mod meeting;
 mod outbox;
+mod outcomes;
 mod pipeline;
 pub mod privileges;
 mod proof;

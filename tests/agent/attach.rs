@@ -48,7 +48,9 @@ fn generically_where_the_driver_cannot() {
     let kernel = |lines: &str| format!("[kernel]\ninterfaces = [\"lo\"]\n{lines}\n{SINKS}");
     let limiter = Limiter::start(&namespace, &kernel(""));
     assert_eq!(limiter.status().interfaces[0].mode, "generic");
-    limiter.event("XDP attached: lo (generic)");
+    limiter.event("XDP attached: lo (generic: its driver has no native XDP)");
+    let shown = limiter.cli(&["status"]).succeeded().stdout;
+    assert!(shown.contains("lo (generic: its driver has no native XDP)"), "{shown}");
     let before = Counters::of(&limiter);
     let socket = namespace.run(|| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let peer = namespace.run(|| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -79,11 +81,11 @@ fn an_interface_that_does_not_exist_is_named_beside_those_that_do() {
     limiter.restart();
     assert_eq!(world.get(CLIENTS[0], &[]).status, 200);
     let status = limiter.status();
-    assert_eq!((status.state.as_str(), status.kernel_mode.as_str()), ("degraded", "off"));
-    let sentence =
-        "the kernel half is off: interface nosuch0 does not exist; there are: lo, server0";
+    assert_eq!((status.state.as_str(), status.kernel_mode.as_str()), ("degraded", "enforce"));
+    let sentence = "interface nosuch0 does not exist: its packets are filtered when it appears";
     assert_eq!(status.degraded, [sentence]);
-    assert_eq!(limiter.event("lo, server0"), format!("ERROR: [SECURITY] Degraded: {sentence}"));
+    assert!(status.interfaces.is_empty());
+    assert_eq!(limiter.event("it appears"), format!("ERROR: [SECURITY] Degraded: {sentence}"));
 }
 
 #[test]
@@ -93,13 +95,11 @@ fn a_program_of_somebody_else_is_not_replaced() {
     let other = Limiter::start(&world.server, &World::kernel("deny = [\"10.9.0.2\"]"));
     let limiter = Limiter::prepare(&world.server, &World::kernel(""));
     let refused = limiter.run_to_end().ended_with(1);
-    assert!(
-        refused.stderr.contains(
-            "interface server0 already has an XDP program that is not this agent's; it is not \
-             replaced (`ip link show server0` names it)"
-        ),
-        "{refused:?}"
-    );
+    let start = "limiter: interface server0 already has an XDP program that is not this agent's: \
+                 \"limiter\" (id ";
+    let end = ", native); it is not replaced. End the program that holds it, or take it off with \
+               `ip link set dev server0 xdpdrv off`\n";
+    assert!(refused.stderr.contains(start) && refused.stderr.ends_with(end), "{refused:?}");
     let before = Counters::of(&other);
     world.send(CLIENTS[0], 3);
     let expected = [(Action::Drop, Reason::Denied, 3)];

@@ -1,9 +1,14 @@
 //! What an agent of another layout, version or size left pinned is never misread.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use aya::maps::{HashMap, MapData, PerCpuArray};
 use limiter_common::{
-    maps,
+    maps::{self, control},
     verdict::{Action, Reason},
 };
 use limiter_tests::{
@@ -20,7 +25,7 @@ fn killed_after_a_ban(world: &World, lines: &str) -> (Limiter, PathBuf) {
     let mut limiter = Limiter::start(&world.server, &World::kernel(lines));
     limiter.cli(&["ban", CLIENTS[0], "--for", "10m"]).succeeded();
     limiter.kill_agent();
-    drop(fs::remove_file(limiter.directory().join("state/bans.json")));
+    fs::remove_file(limiter.directory().join("state/bans.journal")).unwrap();
     let mut generations = fs::read_dir(limiter.pins()).unwrap();
     let generation = generations.next().unwrap().unwrap().path();
     assert!(generations.next().is_none());
@@ -52,6 +57,47 @@ fn a_map_of_another_shape_under_a_known_name_is_refused() {
 }
 
 #[test]
+fn maps_of_the_same_sizes_and_another_type_or_other_flags_are_refused_too() {
+    const NO_PREALLOC: u32 = 1;
+    let world = World::new();
+    for is_other_type in [true, false] {
+        let (limiter, generation) = killed_after_a_ban(&world, "");
+        let pin = |name: &str| generation.join(name);
+        let (name, found) = if is_other_type {
+            fs::remove_file(pin(maps::CONTROL)).unwrap();
+            let found = PerCpuArray::<MapData, [u64; control::WORDS]>::create(1, 0).unwrap();
+            found.pin(pin(maps::CONTROL)).unwrap();
+            (maps::CONTROL, "PerCpuArray of ")
+        } else {
+            fs::remove_file(pin(maps::BANS)).unwrap();
+            let found = HashMap::<MapData, u64, [u64; 2]>::create(65_536, NO_PREALLOC).unwrap();
+            found.pin(pin(maps::BANS)).unwrap();
+            (maps::BANS, "flags 0x1, expected Hash of 65536 ")
+        };
+        let refused = limiter.run_to_end().ended_with(1);
+        let start = format!("{} is not what this version pins: ", pin(name).display());
+        assert!(refused.stderr.contains(&start), "{refused:?}");
+        assert!(refused.stderr.contains(found), "{refused:?}");
+        limiter.with_file(&["detach"]).succeeded();
+    }
+}
+
+#[test]
+fn what_is_pinned_as_a_link_and_is_none_is_told_and_not_used() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let link = generation.join(format!("link-0-native-{}", world.veth.server.index));
+    fs::remove_file(&link).unwrap();
+    fs::rename(generation.join(maps::EVENTS), &link).unwrap();
+    limiter.restart();
+    let told = limiter.wait_for_line(SOON, "not an XDP link");
+    assert!(told.contains(&format!("{} is not used", link.display())), "{told}");
+    let interface = &limiter.status().interfaces[0];
+    assert!(interface.mode == "native" && !interface.taken_over, "{interface:?}");
+    next_packet(&limiter, &world, Action::Drop, Reason::Banned);
+}
+
+#[test]
 fn tables_of_another_layout_are_not_read_and_their_link_is_taken_over() {
     let world = World::new();
     let (mut limiter, generation) = killed_after_a_ban(&world, "");
@@ -64,6 +110,43 @@ fn tables_of_another_layout_are_not_read_and_their_link_is_taken_over() {
     assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
     next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
     assert!(!other.exists(), "what nobody uses any more is removed");
+}
+
+/// Gives a generation the name that an agent of layout 1 gave it.
+fn rename_to_first_layout(limiter: &Limiter, generation: &Path) {
+    let name = generation.file_name().unwrap().to_str().unwrap();
+    let (_, sizes) = name.split_once('-').unwrap();
+    fs::rename(generation, limiter.pins().join(format!("v1-{sizes}"))).unwrap();
+}
+
+#[test]
+fn bans_of_the_layout_before_are_copied_since_their_records_are_the_same() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    rename_to_first_layout(&limiter, &generation);
+    limiter.restart();
+    assert!(limiter.status().interfaces[0].taken_over);
+    let bans = limiter.json(&["bans", "--json"]);
+    assert_eq!(
+        (&bans[0]["prefix"], &bans[0]["origin"]),
+        (&"10.9.0.2/32".into(), &"restored".into())
+    );
+    next_packet(&limiter, &world, Action::Drop, Reason::Banned);
+}
+
+#[test]
+fn bans_of_the_layout_before_with_other_records_are_not_read() {
+    let world = World::new();
+    let (mut limiter, generation) = killed_after_a_ban(&world, "");
+    let pin = |name: &str| generation.join(name);
+    fs::rename(pin(maps::BANS), pin("aside")).unwrap();
+    fs::rename(pin(maps::BAN_FILTER), pin(maps::BANS)).unwrap();
+    rename_to_first_layout(&limiter, &generation);
+    limiter.restart();
+    assert!(limiter.status().interfaces[0].taken_over);
+    limiter.wait_for_line(SOON, "is of another shape and not read");
+    assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
+    next_packet(&limiter, &world, Action::Pass, Reason::Allowed);
 }
 
 #[test]

@@ -1,15 +1,25 @@
 //! The agent end to end: real packets through real XDP, real processes, signals and files.
 
 #[cfg(test)]
+mod accounting;
+#[cfg(test)]
 mod attach;
 #[cfg(test)]
 mod bans;
+#[cfg(test)]
+mod bulk;
+#[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod cookies;
 #[cfg(test)]
 mod detach;
 #[cfg(test)]
 mod escalation;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod interfaces;
 #[cfg(test)]
 mod layout;
 #[cfg(test)]
@@ -19,6 +29,12 @@ mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod observing;
+#[cfg(test)]
+mod prefixes;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trial;

@@ -82,7 +82,6 @@ fn what_only_a_restart_can_change_is_said_and_then_done() {
         "  http.listener: sockets are bound only at restart (at the next restart)",
         "  kernel.max_bans: 10 stays until restart, then 20 (at the next restart)",
         "  kernel.ipv6_prefix: 64 stays until restart, then 56 (at the next restart)",
-        "  kernel.interfaces and kernel.attach stay until restart (at the next restart)",
     ] {
         assert!(done.stdout.lines().any(|found| found == line), "{line:?} in {done:?}");
     }

@@ -1,8 +1,11 @@
-//! Measurements of what is shipped, as root: `cargo xtask bench [packet] [proxy]`, both unless named.
+//! Measurements of what is shipped, as root: `cargo xtask bench [packet] [cookies] [proxy]`, all
+//! unless named.
 //! Prints numbers beside their targets; a missed target is no failure, because a measurement is no
 //! test.
 
+mod bed;
 mod cases;
+mod cookies;
 mod packet;
 mod proxy;
 mod table;
@@ -16,14 +19,15 @@ use std::{
 fn main() -> ExitCode {
     let mut chosen: Vec<String> = env::args().skip(1).collect();
     if chosen.is_empty() {
-        chosen.extend(["packet", "proxy"].map(str::to_owned));
+        chosen.extend(["packet", "cookies", "proxy"].map(str::to_owned));
     }
     for name in &chosen {
         let text = match name.as_str() {
             "packet" => packet::measure(),
+            "cookies" => cookies::measure(),
             "proxy" => proxy::measure(),
             other => {
-                eprintln!("bench: no measurement named {other}; there are: packet, proxy");
+                eprintln!("bench: no measurement named {other}; there are: packet, cookies, proxy");
                 return ExitCode::from(2);
             }
         };

@@ -23,7 +23,8 @@ fn version_and_help_go_to_stdout() {
     assert!(version.stdout.contains("(build "), "{version:?}");
     let help = limiter(&scratch, "--help").succeeded();
     for command in
-        "run check init keys status sources events ban unban bans why explain reload detach"
+        "run check init keys status top sources events ban unban bans why explain reload detach \
+         completions man doctor"
             .split(' ')
     {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");
@@ -53,7 +54,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
         "sources --sort size",
         "sources --limit many",
         "events --source x",
-        "events --since 1h",
+        "events --since yesterday",
+        "top",
+        "top --json",
+        "completions tcl",
         "explain",
         "explain --source 10.0.0.1 --proto sctp",
         "keys",
@@ -89,6 +93,8 @@ fn asking_without_an_agent_ends_with_1_and_names_the_socket() {
         "explain --source 203.0.113.7",
         "events",
         "events -f --json",
+        "events --since 1h",
+        "top --once",
         "reload",
         "detach",
     ] {
@@ -185,4 +191,22 @@ fn keys_live_in_their_file() {
     keys("revoke ci").succeeded();
     let stored = fs::read_to_string(&path).unwrap();
     assert!(!stored.contains(key) && !stored.contains(rotated.stdout.trim()));
+}
+
+#[test]
+fn completions_and_the_manual_name_every_command() {
+    let scratch = Scratch::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = limiter(&scratch, &format!("completions {shell}")).succeeded().stdout;
+        for word in ["sources", "failsafe", "unban", "--since"] {
+            let is_there = script.contains(word) || script.contains(word.trim_start_matches('-'));
+            assert_eq!(is_there, word != "failsafe", "{shell}: {word}");
+        }
+        assert!(!script.contains("limiter__proxy"), "{shell}: the agent's own business");
+    }
+    let page = limiter(&scratch, "man").succeeded().stdout;
+    for part in [".TH limiter 8", "LIMITER TOP", "LIMITER EVENTS", "EXIT STATUS", "\\-\\-since"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("LIMITER PROXY"));
 }

@@ -36,7 +36,16 @@ fn every_question_has_an_answer_in_both_forms() {
     let [source] = sources.as_array().unwrap().as_slice() else { panic!("{sources}") };
     assert_eq!(
         keys(source),
-        ["bytes", "connections", "dropped", "idle_milliseconds", "list", "packets", "source"]
+        [
+            "bytes",
+            "connections",
+            "dropped",
+            "idle_milliseconds",
+            "list",
+            "open_connections",
+            "packets",
+            "source"
+        ]
     );
     assert_eq!((&source["source"], &source["connections"]), (&"10.9.0.2/32".into(), &1.into()));
     let shown = limiter.cli(&["sources"]).succeeded().stdout;

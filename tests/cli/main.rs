@@ -5,3 +5,5 @@
 mod alone;
 #[cfg(test)]
 mod asking;
+#[cfg(test)]
+mod doctor;

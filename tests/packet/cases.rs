@@ -7,9 +7,13 @@ use limiter_common::{
     settings::Settings,
     verdict::{Action, Verdict},
 };
-use limiter_tests::program::{Options, Program, quiet_namespace};
+use limiter_tests::{
+    policy::Policy,
+    program::{Options, Program, quiet_namespace},
+    reference::Reference,
+};
 
-use crate::{policies::SETS, reference::Reference};
+use crate::policies::SETS;
 
 struct Case {
     name: String,
@@ -50,10 +54,10 @@ fn text(verdict: Verdict) -> String {
 fn kept_frames_are_judged_as_their_files_say_by_both() {
     let mut settings = Settings::open(u64::from(SETS), 0);
     settings.fixed_now_ns = 1_000_000_000_000;
-    let mut host = Reference::new(SETS);
-    host.settings = settings;
+    let mut host = Reference::new(SETS, 1);
+    host.policy = Policy::new(settings);
     let mut kernel = Program::load(Options { sets: SETS, ..Options::default() });
-    kernel.switch_settings(&settings);
+    kernel.switch(&host.policy);
     let cases = cases();
     assert!(cases.len() >= 8, "only {} files", cases.len());
     quiet_namespace().run(|| {

@@ -8,6 +8,4 @@ mod differential;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
-mod reference;
-#[cfg(test)]
 mod replies;

@@ -10,12 +10,13 @@ use std::{
 
 use limiter_common::{
     maps::counter_index,
-    ports::PortSet,
+    ports::PortFacts,
     settings::{Settings, flags},
     verdict::{Reason, Verdict},
 };
 use limiter_tests::{
     netns::Namespace,
+    policy::Policy,
     program::{Options, Program},
     veth::Veth,
     wait::Deadline,
@@ -48,14 +49,11 @@ impl Site {
         let veth = Veth::between(&remote, &REMOTE, &host, &HOST);
         let mut program =
             Program::load(Options { sets: SETS, fixed_clock: false, ..Options::default() });
-        let mut settings = Settings {
-            generation: 1,
-            flags,
-            listening_ports: PortSet::new(&[HOST_PORT]).expect("few"),
-            ..Settings::open(u64::from(SETS), 0x5eed)
-        };
-        program.calibrate(&mut settings);
-        program.switch_settings(&settings);
+        let settings = Settings { generation: 1, flags, ..Settings::open(u64::from(SETS), 0x5eed) };
+        let listening = PortFacts::default().listening();
+        let mut policy = Policy::new(settings).port(false, HOST_PORT, listening);
+        program.calibrate(&mut policy.settings);
+        program.switch(&policy);
         program.attach(&veth.server);
         Self { remote, host, program, veth }
     }

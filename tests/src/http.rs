@@ -265,9 +265,16 @@ impl Connection {
     /// Receives once. At the end of the stream, yields what is left as [`Failure::Closed`].
     fn fill(&mut self) -> Result<(), Failure> {
         let mut bytes = [0; 16 << 10];
-        let count = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(&mut bytes)?,
-            Stream::Unix(stream) => stream.read(&mut bytes)?,
+        let count = loop {
+            let read = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(&mut bytes),
+                Stream::Unix(stream) => stream.read(&mut bytes),
+            };
+            // A socket with a timeout is not read on after a signal, such as a debugger's.
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
         };
         if count == 0 {
             return Err(Failure::Closed(std::mem::take(&mut self.buffer)));

@@ -7,15 +7,19 @@
 //! network namespace that the tests were started in.
 
 pub mod counters;
+pub mod flood;
 pub mod frames;
 pub mod http;
+pub mod lists;
 pub mod load;
 pub mod netns;
 pub mod origin;
+pub mod policy;
 pub mod process;
 pub mod program;
 pub mod random;
 pub mod raw;
+pub mod reference;
 pub mod scratch;
 pub mod veth;
 pub mod wait;

@@ -2,6 +2,10 @@
 //! `limiter-common`, frames through `BPF_PROG_TEST_RUN`. Nothing is pinned: what is loaded here
 //! ends with its value.
 
+mod clock;
+mod half;
+mod others;
+
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
@@ -11,7 +15,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{
-        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key,
+        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
     },
     programs::{
         Xdp,
@@ -20,23 +24,24 @@ use aya::{
 };
 use limiter_common::{
     address::Address,
-    ban::{Ban, FilterBit},
-    lists::ListValue,
-    maps::{self, control},
+    ban::{Ban, FilterBit, PrefixBit},
+    limits::BUCKET_WORDS,
+    lists::{LIST_BITMAP_WORDS, LIST_FILTER_WORDS},
+    maps::{self, SERVICE_COUNT, control},
+    ports::PORT_WORDS,
     report::{Counter, DROP_SLOTS, DROP_WORDS, DropSlot},
-    settings::{SETTINGS_WORDS, Settings, flags},
+    settings::{SERVICE_WORDS, SETTINGS_WORDS, Settings},
     source::{KEY_WORDS, SET_WORDS},
 };
-use limiter_user::clock;
 
-use crate::{netns::Namespace, veth::End};
+use self::half::Half;
+pub use self::others::Others;
+use crate::{lists::Lists, netns::Namespace, policy::Policy, reference::touched, veth::End};
 
 /// Name of the program that decides about packets.
 const LIMITER: &str = "limiter";
 /// Name of the program that reads the kernel's clocks.
 const CLOCK_PROBE: &str = "clock_probe";
-/// Enough to meet a moment just after a tick.
-const CLOCK_SAMPLES: u32 = 20_000;
 
 /// How large the maps are, and whose time it is.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +50,7 @@ pub struct Options {
     pub sets: u32,
     /// Entries of the ban map.
     pub bans: u32,
-    /// Entries of each list trie.
+    /// Entries of each list map.
     pub lists: u32,
     /// Both clocks say [`Settings::fixed_now_ns`].
     pub fixed_clock: bool,
@@ -73,22 +78,35 @@ pub fn object() -> PathBuf {
 /// A loaded program and its maps.
 pub struct Program {
     ebpf: Ebpf,
-    active: u32,
+    words: [u64; control::WORDS],
     control: Array<MapData, [u64; control::WORDS]>,
     settings: Array<MapData, [u64; SETTINGS_WORDS]>,
+    services: Array<MapData, [u64; SERVICE_WORDS]>,
+    ports: Array<MapData, u64>,
+    /// What the halves of services and ports hold.
+    written: [Policy; 2],
     keys: Array<MapData, [u64; KEY_WORDS]>,
     slots: Array<MapData, [u64; SET_WORDS]>,
+    claims: PerCpuArray<MapData, [u64; 2]>,
+    totals: Array<MapData, [u64; BUCKET_WORDS]>,
+    pending: PerCpuArray<MapData, [u64; BUCKET_WORDS]>,
     bans: HashMap<MapData, u64, [u64; 2]>,
+    ban_prefixes: LpmTrie<MapData, [u8; 16], [u64; 2]>,
     ban_filter: Array<MapData, u64>,
-    lists: [LpmTrie<MapData, [u8; 16], u64>; 2],
+    lists: [Half; 2],
+    list_filter: Array<MapData, u64>,
+    list_bitmap: Array<MapData, u64>,
+    connections: HashMap<MapData, u64, u64>,
+    open_totals: Array<MapData, u64>,
     counters: PerCpuArray<MapData, [u64; 2]>,
+    flaws: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, [u64; DROP_WORDS]>,
     events: RingBuf<MapData>,
 }
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").field("active", &self.active).finish_non_exhaustive()
+        f.debug_struct("Program").field("words", &self.words).finish_non_exhaustive()
     }
 }
 
@@ -98,18 +116,32 @@ impl Program {
         let mut ebpf = open(&object(), options);
         load(&mut ebpf, LIMITER);
         load(&mut ebpf, CLOCK_PROBE);
-        let first = map(&mut ebpf, maps::LISTS_FIRST);
-        let second = map(&mut ebpf, maps::LISTS_SECOND);
+        let first = Half::new(&mut ebpf, [maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST]);
+        let second =
+            Half::new(&mut ebpf, [maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND]);
+        let empty = Policy::new(Settings::open(1, 0));
         Self {
-            active: 0,
+            words: [0; control::WORDS],
             control: typed(map(&mut ebpf, maps::CONTROL)),
             settings: typed(map(&mut ebpf, maps::SETTINGS)),
+            services: typed(map(&mut ebpf, maps::SERVICES)),
+            ports: typed(map(&mut ebpf, maps::PORTS)),
+            written: [empty.clone(), empty],
             keys: typed(map(&mut ebpf, maps::KEYS)),
             slots: typed(map(&mut ebpf, maps::SLOTS)),
+            claims: typed(map(&mut ebpf, maps::CLAIMS)),
+            totals: typed(map(&mut ebpf, maps::TOTALS)),
+            pending: typed(map(&mut ebpf, maps::PENDING)),
             bans: typed(map(&mut ebpf, maps::BANS)),
+            ban_prefixes: typed(map(&mut ebpf, maps::BAN_PREFIXES)),
             ban_filter: typed(map(&mut ebpf, maps::BAN_FILTER)),
-            lists: [typed(first), typed(second)],
+            lists: [first, second],
+            list_filter: typed(map(&mut ebpf, maps::LIST_FILTER)),
+            list_bitmap: typed(map(&mut ebpf, maps::LIST_BITMAP)),
+            connections: typed(map(&mut ebpf, maps::CONNECTIONS)),
+            open_totals: typed(map(&mut ebpf, maps::OPEN_TOTALS)),
             counters: typed(map(&mut ebpf, maps::COUNTERS)),
+            flaws: typed(map(&mut ebpf, maps::FLAWS)),
             drops: typed(map(&mut ebpf, maps::DROPS)),
             events: typed(map(&mut ebpf, maps::EVENTS)),
             ebpf,
@@ -142,16 +174,44 @@ impl Program {
 
     /// Settings that take effect at once.
     pub fn set_settings(&mut self, settings: &Settings) {
-        self.settings.set(self.active, settings.to_words(), 0).expect("settings are written");
+        self.settings.set(self.active(), settings.to_words(), 0).expect("settings are written");
     }
 
-    /// Settings that take effect by a switch to the other half of the map, as the agent does it.
-    pub fn switch_settings(&mut self, settings: &Settings) {
-        self.active ^= 1;
-        self.set_settings(settings);
-        let mut words = [0; control::WORDS];
-        words[control::ACTIVE] = u64::from(self.active);
-        self.control.set(0, words, 0).expect("the switch is written");
+    /// A policy that takes effect by a switch to the other half of its maps, as the agent does it.
+    pub fn switch(&mut self, policy: &Policy) {
+        self.words[control::ACTIVE] ^= 1;
+        self.set_settings(&policy.settings);
+        let active = self.active();
+        let written = &mut self.written[active as usize];
+        for number in 0..SERVICE_COUNT {
+            let service = &policy.services[number as usize];
+            if *service != written.services[number as usize] {
+                let index = active * SERVICE_COUNT + number;
+                self.services.set(index, service.to_words(), 0).expect("a service is written");
+            }
+        }
+        for word in 0..PORT_WORDS {
+            let ports = policy.ports[word as usize];
+            if ports != written.ports[word as usize] {
+                self.ports.set(active * PORT_WORDS + word, ports, 0).expect("ports are written");
+            }
+        }
+        *written = policy.clone();
+        self.write_control();
+    }
+
+    fn active(&self) -> u32 {
+        u32::from(self.words[control::ACTIVE] != 0)
+    }
+
+    fn write_control(&mut self) {
+        self.control.set(0, self.words, 0).expect("the control words are written");
+    }
+
+    /// Writes a word of the control map.
+    pub fn set_control(&mut self, index: usize, word: u64) {
+        self.words[index] = word;
+        self.write_control();
     }
 
     /// Bans the key of an address, as the agent does it: the ban, then its bit in the filter.
@@ -159,8 +219,27 @@ impl Program {
         let key = address.ban_key();
         self.bans.insert(key, [expires_ns, 0], 0).expect("a ban is written");
         let bit = FilterBit::of(key);
-        let word = self.ban_filter.get(&bit.word, 0).expect("the filter is read");
-        self.ban_filter.set(bit.word, word | bit.mask, 0).expect("the filter is written");
+        self.mark_banned(bit.word, bit.mask);
+    }
+
+    /// Bans the first `length` bits of an address, as the agent does it: the ban, its bits in the
+    /// filter, and that there is any.
+    pub fn ban_prefix(&mut self, length: u32, address: Address, expires_ns: u64) {
+        let key = Key::new(length, address.to_bytes());
+        if self.ban_prefixes.get(&key, 0).is_err() {
+            self.words[control::PREFIX_BANS] += 1;
+        }
+        self.ban_prefixes.insert(&key, [expires_ns, 0], 0).expect("a ban is written");
+        for address in touched(length, address) {
+            let bit = PrefixBit::of(address);
+            self.mark_banned(bit.word, bit.mask);
+        }
+        self.write_control();
+    }
+
+    fn mark_banned(&mut self, word: u32, mask: u64) {
+        let bits = self.ban_filter.get(&word, 0).expect("the filter is read");
+        self.ban_filter.set(word, bits | mask, 0).expect("the filter is written");
     }
 
     /// The ban of this key.
@@ -169,11 +248,38 @@ impl Program {
         Some(Ban { expires_ns, packets })
     }
 
-    /// Adds an entry to the list trie that settings with these flags use.
-    pub fn list(&mut self, flags: u64, prefix_bits: u32, address: Address, value: ListValue) {
-        let second = usize::from(flags & flags::LISTS_SECOND != 0);
-        let key = Key::new(prefix_bits, address.to_bytes());
-        self.lists[second].insert(&key, value.word(), 0).expect("a list entry is written");
+    /// The ban of this prefix.
+    pub fn prefix_ban_of(&self, length: u32, address: Address) -> Option<Ban> {
+        let key = Key::new(length, address.to_bytes());
+        let [expires_ns, packets] = self.ban_prefixes.get(&key, 0).ok()?;
+        Some(Ban { expires_ns, packets })
+    }
+
+    /// Replaces one half of the lists, and what lies before it.
+    pub fn set_lists(&mut self, second: bool, lists: Lists) {
+        let (number, half) = (u32::from(second), &mut self.lists[usize::from(second)]);
+        for (map, words, before, after) in [
+            (&mut self.list_filter, LIST_FILTER_WORDS, &half.loaded.filter, &lists.filter),
+            (&mut self.list_bitmap, LIST_BITMAP_WORDS, &half.loaded.bitmap, &lists.bitmap),
+        ] {
+            for word in 0..words {
+                let of = |words: &[u64]| words.get(word as usize).copied().unwrap_or(0);
+                if of(before) != of(after) {
+                    map.set(number * words + word, of(after), 0).expect("a word is written");
+                }
+            }
+        }
+        half.replace(lists);
+    }
+
+    /// Says how many connections are open: of a source (or one at a service), or in all.
+    pub fn set_open(&mut self, key: u64, count: u64) {
+        self.connections.insert(key, count, 0).expect("a count is written");
+    }
+
+    /// Says how many connections are open to a service, or (0) to the host.
+    pub fn set_open_total(&mut self, service: u32, count: u64) {
+        self.open_totals.set(service, count, 0).expect("a count is written");
     }
 
     /// One set of the source table.
@@ -186,6 +292,26 @@ impl Program {
     pub fn clear_source_set(&mut self, index: u32) {
         self.keys.set(index, [0; KEY_WORDS], 0).expect("a set is written");
         self.slots.set(index, [0; SET_WORDS], 0).expect("a set is written");
+    }
+
+    /// What all sources may still send to a service.
+    pub fn totals(&self, service: u32) -> [u64; BUCKET_WORDS] {
+        self.totals.get(&service, 0).expect("totals are read")
+    }
+
+    /// Each CPU's share of that.
+    pub fn pending(&self, service: u32) -> PerCpuValues<[u64; BUCKET_WORDS]> {
+        self.pending.get(&service, 0).expect("shares are read")
+    }
+
+    /// Each CPU's claims.
+    pub fn claims(&self) -> PerCpuValues<[u64; 2]> {
+        self.claims.get(&0, 0).expect("claims are read")
+    }
+
+    /// Packets with this flaw.
+    pub fn flaw(&self, index: u32) -> u64 {
+        self.flaws.get(&index, 0).expect("a counter is read").iter().sum()
     }
 
     /// One counter of interface 0, summed over CPUs.
@@ -217,31 +343,6 @@ impl Program {
         }
         Some(DropSlot::from_words(words))
     }
-
-    /// Fills in what lets the program tell `CLOCK_MONOTONIC` from jiffies, never late by more
-    /// than a tick and never early.
-    pub fn calibrate(&self, settings: &mut Settings) {
-        settings.tick_ns = clock::tick_ns();
-        let mut offset = None;
-        for _ in 0..CLOCK_SAMPLES {
-            let mut out = [0; 64];
-            let options = TestRunOptions {
-                data_in: Some(&[0; 64]),
-                data_out: Some(&mut out),
-                ..TestRunOptions::new()
-            };
-            let probe: &Xdp =
-                self.ebpf.program(CLOCK_PROBE).expect(CLOCK_PROBE).try_into().expect("XDP");
-            probe.test_run(options).expect("the clocks are read");
-            let word = |at: usize| u64::from_ne_bytes(out[at..at + 8].try_into().expect("8 bytes"));
-            let difference = word(8).wrapping_sub(word(0).wrapping_mul(settings.tick_ns));
-            let least = offset.get_or_insert(difference);
-            if difference.wrapping_sub(*least).cast_signed() < 0 {
-                *least = difference;
-            }
-        }
-        settings.tick_offset_ns = offset.unwrap_or_default();
-    }
 }
 
 /// Runs the calling test's frames on one CPU, whose slots are then all there are.
@@ -256,54 +357,6 @@ pub fn quiet_namespace() -> Namespace {
     Namespace::new("packet")
 }
 
-/// Programs of another object, without maps that matter: what the program is measured against.
-pub struct Others {
-    ebpf: Ebpf,
-    next: ProgramArray<MapData>,
-}
-
-impl fmt::Debug for Others {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Others").field("ebpf", &self.ebpf).finish_non_exhaustive()
-    }
-}
-
-impl Others {
-    /// Loads these programs of the object at `path`, whose map `next` is where one of them goes on.
-    pub fn load(path: &Path, names: &[&str], next: &str) -> Self {
-        let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut ebpf = EbpfLoader::new().load(&bytes).expect("maps are made");
-        for name in names {
-            load(&mut ebpf, name);
-        }
-        let next = typed(map(&mut ebpf, next));
-        Self { ebpf, next }
-    }
-
-    /// Goes on to a program of its own.
-    pub fn go_on_to(&mut self, name: &str) {
-        let program: &Xdp = self.ebpf.program(name).expect("loaded").try_into().expect("XDP");
-        self.next.set(0, program.fd().expect("loaded"), 0).expect("the next program is written");
-    }
-
-    /// Goes on to the packet program.
-    pub fn go_on_to_limiter(&mut self, program: &Program) {
-        let limiter = program.ebpf.program(LIMITER).expect("loaded");
-        let limiter: &Xdp = limiter.try_into().expect("XDP");
-        self.next.set(0, limiter.fd().expect("loaded"), 0).expect("the next program is written");
-    }
-
-    /// As [`Program::time`].
-    pub fn time(&self, name: &str, frame: &[u8], repeat: u32) -> (u32, Duration) {
-        run(&self.ebpf, name, frame, repeat)
-    }
-
-    /// As [`Program::verified_instructions`].
-    pub fn verified_instructions(&self, name: &str) -> u32 {
-        verified_instructions(&self.ebpf, name)
-    }
-}
-
 fn open(path: &Path, options: Options) -> Ebpf {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let fixed = u32::from(options.fixed_clock);
@@ -313,6 +366,8 @@ fn open(path: &Path, options: Options) -> Ebpf {
         .map_max_entries(maps::KEYS, options.sets)
         .map_max_entries(maps::SLOTS, options.sets)
         .map_max_entries(maps::BANS, options.bans)
+        .map_max_entries(maps::EXACT_FIRST, options.lists)
+        .map_max_entries(maps::EXACT_SECOND, options.lists)
         .map_max_entries(maps::LISTS_FIRST, options.lists)
         .map_max_entries(maps::LISTS_SECOND, options.lists)
         .load(&bytes)

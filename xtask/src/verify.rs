@@ -127,7 +127,7 @@ fn mentions_permission(error: &(dyn std::error::Error + 'static)) -> bool {
 /// object as they are, each ended by a zero byte.
 fn tracepoint(object: &[u8], program: &str) -> Option<String> {
     const PREFIX: &[u8] = b"tp_btf/";
-    let names: Vec<String> = object
+    let mut names: Vec<String> = object
         .windows(PREFIX.len())
         .enumerate()
         .filter(|(_, window)| *window == PREFIX)
@@ -137,6 +137,9 @@ fn tracepoint(object: &[u8], program: &str) -> Option<String> {
             String::from_utf8(rest[..end].to_vec()).ok()
         })
         .collect();
+    // A section with relocations is named twice.
+    names.sort();
+    names.dedup();
     match names.as_slice() {
         [only] => Some(only.clone()),
         several => several.iter().find(|name| *name == program).cloned(),
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn tracepoints_are_read_from_section_names() {
-        let object = b"\0.text\0tp_btf/inet_sock_set_state\0xdp\0";
+        let object = b"\0.reltp_btf/inet_sock_set_state\0tp_btf/inet_sock_set_state\0xdp\0";
         assert_eq!(tracepoint(object, "any").as_deref(), Some("inet_sock_set_state"));
         let two = b"tp_btf/a\0tp_btf/b\0";
         assert_eq!(tracepoint(two, "b").as_deref(), Some("b"));

@@ -119,7 +119,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         let mut due = Due { source: slot, at_service: None, service: false, host: false };
         let limits = &self.settings.limits;
         if let Some(slot) = slot
-            && !self.is_within(limits, &slot.buckets, &load, &mut judgement)
+            && !Self::is_within(limits, &slot.buckets, &load, &mut judgement)
         {
             due.source = None;
         }
@@ -199,7 +199,6 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     fn claim(&self, key: u64, service: u32, now: u64) -> u64 {
         let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
         let keys = |set| self.tables.keys(set);
-        // The budget may leave an idle slot to nobody, which is not what such a policy asks for.
         if !has_room::<T::Machine>(keys, home) && !self.may_claim(now) {
             return UNTRACKED;
         }
@@ -227,7 +226,6 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
     fn is_within(
-        &self,
         limits: &Limits,
         buckets: &Buckets,
         load: &Load,
@@ -272,7 +270,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         // Without a slot its rates are not limited here.
         let mut due = None;
         if let Slot::Found(slot) = self.slot(key, found, number, load)
-            && self.is_within(&service.limits, &slot.buckets, load, judgement)
+            && Self::is_within(&service.limits, &slot.buckets, load, judgement)
         {
             due = Some(slot);
         }

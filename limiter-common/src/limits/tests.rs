@@ -98,9 +98,11 @@ fn a_test_changes_nothing_and_a_charge_only_what_is_limited() {
     load.excess::<Native>(&limits, &buckets, None);
     assert_eq!(words(&buckets), [0; BUCKET_WORDS]);
     let full = load.charge::<Native>(&limits, &buckets);
-    assert_eq!(words(&buckets), [full, 0, 0, 0, 0, 0]);
+    let now = load.now();
+    assert_eq!(words(&buckets), [full, now, 0, 0, now, 0], "what is not limited owes nothing");
     assert_eq!(full, load.now() + limits.packets.cost);
-    assert_eq!(load.charge::<Native>(&Limits::NONE, &buckets), load.now(), "nothing is owed");
+    let nothing = load.charge::<Native>(&Limits::NONE, &Buckets::default());
+    assert_eq!(nothing, now, "nothing is owed");
     let shared = Buckets::default();
     assert_eq!(load.charge_shared::<Native>(&limits, &shared), full);
     assert_eq!(words(&shared)[0], full);

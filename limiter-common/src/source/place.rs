@@ -169,12 +169,13 @@ pub fn claim_in<'a, M: Machine>(
         return None;
     }
     slot.reset::<M>();
-    M::write(word, key);
-    // Only whoever claimed the way changes its byte, so that it can be added to. Until then nobody
-    // finds the key.
+    // Only whoever claimed the way changes its byte, so that it can be added to; and the way stays
+    // claimed until that is seen, or the next one to claim it would add to the byte before.
     let shift = (way & 7) * 8;
     let old = M::read(&all.tags) >> shift & 0xff;
     M::add(&all.tags, home.tag.wrapping_sub(old) << shift);
+    // Orders what was written before it (a write does not).
+    M::replace(word, CLAIMED, key);
     Some(Place { set, way })
 }
 

@@ -29,22 +29,28 @@ impl Table {
     }
 
     fn find(&self, sets: [u32; 2], key: u64) -> Option<Place> {
-        find_in::<Native>(|set| self.keys(set), sets, key)
+        find_in::<Native>(|set| self.keys(set), home(sets, key), key)
     }
 
     fn claim(&self, sets: [u32; 2], key: u64, now: u64) -> Option<&SourceSlot> {
         let slots = |set: u32| self.slots.get(set as usize);
-        let place = claim_in::<Native>(|set| self.keys(set), slots, sets, key, now)?;
+        let home = home(sets, key);
+        let place = claim_in::<Native>(|set| self.keys(set), slots, home, key, now)?;
         Some(self.slot(place))
     }
 
     fn slot(&self, place: Place) -> &SourceSlot {
-        self.slots[place.set as usize].slot(place.way)
+        self.slots[place.set as usize].slot(place.way).unwrap()
     }
 
     fn has_room(&self, sets: [u32; 2]) -> bool {
-        has_room::<Native>(|set| self.keys(set), sets)
+        has_room::<Native>(|set| self.keys(set), home(sets, 1))
     }
+}
+
+/// In these sets, with the tag that the key would have.
+fn home(sets: [u32; 2], key: u64) -> Home {
+    Home { sets, ..Home::of(key, 0, 0) }
 }
 
 #[test]
@@ -86,7 +92,7 @@ fn claims_empty_then_idle_slots_and_never_one_in_debt() {
 #[test]
 fn the_slot_idle_longest_is_reused_first() {
     let table = Table::new(1);
-    let order = [5_u64, 2, 8, 1, 7, 3, 6, 4];
+    let order = [5_u64, 2, 1, 7, 3, 6, 4];
     for key in 1..=WAYS as u64 {
         table.claim([0, 0], key, NOW).unwrap().keep::<Native>(NOW, NOW);
     }
@@ -110,7 +116,7 @@ fn the_emptier_of_two_sets_is_claimed_and_the_other_where_it_is_in_debt() {
     }
     debt(table.claim([0, 1], 4, NOW).unwrap());
     assert_eq!(table.find([0, 1], 4).unwrap().set, 1);
-    for key in 5..=16 {
+    for key in 5..=2 * WAYS as u64 {
         debt(table.claim([1, 0], key, NOW).unwrap());
     }
     assert!(table.claim([0, 1], 17, NOW).is_none());
@@ -215,7 +221,7 @@ fn as_many_sources_as_promised_find_a_slot() {
         let count = set_count(max_sources);
         let table = Table::new(count);
         for key in 1..=u64::from(max_sources) {
-            let sets = set_indices((key << 32) | 1, 42, u64::from(count) - 1);
+            let Home { sets, .. } = Home::of((key << 32) | 1, 42, u64::from(count) - 1);
             let slot = table.claim(sets, key, NOW);
             let slot = slot.unwrap_or_else(|| panic!("source {key} of {max_sources}"));
             slot.keep::<Native>(NOW + HOUR, NOW);
@@ -239,17 +245,20 @@ fn keys_of_pairs_are_their_own() {
 }
 
 #[test]
-fn a_tick_has_so_many_claims_and_then_one_packet_in_some() {
+fn a_window_has_so_many_claims_and_then_one_packet_in_some() {
     let budget = ClaimBudget::default();
-    let allowed = |tick: u64, random: u32| budget.allows::<Native>(5, tick, random);
-    for tick in [7, 8] {
-        assert_eq!((0..100).filter(|_| allowed(tick, 1)).count(), 5, "{tick}");
-        let sampled = (0..320).filter(|random| allowed(tick, *random)).count();
+    let allowed = |window: u64, random: u32| {
+        budget.allows::<Native>(5, (window << budget::WINDOW_BITS) + u64::from(random), random)
+    };
+    for window in [7, 8] {
+        assert_eq!((0..100).filter(|_| allowed(window, 1)).count(), 5, "{window}");
+        let sampled = (0..320).filter(|random| allowed(window, *random)).count();
         assert_eq!(sampled, 320 / budget::SAMPLE as usize);
     }
     let none = ClaimBudget::default();
-    assert!(none.allows::<Native>(0, 7, 1), "the first of a tick");
-    assert!(!none.allows::<Native>(0, 7, 1));
+    let now = 7 << budget::WINDOW_BITS;
+    assert!(none.allows::<Native>(0, now, 1), "the first of a window");
+    assert!(!none.allows::<Native>(0, now, 1));
 }
 
 #[test]

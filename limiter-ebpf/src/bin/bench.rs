@@ -1,5 +1,5 @@
 //! What the packet program is measured against: a program that does nothing, and the least that
-//! any per-source limiter does. Never attached.
+//! any per-source limiter does. Attached only to interfaces of a measurement.
 
 #![no_std]
 #![no_main]
@@ -34,13 +34,25 @@ static PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// What calling a program costs.
-#[xdp]
+#[xdp(frags)]
 fn empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// What it costs to bring a packet here and drop it.
+#[xdp(frags)]
+fn discard(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// What it costs to send a packet back as it came.
+#[xdp(frags)]
+fn bounce(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
 /// Ethernet and IPv4 parsed, one hit in an LRU hash, one clock, one counter.
-#[xdp]
+#[xdp(frags)]
 fn yardstick(ctx: XdpContext) -> u32 {
     let Some(source) = source(&ctx) else {
         return xdp_action::XDP_PASS;
@@ -60,26 +72,38 @@ fn yardstick(ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Gives an IPv4 packet a source that it did not have before (one of 2^32) and goes on to the
+/// Gives an IPv4 packet a source that it did not have before (one of 2^31) and goes on to the
 /// program in `NEXT`.
-#[xdp]
+#[xdp(frags)]
 fn rotate(ctx: XdpContext) -> u32 {
+    rotate_among(&ctx, u64::MAX)
+}
+
+/// As `rotate`, with one of 65,536 sources.
+#[xdp(frags)]
+fn rotate_some(ctx: XdpContext) -> u32 {
+    rotate_among(&ctx, 0xffff)
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what rotates is measured with what it goes on to")]
+fn rotate_among(ctx: &XdpContext, sources: u64) -> u32 {
     let data = ctx.data();
     if let Some(packets) = PACKETS.get_ptr_mut(0)
         && data + EthHdr::LEN + Ipv4Hdr::LEN <= ctx.data_end()
     {
         // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's counter.
         let number = unsafe { &mut *packets };
-        *number = number.wrapping_add(0x9e37_79b1);
+        *number = number.wrapping_add(1);
         let field = data + EthHdr::LEN + offset_of!(Ipv4Hdr, src_addr);
-        // The lower half of steps of an odd width: no source comes twice.
+        // The lower half of steps of an odd width: no source comes twice too soon.
         // Below 128.0.0.0: nobody's multicast.
-        let source = *number as u32 & 0xffff_ff7f;
+        let source = ((*number & sources) as u32).wrapping_mul(0x9e37_79b1) & 0xffff_ff7f;
         // SAFETY: inside the packet, as compared above.
         unsafe { ptr::write_unaligned(field as *mut u32, source) };
     }
     // SAFETY: nothing here needs to run after a jump that succeeds.
-    unsafe { NEXT.tail_call(&ctx, 0) };
+    unsafe { NEXT.tail_call(ctx, 0) };
     xdp_action::XDP_ABORTED
 }
 

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::IpAddr,
+    ops::RangeInclusive,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -19,17 +20,20 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    Backend,
-    follow::Wish,
+    Backend, accept,
+    bulk::{self, Lines},
+    follow::{Form, Wish, resume},
+    metrics,
     query::{Query, mistake},
-    view::{
-        BanRequest, DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView,
-        parse_prefix,
-    },
+    view::{DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView, parse_prefix},
 };
 use crate::{
-    events::filter::{self, Filter},
-    policy::EventFormat,
+    clock,
+    events::{
+        filter::{self, Filter},
+        moment,
+        stream::{RECENT_EVENTS, Since},
+    },
 };
 
 /// Longest request body.
@@ -38,10 +42,10 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// How long a request body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Ban lines handled before other tasks of the agent get their turn.
-const LINES_AT_ONCE: usize = 64;
-
 const DEFAULT_SOURCES: usize = 50;
+
+/// How long a reload may wait to be confirmed.
+const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -96,16 +100,16 @@ pub(super) async fn answer<B: Backend>(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let allowed: &[Method] = match request.uri().path() {
-        "/v1/status" | "/v1/sources" | "/v1/why" | "/v1/events" | "/healthz" | "/readyz" => {
-            &[Method::GET]
-        }
+        "/v1/status" | "/v1/sources" | "/v1/top" | "/v1/why" | "/v1/events" | "/metrics"
+        | "/healthz" | "/readyz" => &[Method::GET],
         "/v1/bans" => &[Method::GET, Method::POST, Method::DELETE],
-        "/v1/reload" | "/v1/detach" | "/v1/explain" => &[Method::POST],
+        "/v1/reload" | "/v1/reload/confirm" | "/v1/detach" | "/v1/explain" => &[Method::POST],
         _ => {
             return failure(&Failure {
                 status: 404,
-                message: "no such path; see /v1/status, /v1/sources, /v1/bans, /v1/why, \
-                          /v1/explain, /v1/events, /v1/reload, /v1/detach, /healthz, /readyz"
+                message: "no such path; see /v1/status, /v1/sources, /v1/top, /v1/bans, /v1/why, \
+                          /v1/explain, /v1/events, /v1/reload, /v1/reload/confirm, /v1/detach, \
+                          /metrics, /healthz, /readyz"
                     .into(),
             });
         }
@@ -133,8 +137,8 @@ async fn routed<B: Backend>(
     let mut query = Query::parse(request.uri().query())?;
     let is_get = request.method() == Method::GET;
     match request.uri().path() {
-        "/v1/events" => events(shared, query),
-        "/v1/sources" => {
+        "/v1/events" => events(shared, query, request.headers()),
+        path @ ("/v1/sources" | "/v1/top") => {
             let labels = SourceSort::ALL.map(SourceSort::label).join(", ");
             let sort = match query.one("sort")? {
                 None => SourceSort::default(),
@@ -145,7 +149,11 @@ async fn routed<B: Backend>(
             };
             let limit = query.parsed("limit", "a number")?;
             query.finish()?;
-            Ok(json(&backend.sources(sort, limit.unwrap_or(DEFAULT_SOURCES))?))
+            let limit = limit.unwrap_or(DEFAULT_SOURCES);
+            if path == "/v1/top" {
+                return Ok(json(&backend.top(sort, limit)?));
+            }
+            Ok(json(&backend.sources(sort, limit).await?))
         }
         "/v1/why" => {
             let source: Option<IpAddr> = query.parsed("source", "an IP address")?;
@@ -166,7 +174,9 @@ async fn routed<B: Backend>(
             let prefix = query.one("prefix")?;
             let all = query.parsed("all", "true or false")?.unwrap_or(false);
             query.finish()?;
-            unban(backend, prefix, all).map(|view| json(&view))
+            let mut view = unban(backend, prefix, all)?;
+            view.not_saved = backend.saved().await.err();
+            Ok(json(&view))
         }
         "/v1/explain" => {
             query.finish()?;
@@ -174,6 +184,16 @@ async fn routed<B: Backend>(
             let asked = serde_json::from_slice(&bytes)
                 .map_err(|error| Failure::invalid(format!("not a request to explain: {error}")))?;
             Ok(json(&backend.explain(&asked)?))
+        }
+        "/v1/reload" => {
+            let seconds: Option<u64> = query.parsed("confirm", "a number of seconds")?;
+            query.finish()?;
+            if let Some(wrong) = seconds.filter(|seconds| !CONFIRM_SECONDS.contains(seconds)) {
+                let (least, most) = (CONFIRM_SECONDS.start(), CONFIRM_SECONDS.end());
+                let expected = format!("{least} to {most} seconds");
+                return Err(mistake("confirm", &wrong.to_string(), &expected));
+            }
+            Ok(json(&backend.reload(seconds.map(Duration::from_secs)).await?))
         }
         "/v1/bans" if !is_get => {
             query.finish()?;
@@ -183,8 +203,9 @@ async fn routed<B: Backend>(
             query.finish()?;
             match path {
                 "/v1/status" => Ok(json(&backend.status())),
+                "/metrics" => Ok(scrape(&backend.status(), request.headers())),
                 "/v1/bans" => Ok(json(&backend.bans()?)),
-                "/v1/reload" => Ok(json(&backend.reload().await?)),
+                "/v1/reload/confirm" => Ok(json(&backend.confirm_reload()?)),
                 "/v1/detach" => {
                     let interfaces = backend.detach()?;
                     Ok(json(&DetachView { interfaces }))
@@ -193,6 +214,21 @@ async fn routed<B: Backend>(
                 _ => Ok(ready(&backend.status())),
             }
         }
+    }
+}
+
+/// The metrics: `OpenMetrics`, unless the scraper prefers the older text form.
+fn scrape(status: &StatusView, headers: &HeaderMap) -> Response<Answer> {
+    let is_older =
+        accept::wants(headers, "text/plain") && !accept::wants(headers, metrics::OPENMETRICS);
+    let (form, text) = if is_older {
+        (metrics::PROMETHEUS_TYPE, metrics::prometheus(status))
+    } else {
+        (metrics::OPENMETRICS_TYPE, metrics::openmetrics(status))
+    };
+    match text {
+        Ok(text) => whole(StatusCode::OK, HeaderValue::from_static(form), text.into()),
+        Err(error) => failure(&Failure::internal(error.to_string())),
     }
 }
 
@@ -208,15 +244,23 @@ fn ready(status: &StatusView) -> Response<Answer> {
     whole(code, TEXT, format!("{}\n", status.state).into())
 }
 
-fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<Answer>, Failure> {
-    let format = match query.one("format")?.as_deref() {
-        None | Some("json") => EventFormat::Json,
-        Some("text") => EventFormat::Text,
-        Some(other) => return Err(mistake("format", other, "json or text")),
+fn events<B: Backend>(
+    shared: &Shared<B>,
+    mut query: Query,
+    headers: &HeaderMap,
+) -> Result<Response<Answer>, Failure> {
+    let stream = shared.backend.events();
+    let form = match query.one("format")?.as_deref() {
+        None if accept::wants(headers, "text/event-stream") => Form::ServerSent,
+        None | Some("json") => Form::Json,
+        Some("text") => Form::Text,
+        Some("sse") => Form::ServerSent,
+        Some(other) => return Err(mistake("format", other, "json, text or sse")),
     };
     let kinds = query.all("kind");
     let source = query.one("source")?;
     let follow = query.parsed("follow", "true or false")?.unwrap_or(true);
+    let since = query.one("since")?;
     query.finish()?;
     if let Some(kind) = kinds.iter().find(|kind| !filter::pattern_is_known(kind)) {
         let labels = filter::labels().collect::<Vec<_>>().join(", ");
@@ -228,20 +272,33 @@ fn events<B: Backend>(shared: &Shared<B>, mut query: Query) -> Result<Response<A
             parse_prefix(&source).map_err(|expected| mistake("source", &source, &expected))
         })
         .transpose()?;
-    let wish = Wish { filter: Filter { kinds, source }, format };
-    let form = match format {
-        EventFormat::Json => JSON_LINES,
-        EventFormat::Text => TEXT,
+    let since = match since {
+        Some(text) => {
+            let parsed = moment::parse(&text, clock::unix_ns());
+            Some(Since::Moment(parsed.ok_or_else(|| mistake("since", &text, moment::EXPECTED))?))
+        }
+        None => headers
+            .get("last-event-id")
+            .and_then(|id| resume(stream.run(), id.to_str().ok()?))
+            .or_else(|| (!follow).then_some(Since::Last(RECENT_EVENTS))),
     };
-    let stream = shared.backend.events();
-    if !follow {
-        return Ok(whole(StatusCode::OK, form, wish.recent(stream).into()));
-    }
-    let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Failure {
-        status: 503,
-        message: "too many readers follow events already".into(),
-    })?;
-    Ok(response(StatusCode::OK, form, Answer::Lines(wish.follow(stream, place))))
+    let wish = Wish { filter: Filter { kinds, source }, form, since };
+    let content_type = match form {
+        Form::Json => JSON_LINES,
+        Form::Text => TEXT,
+        Form::ServerSent => HeaderValue::from_static("text/event-stream"),
+    };
+    let mut answer = if follow {
+        let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Failure {
+            status: 503,
+            message: "too many readers follow events already".into(),
+        })?;
+        response(StatusCode::OK, content_type, Answer::Lines(wish.follow(stream, place)))
+    } else {
+        whole(StatusCode::OK, content_type, wish.recent(stream).into())
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
 }
 
 fn unban<B: Backend>(backend: &B, prefix: Option<String>, all: bool) -> Result<UnbanView, Failure> {
@@ -257,46 +314,29 @@ fn unban<B: Backend>(backend: &B, prefix: Option<String>, all: bool) -> Result<U
         }
         _ => return Err(Failure::invalid("expected either `prefix=` or `all=true`")),
     };
-    Ok(UnbanView { lifted })
+    Ok(UnbanView { lifted, not_saved: None })
 }
 
-/// One object gets its own answer; JSON lines get a line each, in order.
+/// One object gets its ban as the answer, JSON lines how many were accepted and which were not.
 async fn ban<B: Backend>(
     backend: &B,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Failure> {
     let lines_asked = request.headers().get(header::CONTENT_TYPE) == Some(&JSON_LINES);
-    let body = body(request.into_body()).await?;
-    let lines = || {
-        body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+    let mut lines = Lines::new(request.into_body());
+    if !lines_asked && !lines.are_several().await? {
+        let mut view = bulk::one(backend, &lines.whole().await?)?;
+        view.not_saved = backend.saved().await.err();
+        return Ok(json(&view));
+    }
+    let view = bulk::all(backend, lines).await?;
+    let mut response = json(&view);
+    *response.status_mut() = match view.refusals.first() {
+        None => StatusCode::OK,
+        Some(_) if view.accepted > 0 => StatusCode::MULTI_STATUS,
+        Some(first) => StatusCode::from_u16(first.status).unwrap_or(StatusCode::BAD_REQUEST),
     };
-    // Several lines of which the first is a whole document: not one object over several lines.
-    let several = lines().nth(1).is_some()
-        && lines()
-            .next()
-            .is_some_and(|line| serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());
-    if !lines_asked && !several {
-        return one_ban(backend, &body).map(|view| json(&view));
-    }
-    let mut answers = Vec::new();
-    for (number, line) in lines().enumerate() {
-        let result = match one_ban(backend, line) {
-            Ok(view) => serde_json::to_writer(&mut answers, &view),
-            Err(failure) => serde_json::to_writer(&mut answers, &failure),
-        };
-        result.map_err(|error| Failure::internal(error.to_string()))?;
-        answers.push(b'\n');
-        if number % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(whole(StatusCode::OK, JSON_LINES, answers.into()))
-}
-
-fn one_ban<B: Backend>(backend: &B, json: &[u8]) -> Result<super::view::BanView, Failure> {
-    let request: BanRequest = serde_json::from_slice(json)
-        .map_err(|error| Failure::invalid(format!("not a ban: {error}")))?;
-    backend.ban(&request)
+    Ok(response)
 }
 
 async fn body(body: Incoming) -> Result<Bytes, Failure> {

@@ -53,6 +53,9 @@ pub struct StatusView {
     pub proxy_starts: u64,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
+    /// Seconds since the proxy was started; `None`: not running.
+    #[serde(default)]
+    pub proxy_uptime_seconds: Option<u64>,
     /// Path of the configuration file, if any.
     pub configuration: Option<String>,
     /// Generation of the policy in force (rises with each reload).
@@ -61,6 +64,9 @@ pub struct StatusView {
     pub state: String,
     /// What is not working, a sentence each.
     pub degraded: Vec<String>,
+    /// Seconds until the policy in force is undone unless confirmed; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
     /// `enforce`, `monitor`, or `off` (HTTP only).
     pub kernel_mode: String,
     /// Interfaces with XDP.
@@ -69,8 +75,11 @@ pub struct StatusView {
     pub listeners: Vec<String>,
     /// Upstream servers by name.
     pub upstreams: Vec<String>,
-    /// Packets by verdict (`pass`, `drop`, `monitor`) and reason.
+    /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
+    /// Malformed packets by what was wrong with them.
+    #[serde(default)]
+    pub malformed: BTreeMap<String, u64>,
     /// Entries and capacity by map.
     pub maps: BTreeMap<String, MapFillView>,
     /// Losses by stage; all of them counted, none silent.
@@ -83,10 +92,61 @@ pub struct StatusView {
     pub refused: BTreeMap<String, u64>,
     /// Findings in monitor mode by label.
     pub monitored: BTreeMap<String, u64>,
+    /// Answered requests by route, status and refusal.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeView>,
     /// Open client connections.
     pub connections_open: u64,
+    /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
+    pub connections: Option<ConnectionsView>,
     /// Bans in force by scope.
     pub bans: BTreeMap<String, u64>,
+    /// Bans in force that the agent found when it started, in the kernel or on disk.
+    #[serde(default)]
+    pub bans_restored: u64,
+    /// How long it took to have them in force.
+    #[serde(default)]
+    pub bans_restored_milliseconds: u64,
+    /// Bans that found no room since the agent started, by table (`bans`, `prefix_bans`, `http`).
+    #[serde(default)]
+    pub bans_refused: BTreeMap<String, u64>,
+    /// Settings of the host that matter here, as found.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Requests that were answered alike, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct OutcomeView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// Status of the answer.
+    pub code: String,
+    /// Label of the refusal; empty: answered.
+    pub refusal: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// TCP connections that peers opened, as the stack tells of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConnectionsView {
+    /// Why they are not counted at all.
+    pub off: Option<String>,
+    /// How many are open.
+    pub open: u64,
+    /// Sockets in the table.
+    pub tracked: u64,
+    /// How many fit.
+    pub capacity: u64,
+    /// Counts and records found wrong and put right since the agent started.
+    pub drift_corrected: u64,
+    /// Connections that were not counted because a table was full.
+    pub untracked: u64,
+    /// Connections that bans ended since the agent started.
+    pub ended_by_bans: u64,
+    /// Bans whose connections were not ended, because too many bans came at once.
+    pub bans_skipped: u64,
 }
 
 /// One interface.
@@ -100,6 +160,9 @@ pub struct InterfaceView {
     pub mode: String,
     /// Whether the link was taken over from an earlier agent.
     pub taken_over: bool,
+    /// Why the mode is generic although native was wanted; else empty.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// One counter of the packet path.
@@ -107,7 +170,7 @@ pub struct InterfaceView {
 pub struct PacketCountView {
     /// Interface name.
     pub interface: String,
-    /// `pass`, `drop` or `monitor`.
+    /// `pass`, `drop`, `monitor` or `tx`.
     pub verdict: String,
     /// Reason label.
     pub reason: String,
@@ -137,12 +200,54 @@ pub struct SourceView {
     pub bytes: u64,
     /// New connections (SYN).
     pub connections: u64,
+    /// TCP connections that it opened and has open.
+    pub open_connections: u64,
     /// Packets dropped.
     pub dropped: u64,
     /// What the lists say: `default`, `allow`, `deny`, `trusted`.
     pub list: String,
     /// Milliseconds since the last packet.
     pub idle_milliseconds: u64,
+}
+
+/// `GET /v1/top`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TopView {
+    /// `CLOCK_MONOTONIC` ms: between two answers, for rates of the totals.
+    pub clock_milliseconds: u64,
+    /// Looks at the whole table since somebody watches; sources have rates from the second on.
+    pub passes: u64,
+    /// Totals of the packet path.
+    pub packets: Vec<PacketCountView>,
+    /// Requests since the proxy started.
+    pub requests: u64,
+    /// Refused requests since the proxy started.
+    pub refused: u64,
+    /// Dropped packets of sources that are too many to be told apart.
+    pub untold_drops_per_second: u64,
+    /// The sources at the top, sorted.
+    pub sources: Vec<TopSourceView>,
+}
+
+/// What one source did lately.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TopSourceView {
+    /// Address or prefix.
+    pub source: IpNet,
+    /// Packets per second.
+    pub packets_per_second: u64,
+    /// Bytes per second that were not dropped by bans and lists.
+    pub bytes_per_second: u64,
+    /// New connections (SYN) per second.
+    pub connections_per_second: u64,
+    /// Dropped packets per second; in monitor mode those that would have been.
+    pub drops_per_second: u64,
+    /// What happened to most of what was dropped, else `pass`.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// What the lists say: `default`, `allow`, `deny`, `trusted`.
+    pub list: String,
 }
 
 /// Sort key of `GET /v1/sources?sort=`.
@@ -194,13 +299,28 @@ pub struct BanRequest {
     /// Overrides refusals on grounds of safety.
     #[serde(default)]
     pub force: bool,
+    /// Peer of the session that asks: banning it needs `force`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<IpAddr>,
 }
 
+/// Bits before the IPv4 part of a v4-mapped address.
+const MAPPED_BITS: u8 = 96;
+
 /// An address, as the prefix of its whole length, or a prefix (bits behind its length cleared).
+/// What is v4-mapped counts as IPv4.
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let parsed = match text.parse::<IpAddr>() {
         Ok(address) => Ok(IpNet::from(address.to_canonical())),
-        Err(_) => text.parse::<IpNet>().map(|prefix| prefix.trunc()),
+        Err(_) => text.parse::<IpNet>().map(|prefix| {
+            let prefix = prefix.trunc();
+            match (prefix.addr().to_canonical(), prefix.prefix_len().checked_sub(MAPPED_BITS)) {
+                (v4 @ IpAddr::V4(_), Some(length)) if prefix.addr().is_ipv6() => {
+                    IpNet::new(v4, length).unwrap_or(prefix)
+                }
+                _ => prefix,
+            }
+        }),
     };
     parsed.map_err(|_| "expected an address or a prefix, e.g. 203.0.113.7 or 2001:db8::/64".into())
 }
@@ -229,6 +349,35 @@ pub struct BanView {
     pub origin: String,
     /// Packets dropped by it (scope `kernel`).
     pub packets: u64,
+    /// Why it is in force but not on disk yet, in the answer to whoever made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
+}
+
+/// `POST /v1/bans` with JSON lines: `200` if all were accepted, `207` if some were, else the
+/// status of the first refusal.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BansView {
+    /// Bans in force.
+    pub accepted: u64,
+    /// Lines that are no ban, or one that was refused.
+    pub refused: u64,
+    /// The first of them.
+    pub refusals: Vec<RefusedLine>,
+    /// Why bans are in force but not on disk yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
+}
+
+/// One line of many that was refused.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RefusedLine {
+    /// Which line, from 1.
+    pub line: u64,
+    /// HTTP status that it would have had by itself.
+    pub status: u16,
+    /// One sentence.
+    pub message: String,
 }
 
 /// `DELETE /v1/bans?prefix=`.
@@ -236,6 +385,9 @@ pub struct BanView {
 pub struct UnbanView {
     /// How many bans were lifted.
     pub lifted: usize,
+    /// Why the disk does not know it yet: after a crash now they would be in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
 }
 
 /// `POST /v1/detach`.
@@ -325,4 +477,7 @@ pub struct ReloadView {
     pub changes: Vec<String>,
     /// What takes effect only at restart, a line each.
     pub needs_restart: Vec<String>,
+    /// Seconds until it is undone unless `POST /v1/reload/confirm` comes; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
 }

@@ -7,35 +7,34 @@ use limiter_common::verdict::Action;
 
 use super::{
     Agent,
-    bans::BanOrder,
-    host_facts, load,
+    host::sysctls,
     problems::Problem,
-    safety::{Immunity, ban_prefix},
-    safety_of,
-    view::{ban_view, by_label, explain_packets, failure, kernel, kernel_status, source_view},
+    safety::ban_prefix,
+    view::{
+        ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view,
+    },
 };
 use crate::{
     admin::{
         Backend,
         view::{
             BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
-            SourceView, StatusView, WhyView,
+            SourceView, StatusView, TopView, WhyView,
         },
     },
     clock,
     events::{Lifecycle, stream::EventStream},
-    link::ToProxy,
+    kernel::SourceRecord,
     policy::BanScope,
     proxy::explain::{Asked, explain},
     refusal::Refusal,
 };
 
-/// How often, and with which pauses, is looked whether the proxy acts on a new policy.
-const APPLY_LOOKS: u32 = 1_000;
-const APPLY_PAUSE: Duration = Duration::from_millis(2);
+/// Sets of the source table read at once: about a millisecond.
+const SETS_AT_ONCE: u32 = 1_024;
 
-/// The longest ban: ten years.
-const MAX_BAN_SECONDS: u64 = 10 * 365 * 86_400;
+/// Most sources in an answer.
+const MAX_SOURCES: usize = 100_000;
 
 impl Backend for Agent {
     fn status(&self) -> StatusView {
@@ -46,13 +45,19 @@ impl Backend for Agent {
             proxy_pid: inner.proxy_pid,
             proxy_starts: inner.proxy_starts,
             uptime_seconds: clock::monotonic_ns().saturating_sub(self.started_ns) / 1_000_000_000,
+            proxy_uptime_seconds: inner.proxy_pid.map(|_| {
+                clock::monotonic_ns().saturating_sub(inner.proxy_started_ns) / 1_000_000_000
+            }),
+            sysctls: sysctls(),
             configuration: self.file.as_ref().map(|file| file.display().to_string()),
             policy_generation: inner.generation,
             degraded: inner.problems.sentences(),
+            confirm_seconds: inner.trial.as_ref().map(super::reload::Trial::seconds_left),
             requests: inner.proxy_counters.requests,
             forwarded: inner.proxy_counters.forwarded,
             refused: by_label(&inner.proxy_counters.refused),
             monitored: by_label(&inner.proxy_counters.monitored),
+            outcomes: outcomes(&inner.proxy_counters.outcomes),
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };
@@ -74,6 +79,12 @@ impl Backend for Agent {
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
         view.events_lost.insert("escalation".to_owned(), inner.escalation.overflowed);
+        view.events_lost.insert("closings".to_owned(), self.outbox.overflowed.get());
+        let (restored, took) = inner.restored;
+        view.bans_restored = restored.try_into().unwrap_or(u64::MAX);
+        view.bans_restored_milliseconds = took.as_millis().try_into().unwrap_or(u64::MAX);
+        let refused = inner.bans_refused.iter();
+        view.bans_refused = refused.map(|(table, count)| ((*table).to_owned(), *count)).collect();
         for scope in [BanScope::Kernel, BanScope::Http] {
             let count = inner.book.count(scope);
             view.bans.insert(scope.label().to_owned(), count.try_into().unwrap_or(u64::MAX));
@@ -81,58 +92,67 @@ impl Backend for Agent {
         view
     }
 
-    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
-        let inner = self.inner.borrow();
-        let kernel = kernel(&inner)?;
-        let mut records = kernel.sources();
-        records.sort_by_key(|record| {
+    async fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
+        let key = |record: &SourceRecord| {
             std::cmp::Reverse(match sort {
                 SourceSort::Packets => record.packets,
                 SourceSort::Bytes => record.bytes,
                 SourceSort::Connections => record.connections,
                 SourceSort::Dropped => record.dropped,
             })
-        });
+        };
+        let limit = limit.min(MAX_SOURCES);
+        let mut records: Vec<SourceRecord> = Vec::new();
+        let mut next = 0;
+        loop {
+            {
+                let inner = self.inner.borrow();
+                let kernel = kernel(&inner)?;
+                let sets = kernel.source_sets();
+                let end = sets.min(next + SETS_AT_ONCE);
+                records.extend((next..end).flat_map(|set| kernel.records_of_set(set)));
+                if end == sets {
+                    break;
+                }
+                next = end;
+            }
+            if records.len() > limit + 65_536 {
+                records.select_nth_unstable_by_key(limit, key);
+                records.truncate(limit);
+            }
+            // The rest of the agent gets its turn.
+            tokio::task::yield_now().await;
+        }
+        records.sort_by_key(key);
         records.truncate(limit);
+        let inner = self.inner.borrow();
+        let kernel = kernel(&inner)?;
         Ok(records.iter().map(|record| source_view(&inner, kernel, record)).collect())
     }
 
+    fn top(&self, sort: SourceSort, limit: usize) -> Result<TopView, Failure> {
+        self.top_view(sort, limit)
+    }
+
     fn ban(&self, request: &BanRequest) -> Result<BanView, Failure> {
-        let prefix = widen(request)?;
-        if !(1..=MAX_BAN_SECONDS).contains(&request.seconds) {
-            return Err(Failure::invalid(format!(
-                "a ban lasts 1 to {MAX_BAN_SECONDS} seconds, not {}",
-                request.seconds,
-            )));
-        }
-        let immunity = self.inner.borrow().safety.immunity(prefix);
-        match immunity {
-            // The packet path relies on it: it never looks at the lists before the bans.
-            Some(Immunity::Trusted) => {
-                return Err(Failure::refused(format!(
-                    "{prefix} is not banned: {}; remove it there first",
-                    Immunity::Trusted.reason(),
-                )));
-            }
-            Some(immunity) if !request.force => {
-                return Err(Failure::refused(format!(
-                    "{prefix} is not banned: {} (--force overrides)",
-                    immunity.reason(),
-                )));
-            }
-            Some(_) | None => {}
-        }
-        let reason = if request.reason.is_empty() { "by hand" } else { &request.reason };
-        let order = BanOrder {
-            prefix,
-            scope: request.scope,
-            length: Duration::from_secs(request.seconds),
-            reason: reason.chars().filter(|c| !c.is_control()).take(200).collect(),
-            origin: "manual",
-        };
-        let ban = self.enforce_ban(order).map_err(|error| failure(&error))?;
-        self.save_book();
+        let ban = self.enforce_ban(self.order(request)?).map_err(|error| failure(&error))?;
         Ok(ban_view(&self.inner.borrow(), &ban))
+    }
+
+    fn add_ban(&self, request: &BanRequest) -> Result<(), Failure> {
+        let made = self.enforce_ban(self.order(request)?);
+        made.map(drop).map_err(|error| failure(&error))
+    }
+
+    async fn saved(&self) -> Result<(), String> {
+        let committed = self.inner.borrow().book.journal().committed();
+        let saved = committed.await;
+        self.judge_journal();
+        saved
+    }
+
+    fn must_wait(&self) -> bool {
+        self.inner.borrow().book.journal().is_behind()
     }
 
     fn unban(&self, prefix: IpNet) -> Result<usize, Failure> {
@@ -141,19 +161,16 @@ impl Backend for Agent {
             IpNet::V6(v6) if v6.prefix_len() > 64 => ban_prefix(IpAddr::V6(v6.addr())),
             other => other,
         };
-        let lifted =
-            self.lift(|ban| prefix.contains(&ban.prefix)).map_err(|error| failure(&error))?;
-        self.save_book();
-        Ok(lifted)
+        self.lift(|ban| prefix.contains(&ban.prefix)).map_err(|error| failure(&error))
     }
 
     fn bans(&self) -> Result<Vec<BanView>, Failure> {
         let inner = self.inner.borrow();
-        let now = clock::unix_ns();
+        let now_ns = clock::monotonic_ns();
         let mut bans: Vec<BanView> = inner
             .book
             .iter()
-            .filter(|ban| ban.expires_unix_ns > now)
+            .filter(|ban| ban.expires_ns > now_ns)
             .map(|ban| ban_view(&inner, ban))
             .collect();
         bans.sort_by_key(|ban| (ban.prefix, ban.scope.label()));
@@ -167,12 +184,12 @@ impl Backend for Agent {
         let now_ns = clock::monotonic_ns();
         let policy = &inner.policy.escalation;
         let (score, findings, shared) = inner.escalation.standing(prefix, policy, now_ns);
-        let now_unix_ns = clock::unix_ns();
+        // Of several the one that the packet path meets: in the kernel, exact, then the longest.
         let ban = inner
             .book
             .iter()
-            .filter(|ban| ban.prefix.contains(&source) && ban.expires_unix_ns > now_unix_ns)
-            .min_by_key(|ban| ban.scope.label() != BanScope::Kernel.label());
+            .filter(|ban| ban.prefix.contains(&source) && ban.expires_ns > now_ns)
+            .max_by_key(|ban| (ban.scope == BanScope::Kernel, ban.prefix.prefix_len()));
         let mut view = WhyView {
             source,
             verdict: Action::Pass.label().to_owned(),
@@ -189,7 +206,12 @@ impl Backend for Agent {
         };
         if let Some(ban) = ban {
             let place = ban.scope.label();
-            view.explanation.push(format!("it is banned ({place}): {}", ban.reason));
+            let whole = if ban.prefix == ban_prefix(source) {
+                String::new()
+            } else {
+                format!(" as part of {}", ban.prefix)
+            };
+            view.explanation.push(format!("it is banned{whole} ({place}): {}", ban.reason));
         }
         explain_packets(&inner, source, packet, &mut view)?;
         if shared {
@@ -230,37 +252,33 @@ impl Backend for Agent {
         Ok(view)
     }
 
-    async fn reload(&self) -> Result<ReloadView, Failure> {
-        let loaded = match load(&self.args) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                self.lifecycle(Lifecycle::ConfigRejected, error.brief());
-                return Err(Failure::invalid(error.to_string()));
-            }
-        };
-        let view = self.apply(loaded.policy)?;
-        self.lift_bans_of_trusted();
-        self.wait_until_applied(view.generation).await;
-        self.lifecycle(Lifecycle::ConfigReloaded, format!("generation {}", view.generation));
-        Ok(view)
+    async fn reload(&self, confirm: Option<Duration>) -> Result<ReloadView, Failure> {
+        self.read_and_apply(confirm).await
+    }
+
+    fn confirm_reload(&self) -> Result<ReloadView, Failure> {
+        self.confirm_trial()
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
         // What was dropped until now is still told.
         self.collect_drops(true);
-        let names = {
+        let (names, restored) = {
             let mut inner = self.inner.borrow_mut();
             inner.drops = None;
-            if let Some(kernel) = inner.kernel.take() {
+            let names = if let Some(kernel) = inner.kernel.take() {
                 let sentence = "XDP was taken off by `limiter detach`".to_owned();
                 inner.problems.begin(Problem::Detached, sentence);
+                inner.problems.end(Problem::Interfaces);
                 kernel.detach()
             } else {
                 let pins = inner.policy.agent.pins.clone();
                 let links = crate::kernel::detach_pins(&pins).map_err(|error| failure(&error))?;
                 (0..links).map(|_| "an interface of an earlier agent".to_owned()).collect()
-            }
+            };
+            (names, inner.cookies.restore())
         };
+        self.judge(Problem::SynCookies, restored);
         for name in &names {
             self.lifecycle(Lifecycle::Detached, name.clone());
         }
@@ -269,101 +287,5 @@ impl Backend for Agent {
 
     fn events(&self) -> &EventStream {
         &self.events
-    }
-}
-
-impl Agent {
-    /// Whoever is told that a policy is in force can rely on it: waits for the proxy, unless there
-    /// is none (the next one starts with it) or it takes too long.
-    async fn wait_until_applied(&self, generation: u64) {
-        for _ in 0..APPLY_LOOKS {
-            {
-                let inner = self.inner.borrow();
-                if inner.proxy_pid.is_none() || inner.applied >= generation {
-                    return;
-                }
-            }
-            tokio::time::sleep(APPLY_PAUSE).await;
-        }
-        log::warn!("the proxy has not confirmed policy generation {generation} yet");
-    }
-
-    /// Puts a checked policy in force, in both halves. What fails leaves the old one as it was.
-    fn apply(&self, policy: crate::policy::Policy) -> Result<ReloadView, Failure> {
-        let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        let mut needs_restart = Vec::new();
-        let mut changes = Vec::new();
-        let mut policy = policy;
-        if policy.agent != inner.policy.agent {
-            needs_restart.push("[agent] stays as it is until restart".to_owned());
-            policy.agent = inner.policy.agent.clone();
-        }
-        if policy.http.is_some() != inner.policy.http.is_some() {
-            needs_restart.push("[http] is switched on or off only at restart".to_owned());
-            policy.http.clone_from(&inner.policy.http);
-        }
-        if let (Some(new), Some(old)) = (policy.http.as_mut(), inner.policy.http.as_ref())
-            && new.listeners != old.listeners
-        {
-            needs_restart.push("http.listener: sockets are bound only at restart".to_owned());
-            new.listeners.clone_from(&old.listeners);
-        }
-        if policy.kernel.is_some() != inner.policy.kernel.is_some() {
-            needs_restart.push("[kernel] is switched on or off only at restart".to_owned());
-            policy.kernel.clone_from(&inner.policy.kernel);
-        }
-        if let (Some(kernel), Some(new)) = (inner.kernel.as_mut(), policy.kernel.as_ref()) {
-            let facts = host_facts(&policy);
-            needs_restart.extend(kernel.apply(new, &facts).map_err(|error| failure(&error))?);
-            if inner.policy.kernel.as_ref() != Some(new) {
-                changes.push("kernel policy".to_owned());
-            }
-        }
-        if policy.sinks != inner.policy.sinks {
-            match self.events.replace_sinks(&policy.sinks) {
-                Ok(()) => changes.push("event sinks".to_owned()),
-                Err(error) => {
-                    // The kernel goes back with it; its old policy was in force a moment ago.
-                    if let (Some(kernel), Some(old)) =
-                        (inner.kernel.as_mut(), inner.policy.kernel.as_ref())
-                    {
-                        let facts = host_facts(&inner.policy);
-                        kernel.apply(old, &facts).map_err(|error| failure(&error))?;
-                    }
-                    return Err(Failure::invalid(format!("events.sink: {error}")));
-                }
-            }
-        }
-        inner.safety = safety_of(&policy);
-        inner.generation += 1;
-        if let Some(http) = &policy.http {
-            if inner.policy.http.as_ref() != Some(http) {
-                changes.push("HTTP policy".to_owned());
-            }
-            let generation = inner.generation;
-            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http.clone()) });
-        }
-        if inner.policy.escalation != policy.escalation {
-            changes.push("escalation".to_owned());
-        }
-        inner.policy = policy;
-        Ok(ReloadView { generation: inner.generation, changes, needs_restart })
-    }
-}
-
-/// What a ban of this scope can be of: in the kernel one IPv4 address or IPv6 /64.
-fn widen(request: &BanRequest) -> Result<IpNet, Failure> {
-    let prefix = request.prefix.trunc();
-    match (request.scope, prefix) {
-        (BanScope::Http, prefix) => Ok(prefix),
-        (BanScope::Kernel, IpNet::V4(v4)) if v4.prefix_len() == 32 => Ok(prefix),
-        (BanScope::Kernel, IpNet::V6(v6)) if v6.prefix_len() >= 64 => {
-            Ok(ban_prefix(IpAddr::V6(v6.addr())))
-        }
-        (BanScope::Kernel, _) => Err(Failure::invalid(format!(
-            "{prefix} is not supported by this version: the kernel bans one IPv4 address or one \
-             IPv6 /64; use `deny` in the configuration for networks, or --scope http",
-        ))),
     }
 }

@@ -1,109 +1,203 @@
-//! Every ban with its reason, as people ask for it, and on disk so that it outlives a restart.
+//! Every ban with its reason, as people ask for it; what changes goes to the journal.
 //!
-//! The kernel's table decides about packets and knows expiries only; this book adds who banned
-//! whom and why. It is rewritten as a whole (temporary file, fsync, rename) when it changed.
+//! The kernel's tables decide about packets and know expiries only; this book adds who banned whom
+//! and why. Expiries are `CLOCK_MONOTONIC` here, as in the kernel, so that setting the wall clock
+//! changes no ban in force; on disk they are wall clock, and are written anew when it was set.
 
-use std::{
-    collections::HashMap,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-use super::safety::ban_prefix;
+use super::{
+    journal::{Entry, Journal, Record},
+    safety::ban_prefix,
+};
 use crate::policy::BanScope;
 
-/// Bans of scope `http` that are kept (those of scope `kernel` are bounded by the kernel's table).
+/// Bans of scope `http` that are kept (those of scope `kernel` are bounded by the kernel's tables).
 pub(super) const MAX_HTTP_BANS: usize = 65_536;
 
 /// Of these, bans of other networks than one IPv4 address or IPv6 /64: the proxy walks them for
 /// every request.
 pub(super) const MAX_HTTP_NETWORKS: usize = 1_024;
 
+/// A wall clock that went further than this beside `CLOCK_MONOTONIC` was set.
+const CLOCK_WAS_SET_NS: u64 = 2_000_000_000;
+
+/// What a ban takes in the journal, about.
+const ENTRY_BYTES: usize = 80;
+
 /// One ban.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Ban {
     pub(super) prefix: IpNet,
     pub(super) scope: BanScope,
-    /// Wall clock, so that it means the same after a reboot.
-    pub(super) expires_unix_ns: u64,
+    /// `CLOCK_MONOTONIC` ns.
+    pub(super) expires_ns: u64,
+    /// How long it was to last when it was made.
+    pub(super) length_ns: u64,
     pub(super) reason: String,
     /// `manual`, `escalation`, or `restored` for one that only the kernel remembered.
     pub(super) origin: String,
 }
 
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) monotonic_ns: u64,
+    pub(super) unix_ns: u64,
+}
+
 /// The bans in force.
 #[derive(Debug)]
 pub(super) struct Book {
-    path: PathBuf,
     bans: HashMap<(IpNet, BanScope), Ban>,
-    dirty: bool,
+    journal: Journal,
+    kernel_bans: usize,
+    http_bans: usize,
+    http_networks: usize,
+    /// No ban ends before this.
+    next_expiry_ns: u64,
+    /// Wall clock less `CLOCK_MONOTONIC` by which the journal's expiries were written.
+    wall_offset_ns: u64,
 }
 
 impl Book {
-    /// Reads the book; a missing file is an empty book, an unreadable one is told and set aside.
-    pub(super) fn open(state: &Path) -> (Self, Option<String>) {
-        let path = state.join("bans.json");
-        let (bans, problem): (Vec<Ban>, _) = match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(bans) => (bans, None),
-                Err(error) => {
-                    let aside = path.with_extension("json.broken");
-                    let kept = fs::rename(&path, &aside).is_ok();
-                    let kept =
-                        if kept { format!(", kept as {}", aside.display()) } else { String::new() };
-                    (Vec::new(), Some(format!("{}: {error}{kept}", path.display())))
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
-            Err(error) => (Vec::new(), Some(format!("{}: {error}", path.display()))),
+    /// Reads the journal; what was wrong with it.
+    pub(super) fn open(state: &Path, now: Now) -> (Self, Option<String>) {
+        let (journal, entries, problem) = Journal::open(state);
+        let mut book = Self {
+            bans: HashMap::with_capacity(entries.len()),
+            journal,
+            kernel_bans: 0,
+            http_bans: 0,
+            http_networks: 0,
+            next_expiry_ns: u64::MAX,
+            wall_offset_ns: now.unix_ns.wrapping_sub(now.monotonic_ns),
         };
-        let bans = bans.into_iter().map(|ban| ((ban.prefix, ban.scope), ban)).collect();
-        (Self { path, bans, dirty: false }, problem)
+        for entry in entries {
+            // A clock that was set back makes no ban longer than it was meant.
+            let left_ns = entry.expires_unix_ns.saturating_sub(now.unix_ns).min(entry.length_ns);
+            if left_ns > 0 {
+                book.keep(Ban {
+                    prefix: entry.prefix,
+                    scope: entry.scope,
+                    expires_ns: now.monotonic_ns.saturating_add(left_ns),
+                    length_ns: entry.length_ns,
+                    reason: entry.reason,
+                    origin: entry.origin,
+                });
+            }
+        }
+        (book, problem)
     }
 
     /// Whether another ban like this finds room. Those of scope `kernel` are bounded by the
-    /// kernel's table.
+    /// kernel's tables.
     pub(super) fn has_room_for(&self, ban: &Ban) -> bool {
         if ban.scope == BanScope::Kernel || self.bans.contains_key(&(ban.prefix, ban.scope)) {
             return true;
         }
-        let is_network = |prefix: &IpNet| ban_prefix(prefix.addr()) != *prefix;
-        let networks = || {
-            self.bans
-                .keys()
-                .filter(|(prefix, scope)| *scope == BanScope::Http && is_network(prefix))
-                .count()
-        };
-        self.count(BanScope::Http) < MAX_HTTP_BANS
-            && (!is_network(&ban.prefix) || networks() < MAX_HTTP_NETWORKS)
+        self.http_bans < MAX_HTTP_BANS
+            && (!is_network(ban.prefix) || self.http_networks < MAX_HTTP_NETWORKS)
     }
 
     /// Adds or replaces.
     pub(super) fn insert(&mut self, ban: Ban) {
-        self.bans.insert((ban.prefix, ban.scope), ban);
-        self.dirty = true;
+        self.journal.append(&Record::Ban(self.entry(&ban)));
+        self.keep(ban);
+        if self.journal.is_overdue(self.bans.len() * ENTRY_BYTES) {
+            self.record_everything();
+        }
+    }
+
+    /// As [`Self::insert`], for a ban of which the journal knows more than this.
+    pub(super) fn set_expiry(&mut self, prefix: IpNet, scope: BanScope, expires_ns: u64) -> bool {
+        let Some(ban) = self.bans.get_mut(&(prefix, scope)) else { return false };
+        ban.expires_ns = expires_ns;
+        self.next_expiry_ns = self.next_expiry_ns.min(expires_ns);
+        true
+    }
+
+    fn keep(&mut self, ban: Ban) {
+        self.next_expiry_ns = self.next_expiry_ns.min(ban.expires_ns);
+        let key = (ban.prefix, ban.scope);
+        if self.bans.insert(key, ban).is_none() {
+            self.tally(key, usize::checked_add);
+        }
     }
 
     /// Removes and returns these.
     pub(super) fn remove_where(&mut self, which: impl Fn(&Ban) -> bool) -> Vec<Ban> {
-        let removed: Vec<Ban> = self.bans.extract_if(|_, ban| which(ban)).map(|it| it.1).collect();
-        self.dirty |= !removed.is_empty();
+        let removed = self.take_where(which);
+        for ban in &removed {
+            self.journal.append(&Record::Lift(ban.prefix, ban.scope));
+        }
         removed
     }
 
-    /// Removes one.
-    pub(super) fn remove(&mut self, prefix: IpNet, scope: BanScope) {
-        self.dirty |= self.bans.remove(&(prefix, scope)).is_some();
+    /// Removes one that is not in force, but not from the disk: it may find room another time.
+    pub(super) fn set_aside(&mut self, prefix: IpNet, scope: BanScope) {
+        if self.bans.remove(&(prefix, scope)).is_some() {
+            self.tally((prefix, scope), usize::checked_sub);
+        }
     }
 
-    /// Removes and returns what has expired.
-    pub(super) fn remove_expired(&mut self, now_unix_ns: u64) -> Vec<Ban> {
-        self.remove_where(|ban| ban.expires_unix_ns <= now_unix_ns)
+    /// Removes and returns what has expired: the journal says so itself.
+    pub(super) fn remove_expired(&mut self, now_ns: u64) -> Vec<Ban> {
+        if now_ns < self.next_expiry_ns {
+            return Vec::new();
+        }
+        let expired = self.take_where(|ban| ban.expires_ns <= now_ns);
+        self.next_expiry_ns =
+            self.bans.values().map(|ban| ban.expires_ns).min().unwrap_or(u64::MAX);
+        expired
+    }
+
+    fn take_where(&mut self, which: impl Fn(&Ban) -> bool) -> Vec<Ban> {
+        let removed: Vec<Ban> = self.bans.extract_if(|_, ban| which(ban)).map(|it| it.1).collect();
+        for ban in &removed {
+            self.tally((ban.prefix, ban.scope), usize::checked_sub);
+        }
+        removed
+    }
+
+    /// Expiries on disk follow a wall clock that was set; bans in force do not.
+    pub(super) fn follow_clock(&mut self, now: Now) {
+        let offset_ns = now.unix_ns.wrapping_sub(now.monotonic_ns);
+        let moved_ns = offset_ns.wrapping_sub(self.wall_offset_ns).cast_signed().unsigned_abs();
+        if moved_ns > CLOCK_WAS_SET_NS {
+            self.wall_offset_ns = offset_ns;
+            self.record_everything();
+        }
+    }
+
+    fn record_everything(&self) {
+        self.journal.replace(self.bans.values().map(|ban| self.entry(ban)));
+    }
+
+    fn entry(&self, ban: &Ban) -> Entry {
+        Entry {
+            prefix: ban.prefix,
+            scope: ban.scope,
+            expires_unix_ns: ban.expires_ns.wrapping_add(self.wall_offset_ns),
+            length_ns: ban.length_ns,
+            reason: ban.reason.clone(),
+            origin: ban.origin.clone(),
+        }
+    }
+
+    fn tally(&mut self, key: (IpNet, BanScope), by: impl Fn(usize, usize) -> Option<usize>) {
+        let change = |count: &mut usize| *count = by(*count, 1).unwrap_or_default();
+        match key {
+            (_, BanScope::Kernel) => change(&mut self.kernel_bans),
+            (prefix, BanScope::Http) => {
+                change(&mut self.http_bans);
+                if is_network(prefix) {
+                    change(&mut self.http_networks);
+                }
+            }
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Ban> {
@@ -114,40 +208,42 @@ impl Book {
         self.bans.get(&(prefix, scope))
     }
 
-    pub(super) fn count(&self, scope: BanScope) -> usize {
-        self.bans.keys().filter(|(_, of)| *of == scope).count()
+    pub(super) const fn count(&self, scope: BanScope) -> usize {
+        match scope {
+            BanScope::Kernel => self.kernel_bans,
+            BanScope::Http => self.http_bans,
+        }
     }
 
-    /// Writes the book if it changed. After a failure the next call tries again.
-    pub(super) fn save(&mut self) -> io::Result<()> {
-        if !self.dirty {
-            return Ok(());
-        }
-        let bans: Vec<&Ban> = self.bans.values().collect();
-        let temporary = self.path.with_extension("json.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&bans)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        self.dirty = false;
-        Ok(())
+    /// What it is written in.
+    pub(super) const fn journal(&self) -> &Journal {
+        &self.journal
     }
+
+    /// Writes what is left and ends.
+    pub(super) fn close(&mut self) {
+        self.journal.close();
+    }
+}
+
+fn is_network(prefix: IpNet) -> bool {
+    ban_prefix(prefix.addr()) != prefix
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
     use super::*;
 
-    fn ban(prefix: &str, scope: BanScope, expires_unix_ns: u64) -> Ban {
+    const SECOND: u64 = 1_000_000_000;
+
+    fn ban(prefix: &str, scope: BanScope, expires_ns: u64) -> Ban {
         Ban {
             prefix: prefix.parse().unwrap(),
             scope,
-            expires_unix_ns,
+            expires_ns,
+            length_ns: 100 * SECOND,
             reason: "why".into(),
             origin: "manual".into(),
         }
@@ -159,29 +255,48 @@ mod tests {
         path
     }
 
+    const fn at(monotonic_s: u64, unix_s: u64) -> Now {
+        Now { monotonic_ns: monotonic_s * SECOND, unix_ns: unix_s * SECOND }
+    }
+
     #[test]
-    fn the_book_outlives_its_agent() {
+    fn the_book_outlives_its_agent_and_its_host() {
         let state = directory("outlives");
-        let (mut book, problem) = Book::open(&state);
+        let (mut book, problem) = Book::open(&state, at(50, 1_000));
         assert_eq!(problem, None);
-        book.insert(ban("192.0.2.1/32", BanScope::Kernel, 10));
-        book.insert(ban("192.0.2.1/32", BanScope::Http, 20));
-        book.save().unwrap();
-        let (mut again, _) = Book::open(&state);
-        assert_eq!(again.iter().count(), 2);
-        assert_eq!(again.remove_expired(15), [ban("192.0.2.1/32", BanScope::Kernel, 10)]);
-        assert_eq!(again.remove_where(|_| true).len(), 1);
+        book.insert(ban("192.0.2.1/32", BanScope::Kernel, 60 * SECOND));
+        book.insert(ban("192.0.2.1/32", BanScope::Http, 70 * SECOND));
+        book.insert(ban("192.0.2.0/24", BanScope::Http, 70 * SECOND));
+        book.close();
+        // After a reboot the monotonic clock begins anew.
+        let (mut again, _) = Book::open(&state, at(1, 1_005));
+        assert_eq!((again.count(BanScope::Kernel), again.count(BanScope::Http)), (1, 2));
+        assert!(again.remove_expired(5 * SECOND).is_empty());
+        let expired = again.remove_expired(6 * SECOND);
+        assert_eq!(expired, [ban("192.0.2.1/32", BanScope::Kernel, 6 * SECOND)]);
+        assert_eq!(again.remove_where(|_| true).len(), 2);
+        assert_eq!((again.count(BanScope::Http), again.http_networks), (0, 0));
+        again.close();
+        assert_eq!(Book::open(&state, at(20, 1_030)).0.iter().count(), 0);
         fs::remove_dir_all(state).unwrap();
     }
 
     #[test]
-    fn a_broken_book_is_told_and_kept_aside() {
-        let state = directory("broken");
-        fs::write(state.join("bans.json"), "nonsense").unwrap();
-        let (book, problem) = Book::open(&state);
-        assert_eq!(book.iter().count(), 0);
-        assert!(problem.unwrap().contains("bans.json.broken"));
-        assert!(state.join("bans.json.broken").exists());
+    fn a_wall_clock_that_is_set_changes_no_ban() {
+        let state = directory("clock");
+        let (mut book, _) = Book::open(&state, at(50, 1_000));
+        book.insert(ban("192.0.2.1/32", BanScope::Kernel, 60 * SECOND));
+        book.follow_clock(at(51, 9_000));
+        assert!(book.remove_expired(51 * SECOND).is_empty());
+        book.close();
+        let (book, _) = Book::open(&state, at(1, 9_002));
+        let left = book.iter().next().unwrap().expires_ns;
+        assert_eq!(left, (1 + 7) * SECOND);
+        drop(book);
+        // Set far back while nobody ran: no longer than it was meant.
+        let (book, _) = Book::open(&state, at(1, 10));
+        assert_eq!(book.iter().next().unwrap().expires_ns, 101 * SECOND);
+        drop(book);
         fs::remove_dir_all(state).unwrap();
     }
 }

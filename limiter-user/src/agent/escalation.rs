@@ -8,7 +8,11 @@ use std::{collections::HashMap, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{events::text, policy::EscalationPolicy, refusal::Refusal};
+use crate::{
+    events::{Evidence, text},
+    policy::EscalationPolicy,
+    refusal::Refusal,
+};
 
 /// Clients whose points are remembered.
 pub(super) const MAX_CLIENTS: usize = 65_536;
@@ -23,6 +27,8 @@ pub(super) struct Verdict {
     pub(super) length: Duration,
     /// `score 60 of 50 in 60s (invalid_credential 12)`.
     pub(super) reason: String,
+    /// The same for machines.
+    pub(super) evidence: Evidence,
 }
 
 /// Points of all clients.
@@ -80,12 +86,15 @@ impl Escalation {
             return None;
         }
         let reason = client.explain(score, policy);
+        let findings = tally(&client.findings);
+        let findings = findings.into_iter().map(|(it, count)| (it.label(), count)).collect();
+        let evidence = Evidence { score, findings };
         if now_ns.saturating_sub(client.last_ban_ns) > nanoseconds(policy.decay) {
             client.bans = 0;
         }
         let growth = policy.factor.max(1).saturating_pow(client.bans);
         let length = policy.first_ban.saturating_mul(growth).min(policy.max_ban);
-        Some(Verdict { length, reason })
+        Some(Verdict { length, reason, evidence })
     }
 
     /// The ban that the evidence asked for is in force: the evidence is used up, and the next ban

@@ -3,7 +3,7 @@
 //! namespace of this process.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -15,40 +15,99 @@ use crate::policy::kernel::InterfaceSelection;
 /// The port of sshd where its configuration names none.
 const SSH_PORT: u16 = 22;
 
-/// Interfaces by name and index.
-pub(super) fn interfaces(wanted: &[InterfaceSelection]) -> Result<Vec<(String, u32)>, String> {
-    let mut names = Vec::new();
-    for selection in wanted {
-        match selection {
-            InterfaceSelection::Named(name) => names.push(name.clone()),
-            InterfaceSelection::Auto => {
-                let routed = default_route_interfaces();
-                if routed.is_empty() {
-                    return Err("kernel.interfaces: \"auto\" found no interface with a default \
-                                route; name one"
-                        .to_owned());
+/// What the policy's interfaces come to at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Selected {
+    /// Wanted and there, by name and index.
+    pub(crate) present: Vec<(String, u32)>,
+    /// Named and not there.
+    pub(crate) missing: Vec<String>,
+    /// "auto" finds none.
+    pub(crate) no_default_route: bool,
+}
+
+impl Selected {
+    /// Looks at the host. `routed`: interfaces that "auto" found earlier, to which what it finds
+    /// now is added: they stay while they are there, whether or not they lost their route.
+    pub(crate) fn look(wanted: &[InterfaceSelection], routed: &mut BTreeSet<String>) -> Self {
+        let mut selected = Self::default();
+        let mut names: Vec<(String, bool)> = Vec::new();
+        for selection in wanted {
+            match selection {
+                InterfaceSelection::Named(name) => names.push((name.clone(), true)),
+                InterfaceSelection::Auto => {
+                    routed.extend(default_route_interfaces());
+                    routed.retain(|name| if_nametoindex(name.as_str()).is_ok());
+                    selected.no_default_route = routed.is_empty();
+                    names.extend(routed.iter().map(|name| (name.clone(), false)));
                 }
-                names.extend(routed);
             }
         }
+        let mut seen = BTreeSet::new();
+        for (name, is_named) in names {
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            match if_nametoindex(name.as_str()) {
+                Ok(index) => selected.present.push((name, index)),
+                Err(_) if is_named => selected.missing.push(name),
+                Err(_) => {}
+            }
+        }
+        selected
     }
-    let mut seen = BTreeSet::new();
-    names.retain(|name| seen.insert(name.clone()));
-    names
-        .into_iter()
-        .map(|name| match if_nametoindex(name.as_str()) {
-            Ok(index) => Ok((name, index)),
-            Err(_) => Err(format!(
-                "interface {name} does not exist; there are: {}",
-                interface_names().join(", "),
-            )),
-        })
-        .collect()
+
+    /// Fails, saying what there is, unless all is there.
+    pub(super) fn complete(&self) -> Result<(), String> {
+        if let Some(name) = self.missing.first() {
+            let names = interface_names().join(", ");
+            return Err(format!("interface {name} does not exist; there are: {names}"));
+        }
+        if self.no_default_route {
+            return Err(
+                "kernel.interfaces: \"auto\" found no interface with a default route; name \
+                        one"
+                .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// A sentence for each that is not there.
+    pub(crate) fn sentences(&self) -> Vec<String> {
+        let missing = self.missing.iter().map(|name| {
+            format!("interface {name} does not exist: its packets are filtered when it appears")
+        });
+        let unrouted = self.no_default_route.then(|| {
+            "no interface has a default route: \"auto\" waits for one, nothing is filtered"
+                .to_owned()
+        });
+        missing.chain(unrouted).collect()
+    }
 }
 
 fn interface_names() -> Vec<String> {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else { return Vec::new() };
     interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect()
+}
+
+/// Settings that decide how well the host and its kernel half do under attack.
+const SYSCTLS: [&str; 6] = [
+    "kernel.unprivileged_bpf_disabled",
+    "net.core.bpf_jit_enable",
+    "net.core.somaxconn",
+    "net.ipv4.ip_forward",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_syncookies",
+];
+
+/// Those settings, as far as they can be read.
+pub(super) fn sysctls() -> BTreeMap<String, String> {
+    let value = |name: &str| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        Some((name.to_owned(), fs::read_to_string(path).ok()?.trim().to_owned()))
+    };
+    SYSCTLS.into_iter().filter_map(value).collect()
 }
 
 /// Addresses of this host's interfaces.
@@ -232,7 +291,12 @@ mod tests {
     #[test]
     fn an_unknown_interface_is_named_with_those_there_are() {
         let wanted = [InterfaceSelection::Named("nosuch0".to_owned())];
-        let error = interfaces(&wanted).unwrap_err();
+        let selected = Selected::look(&wanted, &mut BTreeSet::new());
+        let error = selected.complete().unwrap_err();
         assert!(error.contains("nosuch0") && error.contains("lo"), "{error}");
+        let both = ["lo", "nosuch0", "lo"].map(|name| InterfaceSelection::Named(name.to_owned()));
+        let selected = Selected::look(&both, &mut BTreeSet::new());
+        assert_eq!((selected.present.len(), selected.missing.len()), (1, 1));
+        assert_eq!(selected.sentences().len(), 1);
     }
 }

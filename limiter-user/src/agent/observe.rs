@@ -1,6 +1,4 @@
-//! What the two halves report, turned into events and evidence.
-
-use limiter_common::{report::Counter, verdict::Action};
+//! What the proxy reports, turned into events and evidence.
 
 use super::{Agent, Inner, bans::BanOrder, problems::Problem, safety::ban_prefix};
 use crate::{
@@ -30,6 +28,8 @@ impl Agent {
             bytes: 0,
             mode,
             request: observation.request.clone(),
+            interface: None,
+            evidence: None,
             detail: String::new(),
         });
         self.weigh(observation);
@@ -63,7 +63,10 @@ impl Agent {
         let Some(scope) = scope_for(&inner, observation, policy.scope) else { return };
         if policy.mode == Mode::Monitor {
             let now = clock::unix_ns();
-            let event = Event::banned(now, client, verdict.length, &verdict.reason, policy.mode);
+            let event = Event {
+                evidence: Some(Box::new(verdict.evidence)),
+                ..Event::banned(now, client, verdict.length, &verdict.reason, policy.mode)
+            };
             inner.escalation.told(client);
             drop(inner);
             self.publish(event);
@@ -76,6 +79,7 @@ impl Agent {
             length: verdict.length,
             reason: verdict.reason,
             origin: "escalation",
+            evidence: Some(Box::new(verdict.evidence)),
         };
         let made = self.enforce_ban(order);
         if made.is_ok() {
@@ -83,76 +87,6 @@ impl Agent {
         }
         let made = made.map(drop).map_err(|error| format!("bans cannot be made: {error}"));
         self.judge(Problem::BanRefused, made);
-    }
-
-    /// What the kernel dropped since the last look. `pending`: also what is still gathering.
-    pub(super) fn collect_drops(&self, pending: bool) {
-        let mut told = Vec::new();
-        {
-            let mut inner = self.inner.borrow_mut();
-            if let Some(kernel) = inner.kernel.as_mut() {
-                kernel.flush_diagnostics();
-            }
-            let Some(drops) = inner.drops.as_mut() else { return };
-            if pending {
-                drops.pending(|dropped| told.push(dropped));
-            } else {
-                drops.records(|dropped| told.push(dropped));
-            }
-        }
-        let now = clock::unix_ns();
-        for dropped in told {
-            let mode = match dropped.verdict.action {
-                Action::Monitor => Mode::Monitor,
-                Action::Drop | Action::Pass | Action::Tx => Mode::Enforce,
-            };
-            self.publish(Event::packets(
-                now,
-                Source::Address(dropped.source),
-                dropped.verdict.reason,
-                dropped.counter.packets,
-                dropped.counter.bytes,
-                mode,
-            ));
-        }
-        if pending {
-            self.collect_lost(now);
-        }
-    }
-
-    /// Packets whose records found no room: the source is not known, the totals add up.
-    fn collect_lost(&self, now_unix_ns: u64) {
-        let mut events = Vec::new();
-        {
-            let mut inner = self.inner.borrow_mut();
-            let Inner { kernel: Some(kernel), drops: Some(drops), lost_told, .. } = &mut *inner
-            else {
-                return;
-            };
-            let (_, lost) = kernel.counts();
-            for count in lost {
-                let told = lost_told.entry((count.interface, count.verdict)).or_default();
-                let newly = Counter {
-                    packets: count.counter.packets.saturating_sub(told.packets),
-                    bytes: count.counter.bytes.saturating_sub(told.bytes),
-                };
-                *told = count.counter;
-                let Counter { packets, bytes } = drops.untold(count.verdict, newly);
-                if packets > 0 {
-                    let mode = match count.verdict.action {
-                        Action::Monitor => Mode::Monitor,
-                        Action::Drop | Action::Pass | Action::Tx => Mode::Enforce,
-                    };
-                    let reason = count.verdict.reason;
-                    let event =
-                        Event::packets(now_unix_ns, Source::Other, reason, packets, bytes, mode);
-                    events.push(event);
-                }
-            }
-        }
-        for event in events {
-            self.publish(event);
-        }
     }
 }
 

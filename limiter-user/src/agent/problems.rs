@@ -7,6 +7,12 @@ use std::collections::BTreeMap;
 pub(super) enum Problem {
     /// The kernel half is off although it is configured.
     KernelOff,
+    /// Interfaces that are wanted and not filtered.
+    Interfaces,
+    /// The policy in force is not that of the file.
+    RolledBack,
+    /// The policy before a trial cannot be brought back.
+    RollbackFailed,
     /// XDP was taken off by command.
     Detached,
     /// The book of bans could not be read.
@@ -17,8 +23,12 @@ pub(super) enum Problem {
     BansLeftOut,
     /// The ban table cannot be changed.
     BanTable,
+    /// Open connections cannot be counted, checked or ended as they should be.
+    Connections,
     /// Evidence asks for bans that cannot be made.
     BanRefused,
+    /// SYN cookies cannot be given as the policy says.
+    SynCookies,
     /// The proxy ended and is being replaced.
     ProxyDown,
 }
@@ -36,6 +46,11 @@ impl Problems {
     /// It is over.
     pub(super) fn end(&mut self, problem: Problem) {
         self.0.remove(&problem);
+    }
+
+    /// The sentence of a problem that is there.
+    pub(super) fn sentence(&self, problem: Problem) -> Option<&String> {
+        self.0.get(&problem)
     }
 
     /// A sentence each.

@@ -19,15 +19,11 @@ impl Agent {
     /// What a new proxy must know.
     pub(super) fn proxy_policy(&self) -> (u64, Option<HttpPolicy>, Vec<HttpBan>) {
         let inner = self.inner.borrow();
-        let (now_unix_ns, now_ns) = (clock::unix_ns(), clock::monotonic_ns());
         let bans = inner
             .book
             .iter()
             .filter(|ban| ban.scope == BanScope::Http)
-            .map(|ban| HttpBan {
-                prefix: ban.prefix,
-                expires_ns: now_ns.saturating_add(ban.expires_unix_ns.saturating_sub(now_unix_ns)),
-            })
+            .map(|ban| HttpBan { prefix: ban.prefix, expires_ns: ban.expires_ns })
             .collect();
         (inner.generation, inner.policy.http.clone(), bans)
     }
@@ -35,6 +31,7 @@ impl Agent {
     pub(super) fn proxy_started(&self, pid: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.proxy_pid = Some(pid);
+        inner.proxy_started_ns = clock::monotonic_ns();
         inner.proxy_starts += 1;
         inner.proxy_counters = ProxyCounters::default();
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 
 use super::host;
+use crate::policy::{KernelPolicy, Policy};
 
 /// Why an address is not banned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,6 +19,39 @@ pub(super) enum Immunity {
     /// A gateway or name server of this host.
     Infrastructure,
 }
+
+/// Why a ban that somebody asks for is dangerous or impossible.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Objection {
+    /// It would hit somebody who is never banned.
+    Immune(Immunity),
+    /// Trusted networks are inside: they are left out, all around them is not.
+    AroundTrusted,
+    /// Whoever asks would be banned.
+    OwnSession,
+    /// A network so large that it is most of a family, or all of it.
+    Everybody,
+}
+
+impl Objection {
+    /// Whether `--force` overrides it.
+    pub(super) const fn can_be_forced(self) -> bool {
+        !matches!(self, Self::Immune(Immunity::Trusted))
+    }
+
+    /// For people.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Immune(immunity) => immunity.reason(),
+            Self::AroundTrusted => "it contains `trusted` networks, which alone would be left out",
+            Self::OwnSession => "it contains the peer of this SSH session",
+            Self::Everybody => "it is a large part of the internet",
+        }
+    }
+}
+
+/// IPv4 and IPv6 prefixes shorter than this are a large part of their family.
+const LARGE: (u8, u8) = (8, 16);
 
 impl Immunity {
     /// For people.
@@ -41,10 +75,49 @@ pub(super) struct Safety {
 }
 
 impl Safety {
+    /// Whom this policy and this host make immune.
+    pub(super) fn of(policy: &Policy) -> Self {
+        let trusted = policy.kernel.iter().flat_map(KernelPolicy::trusted_networks);
+        let http = policy.http.iter();
+        let mut safety = Self {
+            trusted: trusted.chain(http.clone().flat_map(|http| http.trusted.clone())).collect(),
+            trusted_proxies: http.flat_map(|http| http.trusted_proxies.clone()).collect(),
+            ..Self::default()
+        };
+        safety.look_at_host();
+        safety
+    }
+
     /// Addresses come and go.
     pub(super) fn look_at_host(&mut self) {
         self.own = host::own_addresses();
         self.infrastructure = host::gateways_and_resolvers();
+    }
+
+    /// Why this prefix should not be banned on the word of whoever asks from `session`.
+    ///
+    /// Trusted networks inside a larger prefix are left out of it wherever it is enforced; inside
+    /// one that is banned as one source (an IPv6 /64) they cannot be.
+    pub(super) fn objection(&self, prefix: IpNet, session: Option<IpAddr>) -> Option<Objection> {
+        let is_source = ban_prefix(prefix.addr()) == prefix;
+        let shortest = if prefix.addr().is_ipv4() { LARGE.0 } else { LARGE.1 };
+        if session.is_some_and(|peer| prefix.contains(&peer.to_canonical())) {
+            return Some(self.final_word(prefix).unwrap_or(Objection::OwnSession));
+        }
+        match self.immunity(prefix) {
+            Some(Immunity::Trusted) if !is_source => {
+                Some(self.final_word(prefix).unwrap_or(Objection::AroundTrusted))
+            }
+            Some(immunity) => Some(Objection::Immune(immunity)),
+            None if prefix.prefix_len() < shortest => Some(Objection::Everybody),
+            None => None,
+        }
+    }
+
+    /// All of it is trusted: nothing would be left to ban.
+    fn final_word(&self, prefix: IpNet) -> Option<Objection> {
+        let is_trusted = self.trusted.iter().any(|network| network.contains(&prefix));
+        is_trusted.then_some(Objection::Immune(Immunity::Trusted))
     }
 
     /// Why banning this prefix would hit somebody who is never banned; `None`: it may be.
@@ -64,11 +137,7 @@ impl Safety {
     }
 }
 
-/// The prefix under which an address is banned and counted: IPv4 exactly, IPv6 by /64.
-pub(super) fn ban_prefix(address: IpAddr) -> IpNet {
-    let length = if address.is_ipv4() { 32 } else { 64 };
-    IpNet::new(address, length).map_or_else(|_| address.into(), |prefix| prefix.trunc())
-}
+pub(super) use crate::kernel::ban_prefix;
 
 #[cfg(test)]
 mod tests {
@@ -89,5 +158,38 @@ mod tests {
         assert_eq!(immunity("2001:db8::2"), Some(Immunity::Infrastructure), "the same /64");
         assert_eq!(immunity("203.0.113.1"), None);
         assert_eq!(safety.immunity("0.0.0.0/0".parse().unwrap()), Some(Immunity::Trusted));
+    }
+
+    #[test]
+    fn larger_prefixes_can_be_forced_around_whoever_is_trusted() {
+        let safety = Safety {
+            trusted: vec!["10.1.0.0/16".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
+            ..Safety::default()
+        };
+        let objection = |text: &str, session: Option<&str>| {
+            let session = session.map(|peer| peer.parse().unwrap());
+            safety.objection(text.parse().unwrap(), session)
+        };
+        let trusted = Some(Objection::Immune(Immunity::Trusted));
+        assert_eq!(objection("10.1.2.0/24", None), trusted);
+        assert_eq!(objection("2001:db8::/64", None), trusted, "one source with it");
+        for (text, session, expected) in [
+            ("10.0.0.0/8", None, Some(Objection::AroundTrusted)),
+            ("2001:db8::/48", None, Some(Objection::AroundTrusted)),
+            ("198.51.100.0/24", None, None),
+            ("198.51.100.0/24", Some("::ffff:198.51.100.9"), Some(Objection::OwnSession)),
+            ("198.51.100.0/24", Some("203.0.113.9"), None),
+            ("198.0.0.0/7", None, Some(Objection::Everybody)),
+            ("2000::/3", None, Some(Objection::AroundTrusted)),
+            ("::/0", None, Some(Objection::AroundTrusted)),
+        ] {
+            assert_eq!(objection(text, session), expected, "{text}");
+            assert!(expected.is_none_or(Objection::can_be_forced));
+        }
+        let nobody = Safety::default();
+        for text in ["0.0.0.0/0", "::/0"] {
+            let everybody = nobody.objection(text.parse().unwrap(), None);
+            assert_eq!(everybody, Some(Objection::Everybody));
+        }
     }
 }

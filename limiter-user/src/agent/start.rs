@@ -19,7 +19,11 @@ use nix::{
     unistd::{User, geteuid},
 };
 
-use crate::policy::AgentPolicy;
+use crate::{
+    cli::run::RunArgs,
+    config::{self, Loaded, Sources},
+    policy::AgentPolicy,
+};
 
 /// Connections that may wait for a core (the kernel caps it at `net.core.somaxconn`).
 const BACKLOG: i32 = 4_096;
@@ -41,6 +45,19 @@ const KEPT: [Capability; 8] = [
 #[derive(Debug)]
 pub(super) struct Lock {
     _files: Vec<Flock<File>>,
+}
+
+/// Reads and checks the configuration.
+pub(super) fn load(args: &RunArgs) -> Result<Loaded, config::ConfigError> {
+    config::load(&Sources {
+        file: args.config.clone(),
+        preset: args.preset.clone(),
+        interfaces: args.interface.clone(),
+        listen: args.listen.clone(),
+        upstream: args.upstream.clone(),
+        allow_unauthenticated: args.allow_unauthenticated,
+        ..Sources::new(&config::process_environment)
+    })
 }
 
 /// Makes the directories and takes the lock.

@@ -7,11 +7,12 @@ use ipnet::IpNet;
 use super::{Inner, book};
 use crate::{
     admin::view::{
-        BanView, Failure, InterfaceView, MapFillView, PacketCountView, PacketProtocol, PacketQuery,
-        SourceView, StatusView, WhyView,
+        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, OutcomeView,
+        PacketCountView, PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
     },
     clock,
-    kernel::{Kernel, KernelError, Probe, SourceRecord},
+    kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
+    link::OutcomeCount,
     policy::{BanScope, Mode},
     refusal::Refusal,
 };
@@ -42,6 +43,27 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// In order, so that two documents can be compared.
+pub(super) fn outcomes(counts: &[OutcomeCount]) -> Vec<OutcomeView> {
+    let mut views: Vec<OutcomeView> = counts
+        .iter()
+        .map(|one| OutcomeView {
+            route: one.route.clone(),
+            code: match one.status {
+                0 => "none".to_owned(),
+                class @ 1..10 => format!("{class}xx"),
+                status => status.to_string(),
+            },
+            refusal: one.refusal.map_or("", Refusal::label).to_owned(),
+            count: one.count,
+        })
+        .collect();
+    views.sort_by(|one, other| {
+        (&one.route, &one.code, &one.refusal).cmp(&(&other.route, &other.code, &other.refusal))
+    });
+    views
+}
+
 pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
     let Some(kernel) = &inner.kernel else {
         view.kernel_mode = String::from("off");
@@ -57,26 +79,66 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
             index: state.index,
             mode: state.mode.label().to_owned(),
             taken_over: state.taken_over,
+            note: state.note.unwrap_or_default(),
         })
         .collect();
     let (counts, lost) = kernel.counts();
-    view.packets = counts
-        .iter()
-        .map(|count| PacketCountView {
-            interface: kernel.interface_name(count.interface),
-            verdict: count.verdict.action.label().to_owned(),
-            reason: count.verdict.reason.label().to_owned(),
-            packets: count.counter.packets,
-            bytes: count.counter.bytes,
-        })
-        .collect();
+    view.packets = packet_views(kernel, &counts);
+    let flaws = kernel.flaws().into_iter().filter(|(_, packets)| *packets > 0);
+    view.malformed = flaws.map(|(flaw, packets)| (flaw.label().to_owned(), packets)).collect();
     let lost: u64 = lost.iter().map(|count| count.counter.packets).sum();
     view.events_lost.insert("kernel".to_owned(), lost);
-    let (slots, bans) = kernel.capacities();
+    view.connections = Some(connections_view(kernel));
+    let slots = kernel.source_capacity();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
-    let entries = kernel.ban_count().try_into().unwrap_or(u64::MAX);
-    view.maps.insert("bans".to_owned(), MapFillView { entries, capacity: bans });
+    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+        let entries = entries.try_into().unwrap_or(u64::MAX);
+        view.maps.insert(name.to_owned(), MapFillView { entries, capacity: capacity.into() });
+    }
+}
+
+/// Counters of the packet path.
+pub(super) fn packet_counts(kernel: &Kernel) -> Vec<PacketCountView> {
+    packet_views(kernel, &kernel.counts().0)
+}
+
+fn packet_views(kernel: &Kernel, counts: &[VerdictCount]) -> Vec<PacketCountView> {
+    let view = |count: &VerdictCount| PacketCountView {
+        interface: kernel.interface_name(count.interface),
+        verdict: count.verdict.action.label().to_owned(),
+        reason: count.verdict.reason.label().to_owned(),
+        packets: count.counter.packets,
+        bytes: count.counter.bytes,
+    };
+    counts.iter().map(view).collect()
+}
+
+/// The source that an address belongs to by the policy in force.
+pub(super) fn source_prefix(inner: &Inner, address: IpAddr) -> IpNet {
+    let policy = inner.policy.kernel.as_ref();
+    let address = address.to_canonical();
+    let length = match address {
+        IpAddr::V4(_) => policy.map_or(32, |policy| policy.ipv4_prefix),
+        IpAddr::V6(_) => policy.map_or(64, |policy| policy.ipv6_prefix),
+    };
+    IpNet::new(address, length).map_or_else(|_| address.into(), |prefix| prefix.trunc())
+}
+
+fn connections_view(kernel: &Kernel) -> ConnectionsView {
+    match kernel.connections() {
+        Ok(state) => ConnectionsView {
+            off: None,
+            open: state.open,
+            tracked: state.tracked,
+            capacity: state.capacity,
+            drift_corrected: state.drift_corrected,
+            untracked: state.untracked,
+            ended_by_bans: state.ended_by_bans,
+            bans_skipped: state.bans_skipped,
+        },
+        Err(why) => ConnectionsView { off: Some(why.to_owned()), ..ConnectionsView::default() },
+    }
 }
 
 pub(super) fn explain_packets(
@@ -95,6 +157,10 @@ pub(super) fn explain_packets(
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
     view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    let open = kernel.connections_of(source);
+    if open > 0 {
+        view.explanation.push(format!("its source has {open} TCP connections open to this host"));
+    }
     view.record = kernel.source(source).map(|record| source_view(inner, kernel, &record));
     Ok(())
 }
@@ -110,17 +176,13 @@ const fn probe(packet: Option<PacketQuery>) -> Probe {
 }
 
 pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord) -> SourceView {
-    let policy = inner.policy.kernel.as_ref();
-    let length = match (record.address, policy) {
-        (IpAddr::V4(_), policy) => policy.map_or(32, |policy| policy.ipv4_prefix),
-        (IpAddr::V6(_), policy) => policy.map_or(64, |policy| policy.ipv6_prefix),
-    };
     let idle_ns = clock::monotonic_ns().saturating_sub(record.seen_ns);
     SourceView {
-        source: IpNet::new(record.address, length).unwrap_or_else(|_| record.address.into()),
+        source: source_prefix(inner, record.address),
         packets: record.packets,
         bytes: record.bytes,
         connections: record.connections,
+        open_connections: kernel.connections_of(record.address),
         dropped: record.dropped,
         list: kernel.list(record.address, 0).label().to_owned(),
         idle_milliseconds: idle_ns / 1_000_000,
@@ -128,10 +190,10 @@ pub(super) fn source_view(inner: &Inner, kernel: &Kernel, record: &SourceRecord)
 }
 
 pub(super) fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
-    let left_ns = ban.expires_unix_ns.saturating_sub(clock::unix_ns());
+    let left_ns = ban.expires_ns.saturating_sub(clock::monotonic_ns());
     let packets = match (ban.scope, &inner.kernel) {
         (BanScope::Kernel, Some(kernel)) => {
-            kernel.ban_of(ban.prefix.addr()).map_or(0, |entry| entry.packets)
+            kernel.ban_of(ban.prefix).map_or(0, |entry| entry.packets)
         }
         (BanScope::Kernel, None) | (BanScope::Http, _) => 0,
     };
@@ -142,5 +204,6 @@ pub(super) fn ban_view(inner: &Inner, ban: &book::Ban) -> BanView {
         reason: ban.reason.clone(),
         origin: ban.origin.clone(),
         packets,
+        not_saved: None,
     }
 }

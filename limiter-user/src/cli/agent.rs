@@ -40,6 +40,11 @@ impl AgentArgs {
 }
 
 impl AgentArgs {
+    /// The file that was named on the command line.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Where the agent that this means pins links and maps. `None`: only its socket was named.
     pub(super) fn pins(&self) -> anyhow::Result<Option<PathBuf>> {
         if self.socket.is_some() && self.config.is_none() {
@@ -49,6 +54,14 @@ impl AgentArgs {
             Sources { file: self.config.clone(), ..Sources::new(&config::process_environment) };
         let pins = config::pins_directory(&sources).map_err(|error| UsageError(error.to_string()));
         Ok(Some(pins?))
+    }
+
+    /// Where the agent that this means keeps its state.
+    pub(super) fn state(&self) -> anyhow::Result<PathBuf> {
+        let sources =
+            Sources { file: self.config.clone(), ..Sources::new(&config::process_environment) };
+        let state = config::state_directory(&sources);
+        Ok(state.map_err(|error| UsageError(error.to_string()))?)
     }
 }
 

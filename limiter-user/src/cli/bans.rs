@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use http::Method;
 use ipnet::IpNet;
@@ -66,19 +66,13 @@ pub(super) struct BansArgs {
 }
 
 pub(super) fn ban(args: &BanArgs) -> Result<ExitCode> {
-    let session = std::env::var("SSH_CONNECTION").unwrap_or_default();
-    if !args.force && locks_out(&args.prefix, &session) {
-        bail!(
-            "{} contains the peer of this SSH session; use --force if that is meant",
-            args.prefix
-        );
-    }
     let request = BanRequest {
         prefix: args.prefix,
         seconds: args.length.as_secs(),
         scope: args.scope,
         reason: args.reason.clone(),
         force: args.force,
+        session: session_peer(),
     };
     let body = serde_json::to_vec(&request)?;
     let client = args.agent.client()?;
@@ -89,6 +83,7 @@ pub(super) fn ban(args: &BanArgs) -> Result<ExitCode> {
         output::seconds(ban.seconds_left),
         ban.scope.label()
     ))?;
+    say_unsaved(ban.not_saved.as_deref());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,6 +95,7 @@ pub(super) fn unban(args: &UnbanArgs) -> Result<ExitCode> {
     let client = args.agent.client()?;
     let view = client.ask::<UnbanView>(Method::DELETE, &target, Vec::new())?.view;
     output::print(&format!("bans lifted: {}\n", view.lifted))?;
+    say_unsaved(view.not_saved.as_deref());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -125,12 +121,26 @@ pub(super) fn list(args: &BansArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the ban would hit whoever types it: `session` is `SSH_CONNECTION`, the peer first.
-/// Only this process knows that, the agent cannot.
-fn locks_out(prefix: &IpNet, session: &str) -> bool {
-    let peer = session.split(' ').next().unwrap_or_default();
-    let peer = peer.split('%').next().unwrap_or_default();
-    peer.parse::<IpAddr>().is_ok_and(|peer| prefix.contains(&peer.to_canonical()))
+/// It holds, but not yet after a crash: the agent tries again.
+fn say_unsaved(why: Option<&str>) {
+    if let Some(why) = why {
+        log::warn!("{why}; it is tried again every second");
+    }
+}
+
+/// Peer of the SSH session this runs in: only this process knows it, the agent refuses to ban it
+/// by accident.
+fn session_peer() -> Option<IpAddr> {
+    ["SSH_CONNECTION", "SSH_CLIENT"]
+        .into_iter()
+        .filter_map(|variable| std::env::var(variable).ok())
+        .find_map(|session| peer_of(&session))
+}
+
+/// Both variables begin with the peer's address.
+fn peer_of(session: &str) -> Option<IpAddr> {
+    let peer = session.split([' ', '%']).next()?;
+    peer.parse().map(|peer: IpAddr| peer.to_canonical()).ok()
 }
 
 #[cfg(test)]
@@ -138,13 +148,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_session_is_not_banned_by_accident() {
-        let prefix = "192.0.2.0/24".parse().unwrap();
-        assert!(locks_out(&prefix, "192.0.2.7 50000 10.0.0.1 22"));
-        assert!(locks_out(&prefix, "::ffff:192.0.2.7 50000 10.0.0.1 22"));
-        assert!(!locks_out(&prefix, "192.0.3.7 50000 10.0.0.1 22"));
-        assert!(!locks_out(&prefix, ""));
-        let link_local = "fe80::/64".parse().unwrap();
-        assert!(locks_out(&link_local, "fe80::1%eth0 50000 fe80::2%eth0 22"));
+    fn the_peer_of_a_session_is_found() {
+        for (session, peer) in [
+            ("192.0.2.7 50000 10.0.0.1 22", Some("192.0.2.7")),
+            ("::ffff:192.0.2.7 50000 10.0.0.1 22", Some("192.0.2.7")),
+            ("fe80::1%eth0 50000 fe80::2%eth0 22", Some("fe80::1")),
+            ("", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(peer_of(session), peer.map(|peer| peer.parse().unwrap()), "{session}");
+        }
     }
 }

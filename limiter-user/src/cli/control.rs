@@ -1,6 +1,11 @@
 //! `limiter reload` and `limiter detach`.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -9,9 +14,10 @@ use http::Method;
 use super::{agent::AgentArgs, output};
 use crate::{
     admin::{
-        client::{ClientError, Target},
+        client::{Client, ClientError, Target},
         view::{DetachView, ReloadView},
     },
+    agent, config,
     events::escape,
     kernel,
 };
@@ -20,6 +26,13 @@ use crate::{
 pub(super) struct ReloadArgs {
     #[command(flatten)]
     agent: AgentArgs,
+    /// Undo it after so long, e.g. 60s, unless it is confirmed: by the answer to a question on the
+    /// terminal, or with --confirmed
+    #[arg(long, value_name = "DURATION", value_parser = config::parse_duration)]
+    confirm: Option<Duration>,
+    /// Keep what an earlier --confirm put in force; reads nothing
+    #[arg(long, conflicts_with = "confirm")]
+    confirmed: bool,
 }
 
 #[derive(Args, Debug)]
@@ -29,15 +42,52 @@ pub(super) struct DetachArgs {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
-    let target = Target::new("/v1/reload");
-    let view = args.agent.client()?.ask::<ReloadView>(Method::POST, &target, Vec::new())?.view;
+    let client = args.agent.client()?;
+    if args.confirmed {
+        let view = confirm(&client)?;
+        output::print(&format!("generation {} stays in force\n", view.generation))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut target = Target::new("/v1/reload");
+    if let Some(length) = args.confirm {
+        // Part of a second is a second: never less than was asked for.
+        let seconds = length.as_secs() + u64::from(length.subsec_nanos() > 0);
+        target = target.with("confirm", &seconds.to_string());
+    }
+    let view = client.ask::<ReloadView>(Method::POST, &target, Vec::new())?.view;
     let mut text = format!("generation {} is in force\n", view.generation);
     let changes = view.changes.iter().map(|change| (change, ""));
     let later = view.needs_restart.iter().map(|change| (change, " (at the next restart)"));
     for (change, when) in changes.chain(later) {
         writeln!(text, "  {}{when}", escape::line(change, 512))?;
     }
+    if let Some(seconds) = view.confirm_seconds {
+        let left = output::seconds(seconds);
+        writeln!(text, "undone in {left} unless confirmed: `limiter reload --confirmed`")?;
+    }
     output::print(&text)?;
+    if args.confirm.is_some() && io::stdin().is_terminal() && io::stdout().is_terminal() {
+        return ask_whether_to_keep(&client);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirm(client: &Client) -> Result<ReloadView, ClientError> {
+    let target = Target::new("/v1/reload/confirm");
+    Ok(client.ask::<ReloadView>(Method::POST, &target, Vec::new())?.view)
+}
+
+/// Whoever is cut off by the new policy cannot answer, and is let in again.
+fn ask_whether_to_keep(client: &Client) -> Result<ExitCode> {
+    output::print("keep it? [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        output::print("not confirmed: it will be undone\n")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    let view = confirm(client)?;
+    output::print(&format!("generation {} stays in force\n", view.generation))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -50,10 +100,12 @@ pub(super) fn detach(args: &DetachArgs) -> Result<ExitCode> {
         Err(error @ ClientError::NoAgent(..)) => {
             let Some(pins) = args.agent.pins()? else { return Err(error.into()) };
             let links = kernel::detach_pins(&pins)?;
-            output::print(&format!(
-                "no agent runs; links removed from {}: {links}\n",
-                pins.display()
-            ))?;
+            let mut text =
+                format!("no agent runs; links removed from {}: {links}\n", pins.display());
+            if let Some(told) = agent::restore_host(&args.agent.state()?)? {
+                writeln!(text, "{told}")?;
+            }
+            output::print(&text)?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error.into()),

@@ -6,10 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{UsageError, agent::AgentArgs, output};
+use super::{agent::AgentArgs, output};
 use crate::{
     admin::{client::Target, view::parse_prefix},
-    events::stream::RECENT_EVENTS,
+    clock,
+    events::moment,
 };
 
 #[derive(Args, Debug)]
@@ -28,19 +29,21 @@ pub(super) struct EventsArgs {
     /// Only about this address or prefix
     #[arg(long, value_name = "CIDR", value_parser = parse_prefix)]
     source: Option<IpNet>,
-    /// Not supported by this version
-    #[arg(long, value_name = "TIME", hide = true)]
+    /// Since when: how long ago (10m, 2h), RFC 3339, or as the log writes it; as far back as the
+    /// agent remembers
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<String>,
 }
 
-pub(super) fn run(args: &EventsArgs) -> Result<ExitCode> {
-    if args.since.is_some() {
-        let message = format!(
-            "--since is not supported by this version: without it the last {RECENT_EVENTS} events \
-             are shown; a file sink has those before"
-        );
-        return Err(UsageError(message).into());
+/// Checked here, understood by the agent, whose clock it is.
+fn moment(text: &str) -> Result<String, String> {
+    match moment::parse(text, clock::unix_ns()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("expected {}", moment::EXPECTED)),
     }
+}
+
+pub(super) fn run(args: &EventsArgs) -> Result<ExitCode> {
     let mut target = Target::new("/v1/events")
         .with("follow", if args.follow { "true" } else { "false" })
         .with("format", if args.json { "json" } else { "text" });
@@ -49,6 +52,9 @@ pub(super) fn run(args: &EventsArgs) -> Result<ExitCode> {
     }
     if let Some(source) = args.source {
         target = target.with("source", &source.to_string());
+    }
+    if let Some(since) = &args.since {
+        target = target.with("since", since);
     }
     args.agent.client()?.stream(&target, output::print_bytes)?;
     Ok(ExitCode::SUCCESS)

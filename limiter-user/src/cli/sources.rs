@@ -44,7 +44,8 @@ pub(super) fn run(args: &SourcesArgs) -> Result<ExitCode> {
         output::print_json(&document.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let headings = ["SOURCE", ">PACKETS", ">BYTES", ">CONNECTIONS", ">DROPPED", "LIST", ">IDLE"];
+    let headings =
+        ["SOURCE", ">PACKETS", ">BYTES", ">CONNECTIONS", ">OPEN", ">DROPPED", "LIST", ">IDLE"];
     let mut table = Table::new(&headings);
     for source in &document.view {
         table.row([
@@ -52,6 +53,7 @@ pub(super) fn run(args: &SourcesArgs) -> Result<ExitCode> {
             &source.packets,
             &output::bytes(source.bytes),
             &source.connections,
+            &source.open_connections,
             &source.dropped,
             &source.list,
             &output::seconds(source.idle_milliseconds / 1000),

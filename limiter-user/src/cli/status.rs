@@ -15,7 +15,10 @@ use super::{
     output::{self, Table},
 };
 use crate::{
-    admin::{client::Target, view::StatusView},
+    admin::{
+        client::Target,
+        view::{ConnectionsView, StatusView},
+    },
     events::escape,
 };
 
@@ -53,17 +56,27 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     let agent = format!("{}, pid {}, up {uptime}", status.version, status.agent_pid);
     line(&mut out, "agent", &agent)?;
     let proxy = match status.proxy_pid {
-        Some(pid) => format!("pid {pid}, started {} times", status.proxy_starts),
+        Some(pid) => {
+            let up = output::seconds(status.proxy_uptime_seconds.unwrap_or_default());
+            format!("pid {pid}, up {up}, started {} times", status.proxy_starts)
+        }
         None => format!("not running, started {} times", status.proxy_starts),
     };
     line(&mut out, "proxy", &proxy)?;
     let file = status.configuration.as_deref().unwrap_or("none");
     let configuration = format!("{file}, generation {}", status.policy_generation);
     line(&mut out, "configuration", &configuration)?;
+    if let Some(seconds) = status.confirm_seconds {
+        let left = output::seconds(seconds);
+        let text = format!("undone in {left} unless confirmed: `limiter reload --confirmed`");
+        line(&mut out, "", &text)?;
+    }
     line(&mut out, "kernel", &status.kernel_mode)?;
     for interface in &status.interfaces {
         let taken_over = if interface.taken_over { ", taken over" } else { "" };
-        let text = format!("{} ({}{taken_over})", interface.name, interface.mode);
+        let colon = if interface.note.is_empty() { "" } else { ": " };
+        let (name, mode, note) = (&interface.name, &interface.mode, &interface.note);
+        let text = format!("{name} ({mode}{taken_over}{colon}{note})");
         line(&mut out, "interface", &text)?;
     }
     line(&mut out, "listeners", &list(&status.listeners))?;
@@ -77,16 +90,28 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     if !status.monitored.is_empty() {
         line(&mut out, "monitored", &counts(&status.monitored))?;
     }
+    if let Some(connections) = &status.connections {
+        line(&mut out, "connections", &connections_text(connections)?)?;
+    }
     line(&mut out, "bans", &counts(&status.bans))?;
+    if !status.bans_refused.is_empty() {
+        line(&mut out, "bans refused", &counts(&status.bans_refused))?;
+    }
+    if !status.malformed.is_empty() {
+        line(&mut out, "malformed", &counts(&status.malformed))?;
+    }
     line(&mut out, "events lost", &counts(&status.events_lost))?;
+    let sysctls = status.sysctls.iter().map(|(name, value)| format!("{name} {value}"));
+    line(&mut out, "sysctls", &list(&sysctls.collect::<Vec<_>>()))?;
     let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
     for count in status.packets.iter().filter(|count| count.packets > 0) {
         let bytes = output::bytes(count.bytes);
         packets.row([&count.interface, &count.verdict, &count.reason, &count.packets, &bytes]);
     }
-    let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY"]);
+    let mut maps = Table::new(&["MAP", ">ENTRIES", ">CAPACITY", ">FULL"]);
     for (name, fill) in &status.maps {
-        maps.row([name, &fill.entries, &fill.capacity]);
+        let full = fill.entries.saturating_mul(100) / fill.capacity.max(1);
+        maps.row([name, &fill.entries, &fill.capacity, &format!("{full} %")]);
     }
     for table in [packets, maps] {
         if !table.is_empty() {
@@ -94,6 +119,25 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         }
     }
     Ok(out)
+}
+
+fn connections_text(connections: &ConnectionsView) -> Result<String, fmt::Error> {
+    if let Some(why) = &connections.off {
+        return Ok(format!("not counted: {why}"));
+    }
+    let ConnectionsView { open, tracked, capacity, drift_corrected, untracked, .. } = connections;
+    let mut text = format!("{open} open, {tracked} of {capacity} tracked");
+    for (count, what) in [
+        (drift_corrected, "corrected"),
+        (untracked, "not counted (table full)"),
+        (&connections.ended_by_bans, "ended by bans"),
+        (&connections.bans_skipped, "bans too many at once to end any"),
+    ] {
+        if *count > 0 {
+            write!(text, ", {count} {what}")?;
+        }
+    }
+    Ok(text)
 }
 
 fn list(values: &[String]) -> String {

@@ -129,10 +129,11 @@ fn text(why: &WhyView) -> Result<String, fmt::Error> {
     if let Some(record) = &why.record {
         writeln!(
             out,
-            "  seen: {} packets, {}, {} new connections, {} dropped, list {}, idle {}",
+            "  seen: {} packets, {}, {} new connections, {} open, {} dropped, list {}, idle {}",
             record.packets,
             output::bytes(record.bytes),
             record.connections,
+            record.open_connections,
             record.dropped,
             record.list,
             output::seconds(record.idle_milliseconds / 1000)

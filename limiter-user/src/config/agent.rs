@@ -12,6 +12,9 @@ use crate::policy::AgentPolicy;
 /// Where the control socket is unless something is said.
 const RUNTIME: &str = "/run/limiter";
 
+/// Where what outlives the agent is kept unless something is said.
+const STATE: &str = "/var/lib/limiter";
+
 /// Where links and maps are pinned unless something is said.
 const PINS: &str = "/sys/fs/bpf/limiter";
 
@@ -24,7 +27,7 @@ pub(super) fn check(
         written.map_or_else(|| PathBuf::from(default), |text| path(text, scope, report))
     };
     let (state, runtime, pins) = (
-        path(written.state.as_ref(), "/var/lib/limiter"),
+        path(written.state.as_ref(), STATE),
         path(written.runtime.as_ref(), RUNTIME),
         path(written.pins.as_ref(), PINS),
     );
@@ -55,6 +58,12 @@ pub(super) fn path(written: &Text, scope: &Scope<'_>, report: &mut Report) -> Pa
 pub(super) fn pins(document: &Document, base: &Path) -> PathBuf {
     let written = document.agent.pins.as_ref();
     written.map_or_else(|| PathBuf::from(PINS), |text| base.join(text.get_ref()))
+}
+
+/// The state directory alone, unchecked: for undoing what an agent that is gone changed.
+pub(super) fn state(document: &Document, base: &Path) -> PathBuf {
+    let written = document.agent.state.as_ref();
+    written.map_or_else(|| PathBuf::from(STATE), |text| base.join(text.get_ref()))
 }
 
 /// The runtime directory alone, unchecked: for commands that look for the agent.

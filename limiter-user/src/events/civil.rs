@@ -78,6 +78,16 @@ const fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// Days from 1970-01-01 to a date that is not before it: the inverse, `days_from_civil`.
+pub(super) const fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let march_month = (month + 9) % 12;
+    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +108,7 @@ mod tests {
         let (mut year, mut month, mut day) = (1970, 1, 1);
         for days in 0..=u64::MAX / 1_000_000_000 / DAY_SECONDS {
             assert_eq!(date(days), (year, month, day), "day {days}");
+            assert_eq!(days_since_epoch(year, month, day), days);
             day += 1;
             if day > month_days(year, month) {
                 (month, day) = (month + 1, 1);

@@ -1,7 +1,7 @@
 //! The JSON form: one object a line, field names of the Elastic Common Schema written flat
 //! (`"source.ip"`), ASCII only, so that no terminal or log reader can be confused by it.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -58,6 +58,12 @@ struct Document<'a> {
     packets: Option<u64>,
     #[serde(rename = "limiter.bytes", skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    #[serde(rename = "limiter.interface", skip_serializing_if = "Option::is_none")]
+    interface: Option<&'a str>,
+    #[serde(rename = "limiter.score", skip_serializing_if = "Option::is_none")]
+    score: Option<u32>,
+    #[serde(rename = "limiter.findings", skip_serializing_if = "BTreeMap::is_empty")]
+    findings: BTreeMap<&'static str, u64>,
     #[serde(rename = "limiter.mode")]
     mode: Mode,
     #[serde(rename = "limiter.run")]
@@ -123,6 +129,13 @@ impl<'a> Document<'a> {
             count: event.count,
             packets: packets.then_some(event.count),
             bytes: packets.then_some(event.bytes),
+            interface: event.interface.as_deref(),
+            score: event.evidence.as_ref().map(|evidence| evidence.score),
+            findings: event
+                .evidence
+                .iter()
+                .flat_map(|evidence| evidence.findings.iter().copied())
+                .collect(),
             mode: event.mode,
             run: position.run,
             sequence: position.sequence,
@@ -191,7 +204,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{events::Source, link::RequestFacts, refusal::Refusal};
+    use crate::{
+        events::{Evidence, Source},
+        link::RequestFacts,
+        refusal::Refusal,
+    };
 
     const POSITION: Position<'_> = Position { run: "r", sequence: 7 };
 
@@ -243,7 +260,10 @@ mod tests {
     #[test]
     fn packets_say_how_many_and_why() {
         let source = Source::Address(IpAddr::from([10, 0, 0, 1]));
-        let event = Event::packets(0, source, Reason::PacketRate, 9, 900, Mode::Monitor);
+        let event = Event {
+            interface: Some("eth0".into()),
+            ..Event::packets(0, source, Reason::PacketRate, 9, 900, Mode::Monitor)
+        };
         let document: serde_json::Value = serde_json::from_str(&line(&event, POSITION)).unwrap();
         assert_eq!(document["event.action"], "packets_dropped");
         assert_eq!(document["event.reason"], "packet_rate");
@@ -251,5 +271,22 @@ mod tests {
         assert_eq!(document["limiter.packets"], 9);
         assert_eq!(document["limiter.bytes"], 900);
         assert_eq!(document["limiter.mode"], "monitor");
+        assert_eq!(document["limiter.interface"], "eth0");
+        assert!(document.get("limiter.score").is_none());
+    }
+
+    #[test]
+    fn a_ban_says_what_it_is_for() {
+        let prefix = "203.0.113.0/32".parse().unwrap();
+        let length = std::time::Duration::from_mins(10);
+        let evidence = Evidence { score: 60, findings: vec![("invalid_credential", 12)] };
+        let event = Event {
+            evidence: Some(Box::new(evidence)),
+            ..Event::banned(0, prefix, length, "score 60 of 50", Mode::Enforce)
+        };
+        let document: serde_json::Value = serde_json::from_str(&line(&event, POSITION)).unwrap();
+        assert_eq!(document["limiter.score"], 60);
+        assert_eq!(document["limiter.findings"], json!({ "invalid_credential": 12 }));
+        assert_eq!(document["source.ip"], "203.0.113.0");
     }
 }

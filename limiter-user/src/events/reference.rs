@@ -7,7 +7,12 @@ mod tests {
 
     use limiter_common::verdict::Reason;
 
-    use super::super::{Event, EventKind, Lifecycle, Source, text};
+    use super::super::{
+        Event, EventKind, Lifecycle, Source,
+        aggregate::MAX_KEYS,
+        recent::{MAX_BYTES, MAX_EVENTS},
+        text,
+    };
     use crate::{link::RequestFacts, policy::Mode, refusal::Refusal};
 
     const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/EVENTS.md");
@@ -34,7 +39,18 @@ mod tests {
              `event.action` of the JSON form is the label, `event.reason` the reason of dropped \
              packets. Filters (`kinds` of a sink, `--kind`) match labels; `*` at the end matches any \
              rest. `limiter.sequence` rises by one per event before the filter; a gap is a loss, and \
-             an `events_lost` line of the same size follows it.\n"
+             an `events_lost` line of the same size follows it.\n\n\
+             What the kernel drops is counted there, and told per source, reason and second: events \
+             and counters are the same numbers, packets and bytes. A record that finds no room in the \
+             ring buffer, and sources beyond {MAX_KEYS} in a second, are told as source `other`. \
+             While no agent runs the kernel goes on counting and keeps what it can in its slots and \
+             its buffer; the next agent tells all of it. What a killed agent had handed to a sink and \
+             the sink had not written is the only loss that nobody counts. Another size of the tables \
+             (`max_sources` and the like) begins with counters of its own.\n\n\
+             The agent keeps the last events in memory, at most {MAX_EVENTS} and about {} MiB of them, \
+             for `limiter events --since` and `GET /v1/events`; what fell out is told by a first line \
+             `events_lost`.\n",
+            MAX_BYTES >> 20,
         );
         out += "\n## Refused requests\n\n| Label | Status | Level | Line | Meaning |\n|---|---|---|---|---|\n";
         for refusal in Refusal::ALL {
@@ -89,6 +105,7 @@ mod tests {
                 Lifecycle::ConfigReloaded => (None, "generation 3"),
                 Lifecycle::ConfigRejected => (None, "limiter.toml:3: kernel.mode"),
                 Lifecycle::Attached | Lifecycle::Detached => (None, "eth0 (native)"),
+                Lifecycle::SynFlood => (None, "begun"),
                 Lifecycle::Degraded => (None, "the proxy is not running"),
                 Lifecycle::EventsLost => (None, "sink stderr was too slow or failed"),
             },
@@ -112,6 +129,8 @@ mod tests {
                     ..RequestFacts::default()
                 })
             }),
+            interface: None,
+            evidence: None,
             detail: detail.into(),
         }
     }

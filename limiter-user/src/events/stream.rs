@@ -4,7 +4,6 @@
 //! Whoever falls behind loses events, which is counted and told to it once it reads again.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,8 +14,10 @@ use std::{
 
 use tokio::sync::broadcast;
 
+pub use super::recent::{Past, Since};
 use super::{
     Event,
+    recent::Recent,
     sink::{Sink, SinkReport},
 };
 use crate::policy::SinkPolicy;
@@ -24,7 +25,7 @@ use crate::policy::SinkPolicy;
 /// Events a follower may be behind before it loses some.
 pub const FOLLOWER_EVENTS: usize = 4096;
 
-/// Past events kept for those who ask what happened.
+/// Past events shown to those who do not say since when.
 pub const RECENT_EVENTS: usize = 1000;
 
 /// The one stream of the agent.
@@ -43,7 +44,7 @@ struct State {
     retired: Vec<Sink>,
     /// Losses of sinks that are gone.
     retired_lost: u64,
-    recent: VecDeque<Arc<Event>>,
+    recent: Recent,
 }
 
 impl EventStream {
@@ -73,10 +74,7 @@ impl EventStream {
         for sink in &state.sinks {
             sink.offer(&event);
         }
-        if state.recent.len() == RECENT_EVENTS {
-            state.recent.pop_front();
-        }
-        state.recent.push_back(Arc::clone(&event));
+        state.recent.push(Arc::clone(&event));
         // Under the lock, so that all see the same order. Fails only if nobody follows.
         drop(self.followers.send(event));
     }
@@ -90,9 +88,16 @@ impl EventStream {
         }
     }
 
-    /// The last [`RECENT_EVENTS`], oldest first.
-    pub fn recent(&self) -> Vec<Arc<Event>> {
-        self.lock().recent.iter().cloned().collect()
+    /// What happened, as far as it is kept.
+    pub fn past(&self, since: Since) -> Past {
+        self.lock().recent.since(since)
+    }
+
+    /// What happened and then what happens, without a gap between them.
+    pub fn past_and_follow(&self, since: Since) -> (Past, Follower) {
+        let state = self.lock();
+        // Publishing takes the lock: no event is in both, and none in neither.
+        (state.recent.since(since), self.follow())
     }
 
     /// Other sinks from now on. A destination that stays keeps its thread, queue and numbering;
@@ -257,7 +262,7 @@ mod tests {
             panic!("expected to go on");
         };
         assert!(stream.losses().contains(&("followers".into(), 100)));
-        assert_eq!(stream.recent().len(), RECENT_EVENTS);
+        assert_eq!(stream.past(Since::Last(RECENT_EVENTS)).events.len(), RECENT_EVENTS);
     }
 
     #[test]

@@ -121,6 +121,7 @@ fn happened(f: &mut Formatter<'_>, event: &Event, lifecycle: Lifecycle) -> fmt::
         Lifecycle::ConfigRejected => sentence(f, event, "Configuration rejected"),
         Lifecycle::Attached => sentence(f, event, "XDP attached"),
         Lifecycle::Detached => sentence(f, event, "XDP detached"),
+        Lifecycle::SynFlood => sentence(f, event, "Flood of connection requests"),
         Lifecycle::Degraded => sentence(f, event, "Degraded"),
     }
 }

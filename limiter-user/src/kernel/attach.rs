@@ -1,10 +1,13 @@
-//! Programs onto interfaces, through links that outlive the agent.
+//! A program onto one interface, through a link that outlives the agent.
 //!
 //! A link that an earlier agent pinned gets the new program by `BPF_LINK_UPDATE`: not one packet
 //! passes unfiltered. An interface without one is attached once, natively where the driver can. An
 //! XDP program of somebody else is never replaced.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use aya::programs::{
     Xdp, XdpMode,
@@ -13,7 +16,12 @@ use aya::programs::{
 };
 use nix::errno::Errno;
 
-use super::{InterfaceState, KernelError, load::Programs, pins::Pins};
+use super::{
+    KernelError,
+    foreign::ProgramNames,
+    netlink::{self, XdpOn},
+    pins::Pins,
+};
 use crate::policy::kernel::Attach;
 
 /// How XDP runs on an interface.
@@ -33,14 +41,14 @@ impl AttachMode {
             Self::Generic => "generic",
         }
     }
-}
 
-/// One interface with the program on it.
-#[derive(Debug)]
-pub(super) struct Attachment {
-    /// Which counters are its.
-    pub(super) slot: u32,
-    pub(super) state: InterfaceState,
+    /// A policy that asks for this mode and no other.
+    pub(super) const fn only(self) -> Attach {
+        match self {
+            Self::Native => Attach::Native,
+            Self::Generic => Attach::Generic,
+        }
+    }
 }
 
 /// The name of a pinned link. The kernel tells neither mode nor interface of a link to everybody,
@@ -72,68 +80,69 @@ impl fmt::Display for LinkName {
     }
 }
 
-/// Puts each program on its interface; interfaces that are no longer wanted are let go.
+/// The interface that a program is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) name: &'a str,
+    pub(super) index: u32,
+    pub(super) slot: u32,
+}
+
+/// How an attachment came about.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) mode: AttachMode,
+    pub(super) taken_over: bool,
+    /// Id of the program that now decides there.
+    pub(super) program: u32,
+    /// Why the mode is generic although native was tried.
+    pub(super) note: Option<String>,
+}
+
+/// Puts a loaded program on its interface: through the link that an earlier agent pinned, or anew.
 pub(super) fn attach(
-    programs: Programs,
-    pins: &Pins,
+    program: &mut Xdp,
+    place: Place<'_>,
     wanted: Attach,
-) -> Result<Vec<Attachment>, KernelError> {
-    let earlier = pins.links();
-    let mut attachments = Vec::new();
-    let attached = attach_each(programs, pins, wanted, &earlier, &mut attachments);
-    let current: Vec<PathBuf> = attachments.iter().map(|one| pin_of(one, pins)).collect();
-    if let Err(error) = attached {
-        // What this start attached goes with it; what an earlier agent attached stays.
-        for (attachment, path) in attachments.iter().zip(&current) {
-            if !attachment.state.taken_over {
-                drop(fs::remove_file(path));
+    pins: &Pins,
+    names: &ProgramNames,
+) -> Result<Attached, KernelError> {
+    let id = program
+        .info()
+        .map_err(|error| KernelError::system("asking for the program's id", &error))?
+        .id();
+    for (link, path) in pins.links() {
+        if link.index != place.index || !is_wanted(link.mode, wanted) {
+            continue;
+        }
+        match take_over(program, id, place, link, &path, pins) {
+            Ok(()) => {
+                let note = (link.mode == AttachMode::Generic && wanted == Attach::Auto)
+                    .then(|| "an earlier agent could not attach natively".to_owned());
+                return Ok(Attached { mode: link.mode, taken_over: true, program: id, note });
             }
-        }
-        return Err(error);
-    }
-    for (_, path) in earlier {
-        if !current.contains(&path) {
-            drop(fs::remove_file(path));
+            Err(error) => log::warn!("{} is not used: {error}", path.display()),
         }
     }
-    Ok(attachments)
+    // What stands in the way is named before anything is tried.
+    refuse_foreign(place, names)?;
+    attach_anew(program, id, place, wanted, pins)
 }
 
-fn pin_of(attachment: &Attachment, pins: &Pins) -> PathBuf {
-    let InterfaceState { mode, index, .. } = attachment.state;
-    pins.path(&LinkName { slot: attachment.slot, mode, index }.to_string())
-}
-
-fn attach_each(
-    programs: Programs,
-    pins: &Pins,
-    wanted: Attach,
-    earlier: &[(LinkName, PathBuf)],
-    attachments: &mut Vec<Attachment>,
-) -> Result<(), KernelError> {
-    for mut loaded in programs.interfaces {
-        let (name, index, slot) = (loaded.name.clone(), loaded.index, loaded.slot);
-        let program = loaded.program()?;
-        let taken = earlier
-            .iter()
-            .filter(|(link, _)| link.index == index && is_wanted(link.mode, wanted))
-            .find_map(|(link, path)| take_over(program, *link, path, pins, slot).ok());
-        let taken_over = taken.is_some();
-        let mode = match taken {
-            Some(mode) => mode,
-            None => attach_anew(program, &name, index, slot, pins, wanted)?,
-        };
-        let state = InterfaceState { name, index, mode, taken_over };
-        attachments.push(Attachment { slot, state });
-    }
-    Ok(())
-}
-
-const fn is_wanted(mode: AttachMode, wanted: Attach) -> bool {
+/// Whether a link of this mode is what the policy asks for.
+pub(super) const fn is_wanted(mode: AttachMode, wanted: Attach) -> bool {
     match wanted {
         Attach::Auto => true,
         Attach::Native => matches!(mode, AttachMode::Native),
         Attach::Generic => matches!(mode, AttachMode::Generic),
+    }
+}
+
+/// Fails, naming it, if a program is on the interface that no link of this agent's put there.
+pub(super) fn refuse_foreign(place: Place<'_>, names: &ProgramNames) -> Result<(), KernelError> {
+    match netlink::xdp_on(place.index) {
+        Ok(Some(found)) => Err(foreign(place.name, found, names)),
+        _ => Ok(()),
     }
 }
 
@@ -142,44 +151,66 @@ const fn is_wanted(mode: AttachMode, wanted: Attach) -> bool {
 /// Pinned first and swapped then: whatever fails in between, some pin still holds the link.
 fn take_over(
     program: &mut Xdp,
+    id: u32,
+    place: Place<'_>,
     link: LinkName,
-    path: &std::path::Path,
+    path: &Path,
     pins: &Pins,
-    slot: u32,
-) -> Result<AttachMode, KernelError> {
+) -> Result<(), KernelError> {
     let failed = |error: &dyn std::error::Error| KernelError::system("taking a link over", error);
-    let target = pins.path(&LinkName { slot, ..link }.to_string());
+    let target = link_path(pins, place.slot, link.mode, link.index);
+    // The kernel tells what is pinned there; a name alone is not believed.
+    let found = PinnedLink::from_pin(path)
+        .map(FdLink::from)
+        .map_err(|error| failed(&error))
+        .and_then(|link| XdpLink::try_from(link).map_err(|error| failed(&error)));
+    if let Err(error) = found {
+        drop(fs::remove_file(path));
+        return Err(KernelError::Pins(format!("not an XDP link; removed ({error})")));
+    }
     if target != path {
         let pinned = PinnedLink::from_pin(path).map_err(|error| failed(&error))?;
+        drop(fs::remove_file(&target));
         drop(FdLink::from(pinned).pin(&target).map_err(|error| failed(&error))?);
     }
     let pinned = PinnedLink::from_pin(&target).map_err(|error| failed(&error))?;
     let swapped = XdpLink::try_from(FdLink::from(pinned))
         .map_err(|error| failed(&error))
         .and_then(|link| program.attach_to_link(link).map_err(|error| failed(&error)));
-    match swapped {
-        Ok(_) => Ok(link.mode),
-        Err(error) => {
-            // A link whose interface is gone: useless, also to the next agent.
-            drop(fs::remove_file(&target));
-            Err(error)
-        }
+    let is_here = || match netlink::xdp_on(place.index) {
+        Ok(Some(found)) if found.program == id => Ok(()),
+        // An interface of the same index in another namespace, say.
+        Ok(_) => Err(KernelError::Pins(format!("its link is not on {}", place.name))),
+        Err(error) => Err(failed(&error)),
+    };
+    let taken = swapped.map(drop).and_then(|()| is_here());
+    if taken.is_err() {
+        // A link whose interface is gone: useless, also to the next agent.
+        drop(fs::remove_file(&target));
+        drop(fs::remove_file(path));
     }
+    taken
+}
+
+/// Where the link of an interface is pinned.
+pub(super) fn link_path(pins: &Pins, slot: u32, mode: AttachMode, index: u32) -> PathBuf {
+    pins.path(&LinkName { slot, mode, index }.to_string())
 }
 
 fn attach_anew(
     program: &mut Xdp,
-    name: &str,
-    index: u32,
-    slot: u32,
-    pins: &Pins,
+    id: u32,
+    place: Place<'_>,
     wanted: Attach,
-) -> Result<AttachMode, KernelError> {
+    pins: &Pins,
+) -> Result<Attached, KernelError> {
     let attempts: &[AttachMode] = match wanted {
         Attach::Auto => &[AttachMode::Native, AttachMode::Generic],
         Attach::Native => &[AttachMode::Native],
         Attach::Generic => &[AttachMode::Generic],
     };
+    let Place { name, index, slot } = place;
+    let mut note = None;
     let mut last = None;
     for &mode in attempts {
         let flags = match mode {
@@ -187,33 +218,62 @@ fn attach_anew(
             AttachMode::Generic => XdpMode::Skb,
         };
         match program.attach_to_if_index(index, flags) {
-            Ok(id) => {
+            Ok(id_of_link) => {
                 let link = program
-                    .take_link(id)
+                    .take_link(id_of_link)
                     .map_err(|error| KernelError::system("taking the link", &error))?;
                 let link = FdLink::try_from(link)
                     .map_err(|error| KernelError::system("XDP links need kernel 5.9", &error))?;
-                let path = pins.path(&LinkName { slot, mode, index }.to_string());
+                let path = link_path(pins, slot, mode, index);
+                drop(fs::remove_file(&path));
                 link.pin(&path).map_err(|error| KernelError::system("pinning the link", &error))?;
-                return Ok(mode);
+                return Ok(Attached { mode, taken_over: false, program: id, note });
             }
-            Err(error) => last = Some(explain(name, mode, &error)),
+            Err(error) => {
+                note = Some(why_not_native(&error));
+                last = Some(explain(name, mode, &error));
+            }
         }
     }
     Err(last.unwrap_or_else(|| KernelError::Host(format!("cannot attach to {name}"))))
 }
 
+fn why_not_native(error: &(dyn std::error::Error + 'static)) -> String {
+    match errno(error) {
+        Some(Errno::EOPNOTSUPP) => "its driver has no native XDP".to_owned(),
+        Some(errno) => format!("its driver refused native XDP: {}", errno.desc()),
+        None => format!("native XDP failed: {error}"),
+    }
+}
+
+/// Somebody else's program, named, with the way to take it off.
+fn foreign(name: &str, found: XdpOn, names: &ProgramNames) -> KernelError {
+    let program = names.describe(found.program);
+    let (mode, flag) = match found.mode {
+        AttachMode::Native => ("native", "xdpdrv"),
+        AttachMode::Generic => ("generic", "xdpgeneric"),
+    };
+    KernelError::Host(format!(
+        "interface {name} already has an XDP program that is not this agent's: {program} (id {}, \
+         {mode}); it is not replaced. End the program that holds it, or take it off with `ip link \
+         set dev {name} {flag} off`",
+        found.program,
+    ))
+}
+
 /// What stands in the way, in words.
 fn explain(name: &str, mode: AttachMode, error: &(dyn std::error::Error + 'static)) -> KernelError {
-    let errno = errno(error);
     let mode = mode.label();
-    KernelError::Host(match errno {
+    KernelError::Host(match errno(error) {
         Some(Errno::EBUSY | Errno::EEXIST) => format!(
             "interface {name} already has an XDP program that is not this agent's; it is not \
              replaced (`ip link show {name}` names it)"
         ),
         Some(Errno::EOPNOTSUPP | Errno::EINVAL) => {
             format!("interface {name} cannot run XDP in {mode} mode")
+        }
+        Some(Errno::ERANGE | Errno::E2BIG) => {
+            format!("interface {name} cannot run XDP in {mode} mode with its MTU and offloads")
         }
         Some(Errno::ENODEV) => format!("interface {name} does not exist"),
         Some(Errno::EPERM) => {

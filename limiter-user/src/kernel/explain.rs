@@ -15,7 +15,7 @@ use limiter_common::{
     verdict::Verdict,
 };
 
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, ban_prefix};
 use crate::clock;
 
 /// What would happen to a source's next packet, and from what that follows.
@@ -132,7 +132,7 @@ impl Tables for Copies<'_> {
     }
 
     fn ban_expiry_ns(&self, key: u64) -> Option<u64> {
-        self.kernel.ban_of(Address::from_key(key).into()).map(|ban| ban.expires_ns)
+        self.kernel.ban_of(ban_prefix(Address::from_key(key).into())).map(|ban| ban.expires_ns)
     }
 
     fn has_prefix_bans(&self) -> bool {

@@ -1,6 +1,5 @@
-//! The filter before the bans, as the agent keeps it: it is the only writer.
-
-use std::collections::HashMap;
+//! The filter before the bans, as the agent keeps it: it is the only writer, so that what the map
+//! holds is known without reading it.
 
 use aya::maps::{Array, MapData};
 use limiter_common::{
@@ -10,71 +9,89 @@ use limiter_common::{
 
 use super::{KernelError, pins::Pins};
 
-/// The map, and how many bans share each set bit.
+/// The map, what is in it, and how many bans need each bit.
 pub(super) struct BanFilter {
     map: Array<MapData, u64>,
-    bans: HashMap<FilterBit, u32>,
+    words: Vec<u64>,
+    needed_by: Vec<u32>,
 }
 
 impl BanFilter {
     pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
-        Ok(Self { map: pins.map(maps::BAN_FILTER)?, bans: HashMap::new() })
+        let map: Array<MapData, u64> = pins.map(maps::BAN_FILTER)?;
+        let words = (0..FILTER_WORDS)
+            .map(|index| map.get(&index, 0))
+            .collect::<Result<_, _>>()
+            .map_err(|error| KernelError::system("reading the ban filter", &error))?;
+        Ok(Self { map, words, needed_by: vec![0; FILTER_WORDS as usize * 64] })
     }
 
-    /// Makes the filter that of these ban keys. Bits are set before stale ones are cleared, so
-    /// that no ban is out of force meanwhile.
-    pub(super) fn rebuild(&mut self, keys: &[u64]) -> Result<(), KernelError> {
-        self.bans.clear();
-        for key in keys {
-            self.add(*key)?;
-        }
+    /// Makes the filter that of these bits and no others. Bits that were set and are needed stay
+    /// set all the while, so that no ban is out of force meanwhile.
+    pub(super) fn rebuild(
+        &mut self,
+        bits: impl Iterator<Item = FilterBit>,
+    ) -> Result<(), KernelError> {
+        self.needed_by.fill(0);
         let mut words = vec![0; FILTER_WORDS as usize];
-        for bit in self.bans.keys() {
+        for bit in bits {
+            self.needed_by[position(bit)] += 1;
             words[bit.word as usize] |= bit.mask;
         }
         for (index, word) in (0..).zip(words) {
-            if self.word(index)? != word {
-                self.set_word(index, word)?;
+            self.write(index, word)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the bits of a ban that has been inserted.
+    pub(super) fn add(&mut self, bits: impl Iterator<Item = FilterBit>) -> Result<(), KernelError> {
+        self.change(bits, |needed_by| needed_by.saturating_add(1))
+    }
+
+    /// Clears the bits of a ban that was removed, where no other needs them.
+    pub(super) fn remove(
+        &mut self,
+        bits: impl Iterator<Item = FilterBit>,
+    ) -> Result<(), KernelError> {
+        self.change(bits, |needed_by| needed_by.saturating_sub(1))
+    }
+
+    /// Neighbouring bits share a word, which is written once.
+    fn change(
+        &mut self,
+        bits: impl Iterator<Item = FilterBit>,
+        by: impl Fn(u32) -> u32,
+    ) -> Result<(), KernelError> {
+        let mut changed = (0, self.words[0]);
+        for bit in bits {
+            if bit.word != changed.0 {
+                self.write(changed.0, changed.1)?;
+                changed = (bit.word, self.words[bit.word as usize]);
+            }
+            let needed_by = &mut self.needed_by[position(bit)];
+            *needed_by = by(*needed_by);
+            if *needed_by == 0 {
+                changed.1 &= !bit.mask;
+            } else {
+                changed.1 |= bit.mask;
             }
         }
-        Ok(())
+        self.write(changed.0, changed.1)
     }
 
-    /// Sets the bit of a ban that has been inserted.
-    pub(super) fn add(&mut self, key: u64) -> Result<(), KernelError> {
-        let bit = FilterBit::of(key);
-        let word = self.word(bit.word)?;
-        if word & bit.mask == 0 {
-            self.set_word(bit.word, word | bit.mask)?;
+    fn write(&mut self, index: u32, word: u64) -> Result<(), KernelError> {
+        if self.words[index as usize] == word {
+            return Ok(());
         }
-        *self.bans.entry(bit).or_default() += 1;
-        Ok(())
-    }
-
-    /// Clears the bit of a ban that was removed, if no other needs it.
-    pub(super) fn remove(&mut self, key: u64) -> Result<(), KernelError> {
-        let bit = FilterBit::of(key);
-        match self.bans.get_mut(&bit) {
-            Some(bans) if *bans > 1 => *bans -= 1,
-            Some(_) => {
-                self.bans.remove(&bit);
-                let word = self.word(bit.word)?;
-                self.set_word(bit.word, word & !bit.mask)?;
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn word(&self, index: u32) -> Result<u64, KernelError> {
-        self.map
-            .get(&index, 0)
-            .map_err(|error| KernelError::system("reading the ban filter", &error))
-    }
-
-    fn set_word(&mut self, index: u32, word: u64) -> Result<(), KernelError> {
         self.map
             .set(index, word, 0)
-            .map_err(|error| KernelError::system("writing the ban filter", &error))
+            .map_err(|error| KernelError::system("writing the ban filter", &error))?;
+        self.words[index as usize] = word;
+        Ok(())
     }
+}
+
+const fn position(bit: FilterBit) -> usize {
+    bit.word as usize * 64 + bit.mask.trailing_zeros() as usize
 }

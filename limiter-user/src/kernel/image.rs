@@ -112,6 +112,10 @@ impl KernelImage {
         settings.hash_seed = running.hash_seed;
         settings.tick_ns = running.tick_ns;
         settings.tick_offset_ns = running.tick_offset_ns;
+        if settings.has(flags::TABLE_FULL_DROP) {
+            // What has no slot is to be dropped, not let through untracked.
+            settings.claims_per_window = u64::MAX;
+        }
         if lists_second {
             settings.flags |= flags::LISTS_SECOND;
         }

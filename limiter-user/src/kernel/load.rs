@@ -2,13 +2,20 @@
 
 use aya::{
     Ebpf, EbpfLoader, TestRun,
+    maps::MapType,
     programs::{ProgramError, TestRunOptions, Xdp},
 };
 use aya_log::EbpfLogger;
+use aya_obj::{Object, generated::bpf_map_type};
 use limiter_common::{maps, maps::VALUE_SIZES, source::set_count};
 use log::LevelFilter;
 
-use super::{KernelError, image::Running, pins::Pins, tables::Maps};
+use super::{
+    KernelError,
+    image::Running,
+    pins::{Pins, Shape},
+    tables::Maps,
+};
 use crate::{clock, policy::KernelPolicy};
 
 /// Reads what the program logs, if it was loaded to log anything.
@@ -23,86 +30,61 @@ const PROGRAM: &str = "limiter";
 /// Name of the program that tells what time it is.
 const CLOCK_PROBE: &str = "clock_probe";
 
-/// The program, loaded once for each interface so that each counts apart at no cost.
-pub(super) struct Programs {
-    pub(super) interfaces: Vec<LoadedProgram>,
-}
-
-/// The program of one interface.
-pub(super) struct LoadedProgram {
-    pub(super) name: String,
-    pub(super) index: u32,
-    pub(super) slot: u32,
-    ebpf: Ebpf,
-}
-
-impl Programs {
-    pub(super) fn load(
-        pins: &Pins,
-        interfaces: &[(String, u32)],
-        diagnostics: LevelFilter,
-    ) -> Result<Self, KernelError> {
-        if interfaces.len() > maps::MAX_INTERFACES as usize {
-            return Err(KernelError::Policy(format!(
-                "{} interfaces, at most {} are possible",
-                interfaces.len(),
-                maps::MAX_INTERFACES,
-            )));
-        }
-        let slots = slots(pins, interfaces);
-        let interfaces = interfaces
-            .iter()
-            .zip(slots)
-            .map(|((name, index), slot)| {
-                let ebpf = load(pins, slot, is_loopback(name), diagnostics)?;
-                Ok(LoadedProgram { name: name.clone(), index: *index, slot, ebpf })
-            })
-            .collect::<Result<_, KernelError>>()?;
-        Ok(Self { interfaces })
-    }
-}
+/// The program of one interface: loaded once for each, so that each counts apart at no cost.
+pub(super) struct LoadedProgram(Ebpf);
 
 impl LoadedProgram {
+    /// Loads the program with the counters of this slot; makes and pins the maps that are missing.
+    pub(super) fn load(
+        pins: &Pins,
+        slot: u32,
+        is_loopback: bool,
+        diagnostics: LevelFilter,
+    ) -> Result<Self, KernelError> {
+        load(pins, slot, is_loopback, diagnostics).map(Self)
+    }
+
     /// The reader of the program's diagnostics.
     pub(super) fn logger(&mut self) -> Result<KernelLogger, KernelError> {
-        EbpfLogger::init(&mut self.ebpf)
+        EbpfLogger::init(&mut self.0)
             .map_err(|error| KernelError::system("opening the kernel's diagnostics", &error))
     }
 
     pub(super) fn program(&mut self) -> Result<&mut Xdp, KernelError> {
-        xdp(&mut self.ebpf, PROGRAM)
+        xdp(&mut self.0, PROGRAM)
     }
 }
 
-/// Which counters are whose: an interface keeps those that its pinned link names.
-fn slots(pins: &Pins, interfaces: &[(String, u32)]) -> Vec<u32> {
-    let links = pins.links();
-    let mut taken: Vec<u32> = Vec::new();
-    let kept: Vec<Option<u32>> = interfaces
-        .iter()
-        .map(|(_, index)| {
-            let link = links.iter().find(|(link, _)| link.index == *index)?.0;
-            let fresh = link.slot < maps::MAX_INTERFACES && !taken.contains(&link.slot);
-            fresh.then(|| {
-                taken.push(link.slot);
-                link.slot
-            })
-        })
-        .collect();
-    kept.into_iter()
-        .map(|slot| {
-            slot.unwrap_or_else(|| {
-                let free =
-                    (0..maps::MAX_INTERFACES).find(|slot| !taken.contains(slot)).unwrap_or(0);
-                taken.push(free);
-                free
-            })
-        })
-        .collect()
+/// The maps of the object that are pinned, as it defines them, by name.
+pub(super) fn shapes() -> Result<Vec<(String, Shape)>, KernelError> {
+    let object = Object::parse(OBJECT)
+        .map_err(|error| KernelError::system("reading the eBPF object", &error))?;
+    let pinned = pinned_maps();
+    let maps = object.maps.iter().filter(|(name, _)| pinned.contains(&name.as_str()));
+    maps.map(|(name, map)| {
+        let kind = bpf_map_type::try_from(map.map_type())
+            .ok()
+            .and_then(|kind| MapType::try_from(kind).ok())
+            .ok_or_else(|| KernelError::System(format!("{name} has an unknown type")))?;
+        let shape = Shape {
+            kind,
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: map.max_entries(),
+            flags: map.map_flags(),
+        };
+        Ok((name.clone(), shape))
+    })
+    .collect()
+}
+
+/// What outlives the agent.
+fn pinned_maps() -> Vec<&'static str> {
+    VALUE_SIZES.iter().map(|(name, ..)| *name).chain([maps::EVENTS]).collect()
 }
 
 /// Whether every source on the interface is an address of this host.
-fn is_loopback(name: &str) -> bool {
+pub(super) fn is_loopback(name: &str) -> bool {
     name == "lo"
 }
 
@@ -112,27 +94,13 @@ fn load(
     is_loopback: bool,
     diagnostics: LevelFilter,
 ) -> Result<Ebpf, KernelError> {
-    let mut loader = EbpfLoader::new();
     // Diagnostics cost nothing while off: the verifier removes them.
-    let level = diagnostics as u8;
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
-    loader.override_global("INTERFACE", &slot, true);
-    let loopback = u32::from(is_loopback);
-    loader.override_global("LOOPBACK", &loopback, true);
-    for (name, size) in pins.sizes() {
-        loader.map_max_entries(name, *size);
-    }
-    let paths: Vec<_> = VALUE_SIZES
-        .iter()
-        .map(|(name, ..)| *name)
-        .chain([maps::EVENTS])
-        .map(|name| (name, pins.path(name)))
-        .collect();
-    for (name, path) in &paths {
-        loader.map_pin_path(name, path.as_path());
-    }
-    let mut ebpf =
-        loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))?;
+    let globals = [
+        ("AYA_LOG_LEVEL", vec![diagnostics as u8]),
+        ("INTERFACE", slot.to_ne_bytes().to_vec()),
+        ("LOOPBACK", u32::from(is_loopback).to_ne_bytes().to_vec()),
+    ];
+    let mut ebpf = object(pins, &globals)?;
     for name in [PROGRAM, CLOCK_PROBE] {
         xdp(&mut ebpf, name)?
             .load()
@@ -141,7 +109,41 @@ fn load(
     Ok(ebpf)
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
+/// The object over the pinned maps, which are made where they are missing, with these values of
+/// its globals. None of its programs is loaded.
+pub(super) fn object(pins: &Pins, globals: &[(&str, Vec<u8>)]) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    for (name, value) in globals {
+        loader.override_global(name, value.as_slice(), true);
+    }
+    for (name, size) in pins.sizes() {
+        loader.map_max_entries(name, *size);
+    }
+    let paths: Vec<_> = pinned_maps().into_iter().map(|name| (name, pins.path(name))).collect();
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))
+}
+
+/// Loads the program with maps of its own, which go with it; how many instructions were verified
+/// (0: before kernel 5.16 it is not told).
+pub(super) fn try_out() -> Result<u32, KernelError> {
+    let mut loader = EbpfLoader::new();
+    let level = LevelFilter::Off as u8;
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    // The size of the tables is not what is tried.
+    loader.map_max_entries(maps::KEYS, 1).map_max_entries(maps::SLOTS, 1);
+    loader.map_max_entries(maps::BANS, 1);
+    let mut ebpf =
+        loader.load(OBJECT).map_err(|error| explain("loading the eBPF object", &error))?;
+    let program = xdp(&mut ebpf, PROGRAM)?;
+    program.load().map_err(|error| explain(&format!("loading the program {PROGRAM}"), &error))?;
+    let info = program.info().map_err(|error| KernelError::system(PROGRAM, &error))?;
+    Ok(info.verified_instruction_count().unwrap_or(0))
+}
+
+pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
     ebpf.program_mut(name)
         .ok_or_else(|| KernelError::System(format!("the object has no program {name}")))?
         .try_into()
@@ -149,7 +151,7 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
 }
 
 /// Names the missing capability where that is what failed.
-fn explain(doing: &str, error: &dyn std::error::Error) -> KernelError {
+pub(super) fn explain(doing: &str, error: &dyn std::error::Error) -> KernelError {
     let failed = KernelError::system(doing, error);
     let missing = missing_capabilities();
     if missing.is_empty() {
@@ -172,7 +174,7 @@ pub(super) fn missing_capabilities() -> Vec<String> {
 pub(super) fn running(
     maps: &Maps,
     policy: &KernelPolicy,
-    programs: &Programs,
+    loaded: &LoadedProgram,
 ) -> Result<Running, KernelError> {
     let set_mask = u64::from(set_count(policy.max_sources)) - 1;
     let found = maps.active_settings()?;
@@ -183,10 +185,7 @@ pub(super) fn running(
         random_seed()?
     };
     let tick_ns = clock::tick_ns();
-    let tick_offset_ns = match programs.interfaces.first() {
-        Some(loaded) => tick_offset_ns(&loaded.ebpf, tick_ns)?,
-        None => 0,
-    };
+    let tick_offset_ns = tick_offset_ns(&loaded.0, tick_ns)?;
     Ok(Running { generation: found.generation + 1, set_mask, hash_seed, tick_ns, tick_offset_ns })
 }
 

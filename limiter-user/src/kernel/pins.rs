@@ -7,12 +7,12 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapInfo, RingBuf};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapInfo, MapType, RingBuf};
 use limiter_common::{
     ban::Ban,
     maps::{self, LAYOUT_VERSION, VALUE_SIZES},
@@ -23,8 +23,45 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{KernelError, attach::LinkName, plain::Plain};
+use super::{KernelError, attach::LinkName, bans::MAX_SPARED, load, plain::Plain};
 use crate::{clock, policy::KernelPolicy};
+
+/// Layouts whose exact bans are the same records under the same keys as this one's.
+const SAME_BANS: [u32; 2] = [1, LAYOUT_VERSION];
+
+/// What tells one map from another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub(super) kind: MapType,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+}
+
+impl Shape {
+    fn of(info: &MapInfo) -> Result<Self, KernelError> {
+        let kind = info.map_type();
+        Ok(Self {
+            kind: kind.map_err(|error| KernelError::system("asking for a map's type", &error))?,
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key_size, value_size, max_entries, flags } = self;
+        write!(
+            formatter,
+            "{kind:?} of {max_entries} with keys of {key_size} and values of {value_size} bytes, \
+             flags {flags:#x}"
+        )
+    }
+}
 
 /// The directory of this generation, and the one above it.
 #[derive(Debug)]
@@ -46,7 +83,7 @@ impl Pins {
             (maps::KEYS, sets),
             (maps::SLOTS, sets),
             (maps::BANS, policy.max_bans),
-            (maps::BAN_PREFIXES, policy.max_prefix_bans),
+            (maps::BAN_PREFIXES, policy.max_prefix_bans.saturating_add(MAX_SPARED)),
         ];
         let pins = Self { root: root.to_owned(), generation, sizes };
         pins.check()?;
@@ -63,25 +100,29 @@ impl Pins {
         self.generation.join(name)
     }
 
-    /// Compares every map that is already pinned with what this version writes.
+    /// Compares every map that is already pinned with what this version writes: type, flags and
+    /// sizes.
     fn check(&self) -> Result<(), KernelError> {
-        for (name, key_size, value_size) in VALUE_SIZES {
-            let path = self.path(name);
+        for (name, mut expected) in load::shapes()? {
+            let path = self.path(&name);
             if !path.exists() {
                 continue;
             }
-            let info = MapInfo::from_pin(&path).map_err(|error| {
-                KernelError::system(format_args!("opening {}", path.display()), &error)
-            })?;
-            let size = self.sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
-            let found = (info.key_size(), info.value_size(), info.max_entries());
-            let expected = (key_size, value_size, size.unwrap_or(found.2));
-            if found != expected {
-                return Err(KernelError::Pins(format!(
-                    "{} is not what this version pins: key, value and entries are {found:?}, \
-                     expected {expected:?}. `limiter detach` removes it",
+            if let Some((_, size)) = self.sizes.iter().find(|(sized, _)| *sized == name) {
+                expected.max_entries = *size;
+            }
+            let other = |found: &str| {
+                KernelError::Pins(format!(
+                    "{} is not what this version pins: {found}, expected {expected}. `limiter \
+                     detach` removes it",
                     path.display(),
-                )));
+                ))
+            };
+            let info = MapInfo::from_pin(&path)
+                .map_err(|error| other(&format!("it is no map that can be read ({error})")))?;
+            let found = Shape::of(&info)?;
+            if found != expected {
+                return Err(other(&found.to_string()));
             }
         }
         Ok(())
@@ -121,35 +162,27 @@ impl Pins {
         links
     }
 
-    /// Copies bans of generations with the same layout and other sizes, as far as there is room.
-    /// Another layout is never read.
+    /// Copies bans of generations with other sizes, as far as there is room. Another layout is
+    /// never read, but for the exact bans of the one whose records are the same.
     pub(super) fn copy_bans_of_other_generations(
         &self,
         bans: &mut HashMap<MapData, u64, Plain<Ban>>,
+        prefixes: &mut LpmTrie<MapData, [u8; 16], Plain<Ban>>,
     ) -> Result<(), KernelError> {
-        let same_layout = format!("v{LAYOUT_VERSION}-");
-        let now_ns = clock::monotonic_ns();
         for other in self.others() {
-            let is_same = other
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(&same_layout));
-            let path = other.join(maps::BANS);
-            if !is_same || !path.exists() {
-                continue;
+            let layout = other.file_name().and_then(layout_of);
+            let has = |name: &str| other.join(name).exists();
+            if layout.is_some_and(|layout| SAME_BANS.contains(&layout))
+                && has(maps::BANS)
+                && let Some(earlier) = open_like(&other, maps::BANS)?
+            {
+                copy_exact(&earlier, bans);
             }
-            let earlier: HashMap<MapData, u64, Plain<Ban>> = MapData::from_pin(&path)
-                .and_then(Map::from_map_data)
-                .and_then(HashMap::try_from)
-                .map_err(|error| KernelError::system("opening earlier bans", &error))?;
-            for (key, ban) in earlier.iter().filter_map(Result::ok) {
-                if ban.0.expires_ns <= now_ns {
-                    continue;
-                }
-                if let Err(error) = bans.insert(key, ban, 0) {
-                    // A smaller table: packets are filtered all the same.
-                    log::error!("bans of the earlier, larger table are left out: {error}");
-                    return Ok(());
-                }
+            if layout == Some(LAYOUT_VERSION)
+                && has(maps::BAN_PREFIXES)
+                && let Some(earlier) = open_like(&other, maps::BAN_PREFIXES)?
+            {
+                super::bans::copy_prefixes(&earlier, prefixes);
             }
         }
         Ok(())
@@ -200,9 +233,50 @@ impl Pins {
 
 /// `v1-...`, whatever the layout: what else lies there (`agent.pins` may be shared) is not ours.
 fn is_generation(name: &OsStr) -> bool {
-    name.to_str()
-        .and_then(|name| name.strip_prefix('v')?.split_once('-'))
-        .is_some_and(|(layout, _)| layout.parse::<u32>().is_ok())
+    layout_of(name).is_some()
+}
+
+fn layout_of(name: &OsStr) -> Option<u32> {
+    let (layout, _) = name.to_str()?.strip_prefix('v')?.split_once('-')?;
+    layout.parse().ok()
+}
+
+/// Opens a table of bans of another generation, unless its records have another shape: those are
+/// left where they are, and said.
+fn open_like<M>(directory: &Path, name: &str) -> Result<Option<M>, KernelError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let path = directory.join(name);
+    let context = format!("opening earlier bans at {}", path.display());
+    let data = MapData::from_pin(&path).map_err(|error| KernelError::system(&context, &error))?;
+    let info = data.info().map_err(|error| KernelError::system(&context, &error))?;
+    let shape = (name, info.key_size(), info.value_size());
+    if !VALUE_SIZES.contains(&shape) {
+        log::error!("{} is of another shape and not read: {shape:?}", path.display());
+        return Ok(None);
+    }
+    Map::from_map_data(data)
+        .and_then(M::try_from)
+        .map(Some)
+        .map_err(|error| KernelError::system(&context, &error))
+}
+
+fn copy_exact(
+    earlier: &HashMap<MapData, u64, Plain<Ban>>,
+    bans: &mut HashMap<MapData, u64, Plain<Ban>>,
+) {
+    let now_ns = clock::monotonic_ns();
+    for (key, ban) in earlier.iter().filter_map(Result::ok) {
+        if ban.0.expires_ns <= now_ns {
+            continue;
+        }
+        if let Err(error) = bans.insert(key, ban, 0) {
+            // A smaller table: packets are filtered all the same.
+            log::error!("bans of the earlier, larger table are left out: {error}");
+            return;
+        }
+    }
 }
 
 fn links_in(directory: &Path) -> Vec<(LinkName, PathBuf)> {

@@ -61,15 +61,11 @@ pub fn needs_restart(old: &KernelPolicy, new: &KernelPolicy) -> Vec<String> {
         ("ipv4_prefix", u64::from(old.ipv4_prefix), u64::from(new.ipv4_prefix)),
         ("ipv6_prefix", u64::from(old.ipv6_prefix), u64::from(new.ipv6_prefix)),
     ];
-    let mut lines: Vec<String> = sizes
+    sizes
         .into_iter()
         .filter(|(_, old, new)| old != new)
         .map(|(key, old, new)| format!("kernel.{key}: {old} stays until restart, then {new}"))
-        .collect();
-    if old.interfaces != new.interfaces || old.attach != new.attach {
-        lines.push("kernel.interfaces and kernel.attach stay until restart".to_owned());
-    }
-    lines
+        .collect()
 }
 
 /// The new policy with what only a restart can change left as it was.
@@ -80,8 +76,6 @@ pub fn without_restart(old: &KernelPolicy, new: &KernelPolicy) -> KernelPolicy {
         max_prefix_bans: old.max_prefix_bans,
         ipv4_prefix: old.ipv4_prefix,
         ipv6_prefix: old.ipv6_prefix,
-        interfaces: old.interfaces.clone(),
-        attach: old.attach,
         ..new.clone()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use limiter_common::{
-    ban::Ban,
+    connection::count_in,
     headers::Flaw,
     limits::{BUCKET_WORDS, Buckets},
     maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
@@ -31,8 +31,6 @@ pub(super) struct Maps {
     ports: Mapped,
     keys: Mapped,
     slots: Mapped,
-    pub(super) bans: HashMap<MapData, u64, Plain<Ban>>,
-    pub(super) ban_prefixes: LpmTrie<MapData, [u8; 16], Plain<Ban>>,
     lists: [ListMaps; 2],
     filter: Mapped,
     bitmap: Mapped,
@@ -67,8 +65,6 @@ impl Maps {
             ports: mapped(maps::PORTS)?,
             keys: mapped(maps::KEYS)?,
             slots: mapped(maps::SLOTS)?,
-            bans: pins.map(maps::BANS)?,
-            ban_prefixes: pins.map(maps::BAN_PREFIXES)?,
             lists: [
                 half(maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST)?,
                 half(maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND)?,
@@ -141,6 +137,23 @@ impl Maps {
         Ok(())
     }
 
+    /// Makes the counters of an interface zero. Nothing counts in them meanwhile.
+    pub(super) fn clear_counters(&mut self, interface: u32) -> Result<(), KernelError> {
+        let failed =
+            |error: &dyn std::error::Error| KernelError::system("clearing counters", error);
+        let first = interface * maps::COUNTERS_PER_INTERFACE;
+        for index in first..first + maps::COUNTERS_PER_INTERFACE {
+            if self.counter(index).packets == 0 {
+                continue;
+            }
+            let values = self.counters.get(&index, 0).map_err(|error| failed(&error))?;
+            let zeros = vec![Plain(Counter::default()); values.len()];
+            let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(&error))?;
+            self.counters.set(index, zeros, 0).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn counter(&self, index: u32) -> Counter {
         let mut sum = Counter::default();
         if let Ok(values) = self.counters.get(&index, 0) {
@@ -160,12 +173,12 @@ impl Maps {
 
     /// Open connections of a source or of a source at a service.
     pub(super) fn open_connections(&self, key: u64) -> u64 {
-        self.connections.get(&key, 0).unwrap_or(0)
+        count_in(self.connections.get(&key, 0).unwrap_or(0))
     }
 
     /// Open connections of all sources together, to a service or (0) to the host.
     pub(super) fn open_total(&self, service: u32) -> u64 {
-        self.open_totals.get(&service, 0).unwrap_or(0)
+        count_in(self.open_totals.get(&service, 0).unwrap_or(0))
     }
 
     /// What all sources together may still send to a service or (0) to the host; without what CPUs

@@ -65,6 +65,16 @@ impl KernelPolicy {
         self.trusted.iter().map(|trusted| trusted.network)
     }
 
+    /// Whether some limit is on connections that are open at the same time.
+    pub fn limits_open_connections(&self) -> bool {
+        let services =
+            self.services.iter().flat_map(|service| [&service.limits, &service.total_limits]);
+        [&self.limits, &self.total_limits]
+            .into_iter()
+            .chain(services)
+            .any(|limits| limits.concurrent_connections.is_some())
+    }
+
     /// The networks that are trusted on every interface: for whoever cannot tell on which one a
     /// packet came.
     pub fn trusted_everywhere(&self) -> impl Iterator<Item = IpNet> {

@@ -27,6 +27,7 @@ use super::{
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    registry::Peers,
     report::{Batch, CoreCounters},
 };
 use crate::{
@@ -222,8 +223,11 @@ impl Conductor {
             },
             ToProxy::Policy { generation, policy } => self.apply(generation, &policy).await,
             ToProxy::HttpBans(bans) => self.tell(&ToCore::Bans(Arc::new(bans))).await,
-            ToProxy::AddHttpBan(ban) => self.tell(&ToCore::AddBan(ban)).await,
-            ToProxy::CloseConnections(prefix) => self.tell(&ToCore::Close(prefix)).await,
+            ToProxy::AddHttpBans(bans) => self.tell(&ToCore::AddBans(Arc::new(bans))).await,
+            ToProxy::CloseConnections(prefixes) => {
+                let peers = prefixes.into_iter().collect::<Peers>();
+                self.tell(&ToCore::Close(Arc::new(peers))).await;
+            }
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
         }

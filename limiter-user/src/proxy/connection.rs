@@ -133,7 +133,7 @@ fn builder(bounds: HttpBounds) -> http1::Builder {
 
 /// Counts and tells a request of which no head was read.
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
-    core.counters.refused[refusal as usize].bump();
+    core.counters.refuse(refusal);
     let who = (connection.peer, connection.peer);
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{
     runtime::LocalOptions,
     sync::{Notify, mpsc},
@@ -23,7 +22,7 @@ use super::{
     compiled::Compiled,
     listener,
     recent::Recent,
-    registry::Registry,
+    registry::{Peers, Registry},
     report::{Batch, CoreCounters, Report},
     stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
@@ -42,10 +41,10 @@ pub(super) enum ToCore {
     Policy(Arc<Compiled>, mpsc::Sender<()>),
     /// Replace all bans.
     Bans(Arc<Vec<HttpBan>>),
-    /// Add or replace one ban.
-    AddBan(HttpBan),
+    /// Add or replace bans.
+    AddBans(Arc<Vec<HttpBan>>),
     /// End connections of these peers.
-    Close(IpNet),
+    Close(Arc<Peers>),
     /// Stop accepting, finish, return.
     Drain,
 }
@@ -135,8 +134,11 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
                 continue;
             }
             ToCore::Bans(bans) => core.bans.borrow_mut().replace(&bans, clock::monotonic_ns()),
-            ToCore::AddBan(ban) => core.bans.borrow_mut().add(ban, clock::monotonic_ns()),
-            ToCore::Close(prefix) => core.connections.close(prefix),
+            ToCore::AddBans(bans) => {
+                let now_ns = clock::monotonic_ns();
+                bans.iter().for_each(|ban| core.bans.borrow_mut().add(*ban, now_ns));
+            }
+            ToCore::Close(peers) => core.connections.close(&peers),
             ToCore::Drain => break,
         }
         if accepting.is_empty() && core.in_force.borrow().is_some() {

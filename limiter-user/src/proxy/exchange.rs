@@ -199,6 +199,8 @@ impl Drop for Exchange {
             counters.refused[refusal as usize].bump();
             self.tell(client, ObservedOutcome::Refused(refusal));
         }
+        let route = self.route(&self.in_force.policy).map(|route| &route.name);
+        counters.outcomes.count(route, self.status, self.refusal);
         if self.forwarded {
             counters.forwarded.bump();
         }

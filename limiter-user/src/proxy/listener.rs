@@ -50,7 +50,7 @@ fn open(core: &Rc<Core>, socket: TcpStream, peer: std::net::IpAddr) {
 
 fn refuse(core: &Core, socket: TcpStream, peer: std::net::IpAddr) {
     core.counters.connections_refused.bump();
-    core.counters.refused[Refusal::Overloaded as usize].bump();
+    core.counters.refuse(Refusal::Overloaded);
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     // As much as the socket takes without waiting; the runtime does not know it as writable yet.

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, Ref, RefCell},
+    collections::HashSet,
     future::poll_fn,
     net::IpAddr,
     pin::pin,
@@ -16,8 +17,8 @@ use std::{
 use ipnet::IpNet;
 use tokio::sync::Notify;
 
-use super::stage::transform::ForwardedFor;
-use crate::clock;
+use super::stage::{bans::one_client, transform::ForwardedFor};
+use crate::{clock, limits::AddressKey};
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -61,6 +62,34 @@ pub(super) struct Connection {
     /// What was wrong with a request body, told beside its error.
     pub(super) body_fault: Cell<Option<crate::refusal::Refusal>>,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+}
+
+/// Peers whose connections are to end. Looked at once for each connection, however many they are.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    clients: HashSet<AddressKey>,
+    networks: Vec<IpNet>,
+}
+
+impl Peers {
+    fn contains(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.clients.contains(&AddressKey::new(peer))
+            || self.networks.iter().any(|network| network.contains(&peer))
+    }
+}
+
+impl FromIterator<IpNet> for Peers {
+    fn from_iter<T: IntoIterator<Item = IpNet>>(prefixes: T) -> Self {
+        let mut peers = Self::default();
+        for prefix in prefixes {
+            match one_client(prefix) {
+                Some(client) => drop(peers.clients.insert(client)),
+                None => peers.networks.push(prefix),
+            }
+        }
+        peers
+    }
 }
 
 /// Why a connection's task should stop.
@@ -242,9 +271,9 @@ impl Registry {
     }
 
     /// Ends the connections of these peers at once.
-    pub(super) fn close(&self, prefix: IpNet) {
+    pub(super) fn close(&self, peers: &Peers) {
         self.each(|connection| {
-            if prefix.contains(&connection.peer) {
+            if peers.contains(connection.peer) {
                 connection.aborted.set(true);
                 connection.wake();
             }

@@ -13,6 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
+use super::outcomes::Outcomes;
 use crate::{
     link::{Observation, ObservedOutcome, ProxyCounters, RequestFacts},
     refusal::Refusal,
@@ -208,6 +209,7 @@ pub(super) struct CoreCounters {
     pub(super) connections_closed: Count,
     pub(super) connections_refused: Count,
     pub(super) responses: [Count; 5],
+    pub(super) outcomes: Outcomes,
 }
 
 /// A counter with one writer.
@@ -227,6 +229,12 @@ impl Count {
 }
 
 impl CoreCounters {
+    /// Counts a request that was refused before there was an exchange.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        self.refused[refusal as usize].bump();
+        self.outcomes.count(None, refusal.status(), Some(refusal));
+    }
+
     /// Adds this core's totals to `sum`.
     pub(super) fn add_to(&self, sum: &mut ProxyCounters) {
         sum.requests += self.requests.get();
@@ -238,6 +246,7 @@ impl CoreCounters {
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
         }
+        self.outcomes.add_to(&mut sum.outcomes);
         add(&mut sum.refused, &self.refused);
         add(&mut sum.monitored, &self.monitored);
     }

@@ -11,11 +11,11 @@ use crate::{
     decide::{Clock, Decision, Tables, decide},
     headers::Headers,
     limits::Buckets,
-    lists::{FilterBits, ListValue, V6_LEVELS, bitmap_bit},
+    lists::{FilterBits, ListValue, V6_LEVELS, bitmap_bit, summary_bit},
     machine::Native,
     ports::{PORT_WORDS, PortFacts, port_word},
     settings::{MAX_SERVICES, ServiceSettings, Settings, flags},
-    source::{ClaimBudget, KeySet, SlotSet, SourceSlot, find_in, pair_key, set_indices},
+    source::{ClaimBudget, Home, KeySet, SlotSet, SourceSlot, find_in, pair_key},
     verdict::Verdict,
 };
 
@@ -167,9 +167,9 @@ impl Host {
     }
 
     fn slot_of(&self, key: u64) -> Option<&SourceSlot> {
-        let sets = set_indices(key, self.settings.hash_seed, self.settings.set_mask);
-        let place = find_in::<Native>(|set| self.keys.get(set as usize), sets, key)?;
-        Some(self.slots[place.set as usize].slot(place.way))
+        let home = Home::of(key, self.settings.hash_seed, self.settings.set_mask);
+        let place = find_in::<Native>(|set| self.keys.get(set as usize), home, key)?;
+        self.slots[place.set as usize].slot(place.way)
     }
 
     /// Everything that packets change.
@@ -266,7 +266,7 @@ impl Tables for Host {
     fn list_bitmap(&self, word: u32) -> u64 {
         // A prefix of these tests is a /24 or longer.
         let v4 = self.lists.iter().filter(|entry| entry.1.is_v4() && entry.0 < 128);
-        let bits = v4.map(|entry| bitmap_bit(entry.1));
+        let bits = v4.flat_map(|entry| [bitmap_bit(entry.1), summary_bit(entry.1)]);
         bits.filter(|bit| bit.0 == word).fold(0, |all, bit| all | bit.1)
     }
 

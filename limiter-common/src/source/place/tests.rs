@@ -6,20 +6,34 @@ use super::*;
 use crate::machine::Native;
 
 #[test]
-fn the_lowest_bit_is_found_without_branches() {
-    for bits in 1_u64..1 << WAYS {
-        assert_eq!(lowest_bit(bits), u64::from(bits.trailing_zeros()), "{bits:08b}");
+fn the_lowest_byte_is_found_without_branches() {
+    for set in 1_u64..1 << WAYS {
+        let bits = (0..WAYS).map(|way| (set >> way & 1) << (8 * way + 7)).sum();
+        assert_eq!(lowest_byte(bits), u64::from(set.trailing_zeros()), "{set:07b}");
     }
 }
 
+/// Tags that are alike, one bit apart, and in every place.
 #[test]
-fn difference_without_branches_is_difference() {
-    for bit in 0..64 {
-        assert_eq!(differs::<Native>(0, 1 << bit), 1);
-        assert_eq!(differs::<Native>(u64::MAX, u64::MAX ^ (1 << bit)), 1);
-        assert_eq!(differs::<Native>(1 << bit, 1 << bit), 0);
+fn keys_are_found_by_their_tags_whatever_lies_beside_them() {
+    let tags = [0x80, 0x81, 0x7f | TAKEN, 0xfe, 0xc0];
+    for tag in tags {
+        for other in tags {
+            for way in 0..WAYS {
+                let set = KeySet::default();
+                let mut word = 0;
+                for (number, key) in set.keys.iter().enumerate() {
+                    Native::write(key, if number == way { 7 } else { 100 + number as u64 });
+                    word |= (if number == way { tag } else { other }) << (8 * number);
+                }
+                Native::write(&set.tags, word);
+                assert_eq!(set.find::<Native>(7, tag), way as u64, "{tag:x} among {other:x}");
+                assert_eq!(set.find::<Native>(8, tag), NO_WAY);
+                assert_eq!(set.occupied::<Native>(), WAYS as u64);
+            }
+        }
     }
-    assert_eq!(differs::<Native>(u64::MAX, u64::MAX), 0);
+    assert_eq!(KeySet::default().find::<Native>(0, TAKEN), NO_WAY, "empty ways have no key");
 }
 
 #[test]
@@ -34,10 +48,10 @@ fn less_without_branches_is_less() {
 
 #[test]
 fn sets_are_as_many_as_sources_need() {
-    for (sources, sets) in [(1, 4), (20, 4), (21, 8), (100_000, 32_768), (1_000_000, 262_144)] {
+    for (sources, sets) in [(1, 4), (16, 4), (17, 8), (100_000, 32_768), (1_000_000, 262_144)] {
         assert_eq!(set_count(sources), sets, "{sources}");
     }
     for key in 0..10_000 {
-        assert!(set_indices(key, 7, 63).iter().all(|set| *set < 64));
+        assert!(Home::of(key, 7, 63).sets.iter().all(|set| *set < 64));
     }
 }

@@ -1,6 +1,16 @@
 //! A fake agent behind a real control socket, for tests of both its sides.
 
-use std::{cell::RefCell, fs, net::IpAddr, path::PathBuf, rc::Rc, sync::Arc, sync::mpsc, thread};
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    net::IpAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -11,7 +21,7 @@ use crate::{
         client::Client,
         view::{
             BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
-            SourceView, StatusView, WhyView,
+            SourceView, StatusView, TopView, WhyView,
         },
     },
     events::stream::EventStream,
@@ -20,6 +30,7 @@ use crate::{
 struct Fake {
     bans: RefCell<Vec<BanView>>,
     events: Arc<EventStream>,
+    looks: Cell<u64>,
 }
 
 impl Backend for Fake {
@@ -27,8 +38,15 @@ impl Backend for Fake {
         StatusView { version: "1".into(), state: "starting".into(), ..StatusView::default() }
     }
 
-    fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
+    async fn sources(&self, sort: SourceSort, limit: usize) -> Result<Vec<SourceView>, Failure> {
+        tokio::task::yield_now().await;
         Err(Failure::internal(format!("{} {limit}", sort.label())))
+    }
+
+    fn top(&self, _sort: SourceSort, _limit: usize) -> Result<TopView, Failure> {
+        let passes = self.looks.get() + 1;
+        self.looks.set(passes);
+        Ok(TopView { passes, clock_milliseconds: 1000 * passes, ..TopView::default() })
     }
 
     fn ban(&self, request: &BanRequest) -> Result<BanView, Failure> {
@@ -42,9 +60,22 @@ impl Backend for Fake {
             reason: request.reason.clone(),
             origin: "manual".into(),
             packets: 0,
+            not_saved: None,
         };
         self.bans.borrow_mut().push(ban.clone());
         Ok(ban)
+    }
+
+    fn add_ban(&self, request: &BanRequest) -> Result<(), Failure> {
+        self.ban(request).map(drop)
+    }
+
+    async fn saved(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn must_wait(&self) -> bool {
+        false
     }
 
     fn unban(&self, prefix: IpNet) -> Result<usize, Failure> {
@@ -66,9 +97,13 @@ impl Backend for Fake {
         Err(Failure::full(request.target.clone()))
     }
 
-    async fn reload(&self) -> Result<ReloadView, Failure> {
+    async fn reload(&self, _confirm: Option<Duration>) -> Result<ReloadView, Failure> {
         tokio::task::yield_now().await;
         Err(Failure::invalid("limiter.toml:3: kernel.mode"))
+    }
+
+    fn confirm_reload(&self) -> Result<ReloadView, Failure> {
+        Err(Failure { status: 404, message: "nothing".into() })
     }
 
     fn detach(&self) -> Result<Vec<String>, Failure> {
@@ -108,7 +143,11 @@ impl Running {
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let server = Server::bind(&path).unwrap();
                 bound.send(()).unwrap();
-                let backend = Rc::new(Fake { bans: RefCell::default(), events: backend_events });
+                let backend = Rc::new(Fake {
+                    bans: RefCell::default(),
+                    events: backend_events,
+                    looks: Cell::default(),
+                });
                 tokio::select! {
                     _ = server.serve(backend) => {}
                     _ = ended => {}

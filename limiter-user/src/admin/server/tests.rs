@@ -13,7 +13,7 @@ use super::{fake::Running, *};
 use crate::{
     admin::{
         client::{Client, ClientError, Target},
-        view::{BanView, StatusView, UnbanView},
+        view::{BanView, BansView, StatusView, UnbanView},
     },
     events::{Event, Lifecycle, stream::FOLLOWER_EVENTS},
     policy::BanScope,
@@ -24,9 +24,10 @@ impl Running {
     fn raw(&self, request: &str, body: &str) -> String {
         let mut stream = StdStream::connect(&self.socket).unwrap();
         let length = body.len();
+        let version = if request.contains("HTTP/1.1") { "" } else { " HTTP/1.1" };
         write!(
             stream,
-            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{request}{version}\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
         let mut answer = String::new();
@@ -69,7 +70,8 @@ fn mistakes_are_named() {
         ("GET /v1/sources?limit=-1", 400, "expected a number"),
         ("GET /v1/why", 400, "`source` is missing"),
         ("GET /v1/why?source=host", 400, "an IP address"),
-        ("GET /v1/events?format=xml", 400, "json or text"),
+        ("GET /v1/events?format=xml", 400, "json, text or sse"),
+        ("GET /v1/events?since=yesterday", 400, "or how long ago"),
         ("GET /v1/events?kind=baned", 400, "unbanned"),
         ("GET /v1/events?source=300.0.0.0/8", 400, "an address or a prefix"),
         ("DELETE /v1/bans", 400, "either `prefix=` or `all=true`"),
@@ -97,12 +99,11 @@ fn bans_one_by_one_and_by_the_line() {
                  {\"prefix\":\"0.0.0.0/0\"}\n\nnonsense\n";
     let answer = agent.raw("POST /v1/bans", lines);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.contains("application/x-ndjson"));
-    let lines: Vec<serde_json::Value> =
-        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["seconds_left"], 60);
-    assert_eq!(lines[1]["status"], 409);
-    assert_eq!(lines[2]["status"], 400);
+    assert!(head.starts_with("HTTP/1.1 207 "), "{head}");
+    let view: BansView = serde_json::from_str(body).unwrap();
+    assert_eq!((view.accepted, view.refused), (1, 2));
+    let named: Vec<_> = view.refusals.iter().map(|line| (line.line, line.status)).collect();
+    assert_eq!(named, [(2, 409), (4, 400)]);
     let client = agent.client();
     let bans = Target::new("/v1/bans");
     let listed = client.ask::<Vec<BanView>>(Method::GET, &bans, vec![]).unwrap().view;
@@ -113,6 +114,36 @@ fn bans_one_by_one_and_by_the_line() {
     };
     assert_eq!(lift(bans.clone().with("prefix", "203.0.113.7")), 1);
     assert_eq!(lift(bans.with("all", "true")), 1);
+}
+
+#[test]
+fn many_bans_are_streamed_and_bad_lines_named() {
+    use std::fmt::Write as _;
+
+    let agent = Running::start("many");
+    let mut lines = String::new();
+    for number in 0..30_000_u32 {
+        let address = std::net::Ipv4Addr::from_bits(number);
+        writeln!(lines, "{{\"prefix\":\"{address}\",\"reason\":\"{}\"}}", "x".repeat(60)).unwrap();
+    }
+    assert!(lines.len() > 2 << 20, "longer than one object may be");
+    let post = |body: &str| {
+        let answer =
+            agent.raw("POST /v1/bans HTTP/1.1\r\ncontent-type: application/x-ndjson", body);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str::<BansView>(body).unwrap())
+    };
+    let all = BansView { accepted: 30_000, ..BansView::default() };
+    assert_eq!(post(&lines), (200, all));
+    let long = "x".repeat(100_000);
+    let (status, view) =
+        post(&format!("{{\"prefix\":\"192.0.2.1\"}}\n{long}\n\n{{\"prefix\":\"192.0.2.2\"}}"));
+    assert_eq!((status, view.accepted, view.refused), (207, 2, 1));
+    assert_eq!((view.refusals[0].line, view.refusals[0].status), (2, 413));
+    let (status, view) = post(&"{\"prefix\":\"::/0\"}\n".repeat(100));
+    assert_eq!((status, view.accepted, view.refused, view.refusals.len()), (409, 0, 100, 20));
+    assert_eq!(post(""), (200, BansView::default()));
 }
 
 #[test]
@@ -150,6 +181,60 @@ fn events_are_followed_filtered_and_losses_told() {
     }
     until("\"event.action\":\"events_lost\"");
     publish(Lifecycle::Banned);
+}
+
+#[test]
+fn past_events_come_before_new_ones_and_none_is_missing() {
+    let agent = Running::start("since");
+    for second in 1..=3 {
+        agent.events.publish(Event::lifecycle(second * 1_000_000_000, Lifecycle::Attached, ""));
+    }
+    let answer =
+        agent.raw("GET /v1/events?follow=false&format=text&since=1970-01-01T00:00:02Z", "");
+    assert_eq!(answer.matches("XDP attached").count(), 2, "{answer}");
+    let answer = agent.raw("GET /v1/events?follow=false&format=text&since=1h", "");
+    assert_eq!(answer.matches("XDP attached").count(), 0, "{answer}");
+
+    let follow = |fields: &str| {
+        let mut stream = StdStream::connect(&agent.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let request = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let until = |stream: &mut StdStream, words: &str| {
+        let (mut read, mut buffer) = (String::new(), [0; 4096]);
+        while !read.contains(words) {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0, "{read}");
+            read.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        read
+    };
+    let run = agent.events.run();
+    let fields = format!("accept: text/event-stream\r\nlast-event-id: {run}/1\r\n");
+    let mut stream = follow(&fields);
+    let read = until(&mut stream, &format!("id: {run}/3\n"));
+    assert!(read.contains("content-type: text/event-stream\r\n"), "{read}");
+    assert!(read.contains(&format!("id: {run}/2\nevent: attached\ndata: {{")), "{read}");
+    assert!(!read.contains(&format!("id: {run}/1\n")), "{read}");
+    agent.events.publish(Event::lifecycle(4_000_000_000, Lifecycle::Banned, ""));
+    until(&mut stream, &format!("id: {run}/4\nevent: banned\n"));
+    // An id of an earlier run: everything that this one knows.
+    let mut stream = follow("accept: text/event-stream\r\nlast-event-id: x/9\r\n");
+    until(&mut stream, &format!("id: {run}/1\n"));
+}
+
+#[test]
+fn metrics_are_served_in_the_form_that_is_asked_for() {
+    let agent = Running::start("metrics");
+    let answer = agent.raw("GET /metrics", "");
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+    let answer = agent.raw("GET /metrics HTTP/1.1\r\naccept: text/plain;version=0.0.4\r\nx:", "");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert!(!answer.contains("# EOF"), "{answer}");
+    assert!(agent.raw("POST /metrics", "").starts_with("HTTP/1.1 405"));
 }
 
 #[test]

@@ -39,10 +39,11 @@ fn as_the_kernel(lists: &Lists, filters: &Filters, flags: u64, address: IpAddr) 
     let passes = |bits: FilterBits| filters.filter[bits.word as usize] & bits.mask == bits.mask;
     let v4 = address.is_ipv4();
     let exact = if v4 { flags::LISTS_EXACT_V4 } else { flags::LISTS_EXACT_V6 };
-    if flags & exact != 0 && passes(FilterBits::of_address(wanted.address(), mask)) {
-        if let Some(entry) = lists.entries().iter().find(|entry| entry.prefix == wanted) {
-            return entry.value;
-        }
+    if flags & exact != 0
+        && passes(FilterBits::of_address(wanted.address(), mask))
+        && let Some(entry) = lists.entries().iter().find(|entry| entry.prefix == wanted)
+    {
+        return entry.value;
     }
     let has = |(word, bit): (u32, u64)| filters.bitmap[word as usize] & bit != 0;
     let bits = [summary_bit(wanted.address()), bitmap_bit(wanted.address())];
@@ -113,10 +114,10 @@ fn random_lists_mean_the_same_to_everybody() {
     for _ in 0..300 {
         let mut listed = Vec::new();
         let mut addresses: Vec<IpAddr> = Vec::new();
-        for _ in 0..1 + random(&mut state) % 40 {
+        for _ in 0..=random(&mut state) % 40 {
             // Few different bits, so that prefixes nest and collide.
             let noise = u32::try_from(random(&mut state) & 0x0303_0303).unwrap();
-            let address: IpAddr = if random(&mut state) % 2 == 0 {
+            let address: IpAddr = if random(&mut state).is_multiple_of(2) {
                 std::net::Ipv4Addr::from(0x0a00_0000 | noise).into()
             } else {
                 let low = u128::from(random(&mut state) & 1) << 63 | u128::from(noise & 3);
@@ -125,7 +126,11 @@ fn random_lists_mean_the_same_to_everybody() {
             };
             let bits = if address.is_ipv4() { 33 } else { 129 };
             let length = u8::try_from(random(&mut state) % bits).unwrap();
-            let length = if random(&mut state) % 3 == 0 { length } else { (bits - 1) as u8 };
+            let length = if random(&mut state).is_multiple_of(3) {
+                length
+            } else {
+                u8::try_from(bits - 1).unwrap()
+            };
             let listing = match random(&mut state) % 4 {
                 0 => Listing::Trusted(u16::try_from(random(&mut state) & 0xffff).unwrap()),
                 1 => Listing::Allow,

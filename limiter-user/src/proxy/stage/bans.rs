@@ -94,7 +94,7 @@ impl Bans {
 }
 
 /// The key of a prefix that is one client: a whole IPv4 address or an IPv6 /64.
-fn one_client(prefix: IpNet) -> Option<AddressKey> {
+pub(in crate::proxy) fn one_client(prefix: IpNet) -> Option<AddressKey> {
     let length = match prefix {
         IpNet::V4(_) => 32,
         IpNet::V6(_) => 64,

@@ -16,7 +16,8 @@ use crate::{
 };
 
 fn ban(prefix: &str) -> ToProxy {
-    ToProxy::AddHttpBan(HttpBan { prefix: prefix.parse().unwrap(), expires_ns: u64::MAX })
+    let prefix = prefix.parse().unwrap();
+    ToProxy::AddHttpBans(vec![HttpBan { prefix, expires_ns: u64::MAX }])
 }
 
 /// The document of a refusal names it by status only; the observation says which it was.

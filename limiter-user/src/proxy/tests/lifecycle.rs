@@ -73,11 +73,11 @@ fn bans_refuse_and_end_connections() {
     let reply = proxy.get("GET /");
     assert_eq!((reply.status, reply.header("connection")), (403, Some("close")));
     proxy.agent.refused(Refusal::Banned);
-    proxy.agent.send(&ToProxy::AddHttpBan(ban(0)), &[]);
+    proxy.agent.send(&ToProxy::AddHttpBans(vec![ban(0)]), &[]);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(other.send("GET /").status, 200, "lifted");
     let begun = clock::monotonic_ns();
-    proxy.agent.send(&ToProxy::CloseConnections("127.0.0.0/8".parse().unwrap()), &[]);
+    proxy.agent.send(&ToProxy::CloseConnections(vec!["127.0.0.0/8".parse().unwrap()]), &[]);
     assert!(live.is_closed() && other.is_closed());
     assert!(clock::monotonic_ns() - begun < 100_000_000);
     assert_eq!(proxy.get("GET /").status, 200, "only live connections ended");
