@@ -286,7 +286,7 @@ impl Pair {
         }
         assert!((4_000..5_000).contains(&kept), "{kept} records in the ring buffer");
         for record in &records[kept..] {
-            let verdict = usize::try_from((record.verdict & 0xffff_ffff) - 1).expect("small");
+            let verdict = usize::try_from((record.verdict & 0xffff) - 1).expect("small");
             let lost = &mut self.host.counters[Verdict::COUNTERS + verdict];
             lost.packets += record.packets;
             lost.bytes += record.bytes;

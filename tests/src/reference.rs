@@ -143,7 +143,7 @@ impl Reference {
             self.count(|operations| operations.arrays += 1);
             let drops = &mut self.cpus[self.cpu as usize].drops;
             let slot = &mut drops[DropSlot::index(decision.source) as usize];
-            let record = slot.gather(decision.source, verdict, bytes, now_ns);
+            let record = slot.gather(decision.source, DropSlot::word(verdict, 0), bytes, now_ns);
             self.records.extend(record.map(|record| record.on_cpu(self.cpu)));
         }
         let action = match verdict.action {
