@@ -59,7 +59,8 @@ pub fn parser(frame: &[u8]) {
         Parsed::NotIp => assert!(frame.len() >= 14, "what has no type is malformed"),
         Parsed::Malformed(_, flaw) => assert_ne!(flaw, Flaw::None, "malformed, and nothing wrong"),
         Parsed::Ip(headers) => {
-            assert_eq!(headers.source.is_v4(), headers.destination.is_v4());
+            // (A v4-mapped destination in an IPv6 packet is nobody's, and harmless.)
+            assert!(headers.destination.is_v4() || !headers.source.is_v4());
             assert!(headers.has_ports || headers.destination_port == 0 && headers.tcp_flags == 0);
             assert!(!headers.has_ports || matches!(headers.protocol, 6 | 17));
             assert_eq!(headers.forget::<Native>(0x0123_4567_89ab_cdef), headers);
@@ -198,7 +199,8 @@ pub fn records(data: &[u8]) {
     let words: [u64; DROP_WORDS] = std::array::from_fn(|_| bytes.word());
     let slot = DropSlot::from_words(words);
     if let Some(verdict) = slot.decode() {
-        assert_eq!(verdict.counter() as u64 + 1, slot.verdict & 0xffff_ffff);
+        let decoded = DropSlot { verdict: DropSlot::word(verdict, 5), ..slot };
+        assert_eq!(decoded.decode(), Some(verdict));
         assert_eq!(slot.on_cpu(3).decode(), Some(verdict));
     }
     let mut gathering = DropSlot { packets: slot.packets >> 1, bytes: slot.bytes >> 1, ..slot };
@@ -209,7 +211,8 @@ pub fn records(data: &[u8]) {
         let reason = Reason::ALL[usize::from(reason) % Reason::COUNT];
         now_ns = now_ns.wrapping_add(u64::from(bytes.byte()) << 24);
         packets += 1;
-        if let Some(record) = gathering.gather(source, Verdict::drop(reason), 60, now_ns) {
+        let word = DropSlot::word(Verdict::drop(reason), u32::from(reason as u8) & 15);
+        if let Some(record) = gathering.gather(source, word, 60, now_ns) {
             packets -= record.packets;
         }
         assert_eq!(gathering.packets, packets, "none is lost or counted twice");
