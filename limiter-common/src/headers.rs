@@ -162,11 +162,11 @@ impl Headers {
             },
             destination: Address {
                 high: M::forget(self.destination.high, noise),
-                low: self.destination.low,
+                low: M::forget(self.destination.low, noise),
             },
             protocol: byte(self.protocol),
             destination_port: u16::from_le_bytes([port0, port1]),
-            tcp_flags: self.tcp_flags,
+            tcp_flags: byte(self.tcp_flags),
             has_ports: byte(u8::from(self.has_ports)) & 1 != 0,
             is_fragment: byte(u8::from(self.is_fragment)) & 1 != 0,
             ..*self
