@@ -154,19 +154,17 @@ impl Headers {
             let [byte, ..] = M::forget(u64::from(value), noise).to_le_bytes();
             byte
         };
+        let address = |address: Address| Address {
+            high: M::forget(address.high, noise),
+            low: M::forget(address.low, noise),
+        };
         let [port0, port1, ..] = M::forget(u64::from(self.destination_port), noise).to_le_bytes();
         Self {
-            source: Address {
-                high: M::forget(self.source.high, noise),
-                low: M::forget(self.source.low, noise),
-            },
-            destination: Address {
-                high: M::forget(self.destination.high, noise),
-                low: self.destination.low,
-            },
+            source: address(self.source),
+            destination: address(self.destination),
             protocol: byte(self.protocol),
             destination_port: u16::from_le_bytes([port0, port1]),
-            tcp_flags: self.tcp_flags,
+            tcp_flags: byte(self.tcp_flags),
             has_ports: byte(u8::from(self.has_ports)) & 1 != 0,
             is_fragment: byte(u8::from(self.is_fragment)) & 1 != 0,
             ..*self
