@@ -122,6 +122,7 @@ impl DropSlot {
 
     /// The slot of the interface that the packets came in on.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "sixteen bits")]
     pub const fn interface(&self) -> u32 {
         (self.verdict >> INTERFACE_SHIFT) as u32 & 0xffff
     }

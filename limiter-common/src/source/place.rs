@@ -47,7 +47,7 @@ const ALL_LOW_BITS: u64 = 0x0101_0101_0101_0101;
 pub struct Home {
     /// The two sets.
     pub sets: [u32; 2],
-    /// A byte with [`TAKEN`] set.
+    /// A byte, never zero: its high bit says that the place is taken.
     pub tag: u64,
 }
 

@@ -38,8 +38,8 @@ impl Agent {
             let mut names: Vec<Option<Arc<str>>> = vec![None; MAX_INTERFACES as usize];
             let mut name = |slot: u32| {
                 let known = names.get_mut(slot as usize)?;
-                let named = || inner.kernel.as_ref().map(|it| it.interface_name(slot).into());
-                *known = known.take().or_else(named);
+                let look_up = || inner.kernel.as_ref().map(|it| it.interface_name(slot).into());
+                *known = known.take().or_else(look_up);
                 known.clone()
             };
             told.extend(drops.held().into_iter().map(|(verdict, sum)| (None, verdict, sum, None)));

@@ -1,0 +1,154 @@
+//! What `status` shows: everything about the running agent, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StatusView {
+    /// Version and build id of the agent.
+    pub version: String,
+    /// Agent's process id.
+    pub agent_pid: u32,
+    /// Proxy's process id; `None`: not running.
+    pub proxy_pid: Option<u32>,
+    /// How often the proxy was started by this agent.
+    pub proxy_starts: u64,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Seconds since the proxy was started; `None`: not running.
+    #[serde(default)]
+    pub proxy_uptime_seconds: Option<u64>,
+    /// Path of the configuration file, if any.
+    pub configuration: Option<String>,
+    /// Generation of the policy in force (rises with each reload).
+    pub policy_generation: u64,
+    /// `ready`, `degraded` or `starting`.
+    pub state: String,
+    /// What is not working, a sentence each.
+    pub degraded: Vec<String>,
+    /// Seconds until the policy in force is undone unless confirmed; `null`: it stays.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
+    /// `enforce`, `monitor`, or `off` (HTTP only).
+    pub kernel_mode: String,
+    /// Interfaces with XDP.
+    pub interfaces: Vec<InterfaceView>,
+    /// Addresses that the proxy listens on.
+    pub listeners: Vec<String>,
+    /// Upstream servers by name.
+    pub upstreams: Vec<String>,
+    /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
+    pub packets: Vec<PacketCountView>,
+    /// Malformed packets by what was wrong with them.
+    #[serde(default)]
+    pub malformed: BTreeMap<String, u64>,
+    /// Entries and capacity by map.
+    pub maps: BTreeMap<String, MapFillView>,
+    /// Losses by stage; all of them counted, none silent.
+    pub events_lost: BTreeMap<String, u64>,
+    /// Requests since the proxy started.
+    pub requests: u64,
+    /// Requests sent upstream since the proxy started.
+    pub forwarded: u64,
+    /// Refused requests by label.
+    pub refused: BTreeMap<String, u64>,
+    /// Findings in monitor mode by label.
+    pub monitored: BTreeMap<String, u64>,
+    /// Answered requests by route, status and refusal.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeView>,
+    /// Open client connections.
+    pub connections_open: u64,
+    /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
+    pub connections: Option<ConnectionsView>,
+    /// Bans in force by scope.
+    pub bans: BTreeMap<String, u64>,
+    /// Bans in force that the agent found when it started, in the kernel or on disk.
+    #[serde(default)]
+    pub bans_restored: u64,
+    /// How long it took to have them in force.
+    #[serde(default)]
+    pub bans_restored_milliseconds: u64,
+    /// Bans that found no room since the agent started, by table (`bans`, `prefix_bans`, `http`).
+    #[serde(default)]
+    pub bans_refused: BTreeMap<String, u64>,
+    /// Settings of the host that matter here, as found.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Requests that were answered alike, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct OutcomeView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// Status of the answer.
+    pub code: String,
+    /// Label of the refusal; empty: answered.
+    pub refusal: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// TCP connections that peers opened, as the stack tells of them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConnectionsView {
+    /// Why they are not counted at all.
+    pub off: Option<String>,
+    /// How many are open.
+    pub open: u64,
+    /// Sockets in the table.
+    pub tracked: u64,
+    /// How many fit.
+    pub capacity: u64,
+    /// Counts and records found wrong and put right since the agent started.
+    pub drift_corrected: u64,
+    /// Connections that were not counted because a table was full.
+    pub untracked: u64,
+    /// Connections that bans ended since the agent started.
+    pub ended_by_bans: u64,
+    /// Bans whose connections were not ended, because too many bans came at once.
+    pub bans_skipped: u64,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceView {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether the link was taken over from an earlier agent.
+    pub taken_over: bool,
+    /// Why the mode is generic although native was wanted; else empty.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// One counter of the packet path.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PacketCountView {
+    /// Interface name.
+    pub interface: String,
+    /// `pass`, `drop`, `monitor` or `tx`.
+    pub verdict: String,
+    /// Reason label.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct MapFillView {
+    /// Entries in use.
+    pub entries: u64,
+    /// How many fit.
+    pub capacity: u64,
+}
