@@ -87,7 +87,8 @@ pub fn decide(data: &[u8]) {
     while !bytes.0.is_empty() && frames < 64 {
         let what = bytes.byte();
         host.cpu = u32::from(what & 1);
-        host.policy.settings.fixed_now_ns += [0, 1, 1_000_000, 5_000_000_000][usize::from(what >> 1 & 3)];
+        host.policy.settings.fixed_now_ns +=
+            [0, 1, 1_000_000, 5_000_000_000][usize::from(what >> 1 & 3)];
         if what >> 3 & 7 == 0 {
             let address = address(&mut bytes);
             host.ban(address, host.policy.settings.fixed_now_ns + 1_000_000);
@@ -103,7 +104,8 @@ pub fn decide(data: &[u8]) {
         assert_eq!(is_malformed, decision.flaw != Flaw::None, "{decision:?}");
         let is_trusted = host.naive_list(decision.source) == ListVerdict::Trusted;
         assert!(verdict.reason != Reason::Trusted || is_trusted, "{decision:?}");
-        let told = matches!(verdict.reason, Reason::Denied | Reason::PacketRate | Reason::NotAllowed);
+        let told =
+            matches!(verdict.reason, Reason::Denied | Reason::PacketRate | Reason::NotAllowed);
         assert!(!(told && is_trusted), "{decision:?}: a trusted source");
     }
     let counted: u64 = host.counters.iter().map(|counter| counter.packets).sum();
@@ -111,12 +113,13 @@ pub fn decide(data: &[u8]) {
     let refused: u64 = Action::ALL
         .into_iter()
         .filter(|action| matches!(action, Action::Drop | Action::Monitor))
-        .flat_map(|action| Reason::ALL.iter().map(move |reason| Verdict { action, reason: *reason }))
+        .flat_map(|action| {
+            Reason::ALL.iter().map(move |reason| Verdict { action, reason: *reason })
+        })
         .map(|verdict| host.counters[counter_index(0, verdict) as usize].packets)
         .sum();
     let told: u64 = host.records.iter().map(|record| record.packets).sum();
-    let waiting: u64 =
-        host.cpus.iter().flat_map(|cpu| &cpu.drops).map(|slot| slot.packets).sum();
+    let waiting: u64 = host.cpus.iter().flat_map(|cpu| &cpu.drops).map(|slot| slot.packets).sum();
     assert_eq!(refused, told + waiting, "every drop is told once");
 }
 
@@ -190,7 +193,13 @@ fn limits(bytes: &mut Bytes<'_>) -> Limits {
     }
     let (packets, of_bytes) = (rate(BucketRate::new), rate(BucketRate::of_bytes));
     let concurrent_connections = u64::from(bytes.byte() & 3);
-    Limits { packets, bytes: of_bytes, kinds, concurrent_connections, flags: u64::from(bytes.byte() & 1) }
+    Limits {
+        packets,
+        bytes: of_bytes,
+        kinds,
+        concurrent_connections,
+        flags: u64::from(bytes.byte() & 1),
+    }
 }
 
 /// Words as they may lie in a map or a record, read back: no panic, and nothing lost.
