@@ -2,6 +2,7 @@
 //! and whatever somebody else puts on the wire.
 
 mod bans;
+mod limit;
 mod support;
 
 use std::{

@@ -122,7 +122,7 @@ fn fragments_are_limited_dropped_or_passed_as_told() {
 
 #[test]
 fn sources_for_which_there_is_no_room_are_passed_or_dropped_as_told() {
-    // Four sets of eight slots; every source stays in debt.
+    // Four sets of seven slots; every source stays in debt.
     let world = World::new();
     let policy = |word: &str| {
         World::kernel(&format!(
@@ -139,12 +139,14 @@ fn sources_for_which_there_is_no_room_are_passed_or_dropped_as_told() {
         limiter_tests::counters::Counters::of(limiter).get(action, reason)
     };
     limiter_tests::wait::eventually(crate::support::SOON, "all are counted", || {
-        let full = packets(&limiter, Action::Pass, Reason::TableFull);
+        // Of those without a slot, some are tried for one and find none.
+        let full = packets(&limiter, Action::Pass, Reason::TableFull)
+            + packets(&limiter, Action::Pass, Reason::Untracked);
         full + packets(&limiter, Action::Pass, Reason::Allowed) == 200
     });
     let room = packets(&limiter, Action::Pass, Reason::Allowed);
     let fill = &limiter.status().maps["sources"];
-    assert_eq!((fill.entries, fill.capacity), (room, 32), "a slot for each that was admitted");
+    assert_eq!((fill.entries, fill.capacity), (room, 28), "a slot for each that was admitted");
     // Those that are counted still are, by their own bucket.
     let known = limiter.json(&["sources", "--json", "--limit", "1"]);
     let known = known[0]["source"].as_str().unwrap().trim_end_matches("/32").to_owned();
@@ -163,7 +165,7 @@ fn sources_for_which_there_is_no_room_are_passed_or_dropped_as_told() {
         let more = |action, reason| now.get(action, reason) - before.get(action, reason);
         let (dropped, room) =
             (more(Action::Drop, Reason::TableFull), more(Action::Pass, Reason::Allowed));
-        dropped + room == 200 && room <= 32 - fill.entries
+        dropped + room == 200 && room <= 28 - fill.entries
     });
     // The table outlives the agent, debts and all.
     limiter.kill_agent();

@@ -19,6 +19,10 @@ mod escalation;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod exhaustion;
+#[cfg(test)]
+mod forwarding;
+#[cfg(test)]
 mod interfaces;
 #[cfg(test)]
 mod layout;
@@ -29,11 +33,23 @@ mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod malformed;
+#[cfg(test)]
+mod monitor;
+#[cfg(test)]
 mod observing;
+#[cfg(test)]
+mod pace;
 #[cfg(test)]
 mod prefixes;
 #[cfg(test)]
+mod rates;
+#[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod replies;
+#[cfg(test)]
+mod services;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
