@@ -59,22 +59,20 @@ impl Address {
     /// The key under which this address can be banned: IPv4 exactly, IPv6 by /64.
     #[inline]
     pub const fn ban_key(self) -> u64 {
-        self.key(u64::MAX, u64::MAX)
+        if self.is_v4() { self.low } else { v6_key(self.high) }
     }
 
     /// The key under which this address is counted, see [`Masks`].
     #[inline]
     pub const fn source_key(self, masks: Masks) -> u64 {
-        self.key(masks.v4, masks.v6)
+        Self::source_key_of(self.ban_key(), masks)
     }
 
+    /// [`Self::source_key`] of every address with this [`Self::ban_key`], which tells the family by
+    /// one comparison.
     #[inline]
-    const fn key(self, v4_mask: u64, v6_mask: u64) -> u64 {
-        if self.is_v4() {
-            return self.low & v4_mask;
-        }
-        let masked = self.high & v6_mask;
-        if masked >> 48 == 0 { masked | LOW_IPV6 } else { masked }
+    pub const fn source_key_of(ban_key: u64, masks: Masks) -> u64 {
+        if ban_key >> 48 == 0 { ban_key & masks.v4 } else { v6_key(ban_key & masks.v6) }
     }
 
     /// The first address that has this key: the inverse of [`Self::source_key`] up to the mask.
@@ -87,6 +85,11 @@ impl Address {
             Self { high: key, low: 0 }
         }
     }
+}
+
+#[inline]
+const fn v6_key(high: u64) -> u64 {
+    if high >> 48 == 0 { high | LOW_IPV6 } else { high }
 }
 
 impl From<IpAddr> for Address {
@@ -162,6 +165,12 @@ mod tests {
         for text in ["0.0.0.0", "::", "::1", "0:ffff:c000:201::", "0:0:0:1::", "2001:db8::"] {
             assert_ne!(address(text).source_key(masks), 0, "{text}");
         }
+        // A source that is counted by less than 16 bits.
+        let (short, none) = (Masks::new(8, 8), Masks::new(0, 0));
+        assert_eq!(address("1:2:3:4::").source_key(short), LOW_IPV6);
+        assert_eq!(address("::1").source_key(short), LOW_IPV6);
+        assert_eq!(address("2001:db8::").source_key(none), LOW_IPV6);
+        assert_eq!(address("2001:db8::").source_key(short), 0x20 << 56);
         assert_ne!(address("0:ffff:c000:201::").ban_key(), address("192.0.2.1").ban_key());
         for text in ["192.0.2.1", "2001:db8:1:2::", "0:ffff:c000:201::", "::"] {
             assert_eq!(Address::from_key(address(text).ban_key()), address(text), "{text}");

@@ -221,16 +221,18 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
         if self.is_forwarded() {
             return Verdict::pass(Reason::Forwarded);
         }
-        if self.headers.has_ports {
+        let ban_key = self.headers.source.ban_key();
+        let banned = self.is_banned(ban_key);
+        // Of a banned source's datagram nobody asks what its port is to the host.
+        if self.headers.has_ports && (!banned || self.headers.protocol == protocol::TCP) {
             let port = self.headers.destination_port;
             let word = port_word(self.headers.protocol == protocol::UDP, port);
             self.ports = PortFacts::in_word(self.tables.port_word(word), port);
         }
-        let banned = self.is_banned();
         let (mut verdict, slot) = if banned && !self.is_failsafe() {
             (Verdict::drop(Reason::Banned), None)
         } else {
-            self.admit(banned)
+            self.admit(ban_key, banned)
         };
         if verdict.action != Action::Pass && self.is_reply() {
             verdict = Verdict::pass(Reason::Reply);
@@ -257,8 +259,7 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     /// Whether a ban of the source is in force. Ban insertion refuses trusted sources, so that a
     /// ban needs no look at the lists.
     #[inline]
-    fn is_banned(&self) -> bool {
-        let key = self.headers.source.ban_key();
+    fn is_banned(&self, key: u64) -> bool {
         let bit = FilterBit::of(key);
         // A ban that ends at 0 is none. One that has ended does not hide a prefix that is banned.
         let mut expiry_ns = 0;
@@ -278,8 +279,8 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
     /// also its slot, if it has one.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "BPF functions take five arguments")]
-    fn admit(&self, banned: bool) -> (Verdict, Option<&SourceSlot>) {
-        let key = self.headers.source.source_key(self.settings.masks);
+    fn admit(&self, ban_key: u64, banned: bool) -> (Verdict, Option<&SourceSlot>) {
+        let key = Address::source_key_of(ban_key, self.settings.masks);
         let slot = self.find(key);
         let admitted = match self.list(key, slot) {
             _ if banned => Verdict::pass(Reason::Failsafe),

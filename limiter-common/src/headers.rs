@@ -154,14 +154,16 @@ impl Headers {
             let [byte, ..] = M::forget(u64::from(value), noise).to_le_bytes();
             byte
         };
-        let address = |address: Address| Address {
-            high: M::forget(address.high, noise),
-            low: M::forget(address.low, noise),
-        };
         let [port0, port1, ..] = M::forget(u64::from(self.destination_port), noise).to_le_bytes();
         Self {
-            source: address(self.source),
-            destination: address(self.destination),
+            source: Address {
+                high: M::forget(self.source.high, noise),
+                low: M::forget(self.source.low, noise),
+            },
+            destination: Address {
+                high: M::forget(self.destination.high, noise),
+                low: M::forget(self.destination.low, noise),
+            },
             protocol: byte(self.protocol),
             destination_port: u16::from_le_bytes([port0, port1]),
             tcp_flags: byte(self.tcp_flags),

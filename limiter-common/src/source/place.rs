@@ -111,20 +111,21 @@ impl SlotSet {
     }
 }
 
-/// The slot of this source, if it has one.
+/// The slot of this source, if it has one. No loop over the sets: indexed, they would have to lie
+/// in memory.
 #[inline]
 pub fn find_in<'a, M: Machine>(
     keys: impl Fn(u32) -> Option<&'a KeySet>,
     home: Home,
     key: u64,
 ) -> Option<Place> {
-    for set in home.sets {
-        let way = keys(set)?.find::<M>(key, home.tag);
-        if way != NO_WAY {
-            return Some(Place { set, way });
-        }
+    let [first, second] = home.sets;
+    let way = keys(first)?.find::<M>(key, home.tag);
+    if way != NO_WAY {
+        return Some(Place { set: first, way });
     }
-    None
+    let way = keys(second)?.find::<M>(key, home.tag);
+    if way == NO_WAY { None } else { Some(Place { set: second, way }) }
 }
 
 /// Whether one of the two sets has a slot that never was used.
