@@ -4,16 +4,24 @@
 use std::{fs, path::PathBuf};
 
 use limiter_common::{
-    settings::Settings,
-    verdict::{Action, Verdict},
+    decide::Decision,
+    headers::Flaw,
+    settings::{Settings, flags},
+    verdict::Action,
 };
 use limiter_tests::{
     policy::Policy,
-    program::{Options, Program, quiet_namespace},
+    program::{Options, Program},
     reference::Reference,
 };
 
-use crate::policies::SETS;
+use crate::{
+    differential::router,
+    policies::{SETS, ip, routes},
+};
+
+/// This host's own addresses.
+const OWN: [&str; 2] = ["198.51.100.1", "2001:db8::2"];
 
 struct Case {
     name: String,
@@ -46,24 +54,30 @@ fn read(path: &std::path::Path) -> Case {
     Case { verdict: (*verdict).to_owned(), frame, name }
 }
 
-fn text(verdict: Verdict) -> String {
-    format!("{} {}", verdict.action.label(), verdict.reason.label())
+/// As the second line of a file says it: of a malformed packet also what is wrong with it.
+fn text(decision: &Decision) -> String {
+    let verdict = decision.verdict;
+    let text = format!("{} {}", verdict.action.label(), verdict.reason.label());
+    if decision.flaw == Flaw::None { text } else { text + " " + decision.flaw.label() }
 }
 
 #[test]
 fn kept_frames_are_judged_as_their_files_say_by_both() {
     let mut settings = Settings::open(u64::from(SETS), 0);
+    settings.flags = flags::FORWARDING;
+    settings.set_own(OWN.map(|text| ip(text).into()));
     settings.fixed_now_ns = 1_000_000_000_000;
     let mut host = Reference::new(SETS, 1);
     host.policy = Policy::new(settings);
+    host.routes = routes();
     let mut kernel = Program::load(Options { sets: SETS, ..Options::default() });
     kernel.switch(&host.policy);
     let cases = cases();
-    assert!(cases.len() >= 8, "only {} files", cases.len());
-    quiet_namespace().run(|| {
+    assert!(cases.len() >= 30, "only {} files", cases.len());
+    router().run(|| {
         for Case { name, verdict, frame } in &cases {
             let (decision, counter, action) = host.run(frame);
-            assert_eq!(&text(decision.verdict), verdict, "{name}");
+            assert_eq!(&text(&decision), verdict, "{name}");
             assert_eq!(kernel.run(frame), action, "{name}");
             assert_eq!(kernel.counter(counter), host.counters[counter as usize], "{name}");
             assert_eq!(action == 1, decision.verdict.action == Action::Drop, "{name}");

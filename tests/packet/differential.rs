@@ -24,7 +24,9 @@ use limiter_tests::{
 };
 use limiter_user::clock;
 
-use crate::policies::{Named, ROUTES, SETS, address, admitted, entries, ip, policies, sources};
+use crate::policies::{
+    Named, ROUTES, SETS, address, admitted, entries, ip, policies, routes, sources,
+};
 
 const FIXED_SEED: u64 = 0x6c69_6d69_7465_7221;
 const FIXED_FRAMES_PER_POLICY: u32 = 4_500;
@@ -88,7 +90,7 @@ fn kernel_and_host_agree_about_the_frames_of_a_fresh_seed() {
 }
 
 /// A namespace without sockets that sends packets on to [`ROUTES`].
-fn router() -> Namespace {
+pub(crate) fn router() -> Namespace {
     let namespace = quiet_namespace();
     namespace.batch(
         "link add towards type veth peer name away\nlink set towards up\nlink set away up\n",
@@ -140,7 +142,7 @@ impl Pair {
         let cpus = thread::available_parallelism().map_or(1, usize::from).min(2);
         stay_on_cpu(0);
         let mut host = Reference::new(SETS, cpus);
-        host.routes = ROUTES.map(|(network, length)| (length, ip(network).into())).to_vec();
+        host.routes = routes();
         Self {
             seed,
             policy: "",

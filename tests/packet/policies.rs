@@ -65,6 +65,11 @@ pub(crate) fn own() -> Vec<Address> {
 /// Where this host sends packets on to: others of them.
 pub(crate) const ROUTES: [(&str, u32); 2] = [("192.0.2.104", 96 + 29), ("2001:db8::68", 125)];
 
+/// [`ROUTES`] as the reference has them.
+pub(crate) fn routes() -> Vec<(u32, Address)> {
+    ROUTES.map(|(network, length)| (length, ip(network).into())).to_vec()
+}
+
 /// Prefixes of [`sources`], nested so that the longest match matters.
 pub(crate) fn entries() -> Vec<Entry> {
     let entry = |text: &str, length, value| (length, ip(text).into(), value);

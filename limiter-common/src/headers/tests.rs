@@ -267,6 +267,14 @@ impl PacketBytes for Long<'_> {
         self.0.array(offset)
     }
 
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        self.0.words(offset)
+    }
+
+    fn long_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        self.0.long_words(offset)
+    }
+
     fn length(&self) -> u64 {
         self.1
     }
