@@ -75,10 +75,10 @@ fn downloads_run_at_full_speed_under_any_policy() {
     limiter.cli(&["reload"]).succeeded();
     for remote in &remotes {
         let ip = remote.ip().to_string();
-        let limited = download(&world, *remote);
+        let tight = download(&world, *remote);
         limiter.cli(&["ban", &ip]).succeeded();
         let banned = download(&world, *remote);
-        for took in [limited, banned] {
+        for took in [tight, banned] {
             let most = 3 * free[0].max(free[1]) + Duration::from_millis(300);
             assert!(took < most, "{remote}: {took:?}, without limits {free:?}");
         }
@@ -170,12 +170,16 @@ fn whoever_answers_can_open_nothing() {
         let frames = foreign.map(|frame| world.frame(frame));
         let count = frames.len() as u64;
         counts(&limiter, &[(Action::Drop, Reason::Banned, count)], || {
-            frames.iter().for_each(|frame| port.send(frame));
+            for frame in &frames {
+                port.send(frame);
+            }
         });
         // Without the ban the default refuses the same.
         limiter.cli(&["unban", "--all"]).succeeded();
         counts(&limiter, &[(Action::Drop, Reason::NotAllowed, count)], || {
-            frames.iter().for_each(|frame| port.send(frame));
+            for frame in &frames {
+                port.send(frame);
+            }
         });
         assert!(listener.accept().is_err(), "nobody is connected");
         assert!(service.recv(&mut [0; 64]).is_err(), "nothing has arrived");
@@ -239,7 +243,13 @@ fn a_port_that_nobody_listens_on_any_more_gets_its_replies() {
     let client = world.server.run(|| {
         use nix::sys::socket as os;
         use std::os::fd::AsRawFd as _;
-        let socket = os::socket(os::AddressFamily::Inet, os::SockType::Stream, os::SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let socket = os::socket(
+            os::AddressFamily::Inet,
+            os::SockType::Stream,
+            os::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
         os::setsockopt(&socket, os::sockopt::ReuseAddr, &true).unwrap();
         let address: SocketAddr = "10.9.0.1:45678".parse().unwrap();
         os::bind(socket.as_raw_fd(), &os::SockaddrStorage::from(address)).unwrap();
