@@ -7,7 +7,8 @@
 //! (the longest prefix wins, deny wins a tie); default; the list of the service; limits of the
 //! source, of the source at the service, of the service, of the host. Failsafe ports are exempt
 //! from bans, lists and default, not from limits. Replies to connections that this host opened are
-//! exempt from all of these, and looked up only when the packet would otherwise be dropped.
+//! exempt from all of these, and looked up only when the packet would otherwise be dropped, or
+//! charged to the limits of the host.
 //!
 //! Map operations of the common packet (a known source, allowed): control, settings, one word of
 //! ports, one of the ban filter, one set of keys or two, its slots, one counter; with limits on the

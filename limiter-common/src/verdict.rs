@@ -76,7 +76,7 @@ reasons! {
     Banned = "banned";
     /// The source is on the deny list.
     Denied = "denied";
-    /// No list admits the source and the default is to deny.
+    /// No list admits the source, where the default is to deny or its service has a list.
     NotAllowed = "not_allowed";
     /// The source sends more packets than allowed.
     PacketRate = "packet_rate";

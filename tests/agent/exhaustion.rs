@@ -114,10 +114,8 @@ fn two_million_random_sources_take_nothing_from_those_who_matter() {
     let mut limiter = Limiter::start(&world.server, &World::kernel(LIMITS));
     let banned: Vec<Ipv4Addr> =
         (0..2_000).map(|number: u32| Ipv4Addr::from_bits(0xc633_6400 + number * 7)).collect();
-    let lines: String = banned
-        .iter()
-        .map(|address| format!("{{\"prefix\":\"{address}\",\"seconds\":3600}}\n"))
-        .collect();
+    let line = |address: &Ipv4Addr| format!("{{\"prefix\":\"{address}\",\"seconds\":3600}}");
+    let lines = banned.iter().map(line).collect::<Vec<_>>().join("\n");
     let response = limiter.control("POST", "/v1/bans", lines.as_bytes());
     assert_eq!(response.status, 200, "{response:?}");
     limiter.cli(&["ban", "203.0.113.0/24", "--for", "1h"]).succeeded();

@@ -69,7 +69,9 @@ impl Router {
     fn arrive(&self, frames: &[Vec<u8>]) -> usize {
         let mut capture = Port::open(&self.behind.client);
         let port = Port::open(&self.world.veth.client);
-        frames.iter().for_each(|frame| port.send(frame));
+        for frame in frames {
+            port.send(frame);
+        }
         capture.count_matching(crate::support::QUIET, |frame| frame.ends_with(b"through"))
     }
 }
@@ -180,9 +182,9 @@ fn a_source_is_trusted_only_where_it_is_at_home() {
     let limits = "[kernel.limits]\npackets = \"1/h\"\npackets_burst = 2";
     limiter.configure(&format!("{}\n{limits}", text.replace("default = \"deny\"", "")));
     limiter.cli(&["reload"]).succeeded();
-    let limited = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 2)];
-    counts(&limiter, &limited, || outside.send_many(&frame("10.0.0.1"), 4, 10_000));
+    let over = [(Action::Pass, Reason::Allowed, 2), (Action::Drop, Reason::PacketRate, 2)];
+    counts(&limiter, &over, || outside.send_many(&frame("10.0.0.1"), 4, 10_000));
     counts(&limiter, &genuine, || inside.send_many(&frame("10.0.0.1"), 4, 10_000));
-    let limited = [(Action::Drop, Reason::PacketRate, 4)];
-    counts(&limiter, &limited, || outside.send_many(&frame("10.0.0.1"), 4, 10_000));
+    let over = [(Action::Drop, Reason::PacketRate, 4)];
+    counts(&limiter, &over, || outside.send_many(&frame("10.0.0.1"), 4, 10_000));
 }

@@ -119,3 +119,19 @@ fn monitor_mode_decides_the_same_and_drops_nothing() {
     verdict(&world, &limiter, CLIENTS[1], (Action::Drop, Reason::PacketRate));
     verdict(&world, &limiter, CLIENTS[2], BANNED);
 }
+
+/// What is remembered of a source must not hold for its neighbours in the same prefix.
+#[test]
+fn lists_tell_addresses_of_one_counted_prefix_apart() {
+    let world = World::new();
+    let lines = "ipv4_prefix = 24\ndeny = [\"10.9.0.3\", \"fd00:a::3\"]\n\
+                 trusted = [\"10.9.0.4\"]";
+    let limiter = Limiter::start(&world.server, &World::kernel(lines));
+    for _ in 0..2 {
+        verdict(&world, &limiter, CLIENTS[0], ALLOWED);
+        verdict(&world, &limiter, CLIENTS[1], DENIED);
+        verdict(&world, &limiter, CLIENTS[2], TRUSTED);
+        verdict(&world, &limiter, CLIENTS_V6[0], ALLOWED);
+        verdict(&world, &limiter, CLIENTS_V6[1], DENIED);
+    }
+}

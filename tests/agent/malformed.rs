@@ -187,7 +187,9 @@ fn what_no_stack_sends_is_dropped_and_counted_by_its_flaw() {
         udp().after_ethernet(Vlan::new(2)).after_ethernet(Vlan::service(1)),
     ];
     counts(&limiter, &[(Action::Pass, Reason::Allowed, 8)], || {
-        sound.into_iter().for_each(|frame| port.send(&world.frame(frame)));
+        for frame in sound {
+            port.send(&world.frame(frame));
+        }
     });
 }
 
@@ -202,7 +204,9 @@ fn malformed_packets_pass_if_the_policy_says_so_and_are_only_counted_when_monito
         let frames: Vec<Frame> = flawed().into_iter().flat_map(|(_, frames)| frames).collect();
         let expected = [(action, Reason::Malformed, frames.len() as u64)];
         counts(&limiter, &expected, || {
-            frames.into_iter().for_each(|frame| port.send(&world.frame(frame)));
+            for frame in frames {
+                port.send(&world.frame(frame));
+            }
         });
         let flaws = limiter.status().malformed;
         assert!(flawed().iter().all(|(flaw, _)| flaws.contains_key(*flaw)), "{flaws:?}");
@@ -281,6 +285,8 @@ fn what_the_network_needs_always_passes() {
         Frame::udp("10.9.0.2:53", "10.9.0.1:68", b"x"),
     ];
     counts(&limiter, &[(Action::Drop, Reason::Banned, 7)], || {
-        pretended.into_iter().for_each(|frame| port.send(&world.frame(frame)));
+        for frame in pretended {
+            port.send(&world.frame(frame));
+        }
     });
 }

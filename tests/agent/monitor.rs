@@ -61,7 +61,9 @@ fn send_everything(world: &World) -> usize {
     frames.extend(vec![large; 9]);
     frames.extend(vec![tcp(CLIENTS[2], 80, tcp_flags::ACK); 50]);
     frames.extend(vec![tcp(CLIENTS[4], 80, tcp_flags::ACK); 40]);
-    frames.iter().for_each(|frame| port.send(frame));
+    for frame in &frames {
+        port.send(frame);
+    }
     frames.len()
 }
 

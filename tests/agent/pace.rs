@@ -22,7 +22,7 @@ const RATE: u64 = 10_000;
 /// smallest burst here.
 const LATE: Duration = Duration::from_millis(1);
 
-/// How many frames of these two sources reached the interface and how many were dropped.
+/// How many frames of this source reached the interface, and how many of them were dropped.
 fn of_source(limiter: &Limiter, source: &str) -> (u64, u64) {
     let sources = limiter.json(&["sources", "--json", "--limit", "100"]);
     let wanted = format!("{source}/32");
@@ -49,13 +49,13 @@ fn who_keeps_to_the_rate_loses_nothing_who_sends_twice_gets_half() {
         let due = Duration::from_nanos(sent * 1_000_000_000 / RATE) + put_off;
         let now = start.elapsed();
         if now < due {
-            if due - now > Duration::from_micros(200) {
+            if due.saturating_sub(now) > Duration::from_micros(200) {
                 thread::sleep(Duration::from_micros(50));
             }
             continue;
         }
         // This thread was not run for a while: the schedule begins anew, or it would be a burst.
-        put_off += (now - due).saturating_sub(LATE);
+        put_off += now.saturating_sub(due + LATE);
         port.send(&steady);
         port.send(&greedy);
         port.send(&greedy);
@@ -72,7 +72,7 @@ fn who_keeps_to_the_rate_loses_nothing_who_sends_twice_gets_half() {
     let most = RATE * u64::try_from(took.as_micros()).unwrap() / 1_000_000 + 20;
     assert!(admitted <= most + most / 100, "{admitted} of at most {most}");
     // Where it was not put off, it gets all of the rate.
-    let least = RATE * u64::try_from((took - put_off).as_micros()).unwrap() / 1_000_000;
+    let least = RATE * u64::try_from(took.saturating_sub(put_off).as_micros()).unwrap() / 1_000_000;
     assert!(admitted >= least - least / 50, "{admitted} of at least {least}, {put_off:?}");
 }
 

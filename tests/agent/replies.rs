@@ -75,10 +75,10 @@ fn downloads_run_at_full_speed_under_any_policy() {
     limiter.cli(&["reload"]).succeeded();
     for remote in &remotes {
         let ip = remote.ip().to_string();
-        let limited = download(&world, *remote);
+        let tight = download(&world, *remote);
         limiter.cli(&["ban", &ip]).succeeded();
         let banned = download(&world, *remote);
-        for took in [limited, banned] {
+        for took in [tight, banned] {
             let most = 3 * free[0].max(free[1]) + Duration::from_millis(300);
             assert!(took < most, "{remote}: {took:?}, without limits {free:?}");
         }
@@ -170,12 +170,16 @@ fn whoever_answers_can_open_nothing() {
         let frames = foreign.map(|frame| world.frame(frame));
         let count = frames.len() as u64;
         counts(&limiter, &[(Action::Drop, Reason::Banned, count)], || {
-            frames.iter().for_each(|frame| port.send(frame));
+            for frame in &frames {
+                port.send(frame);
+            }
         });
         // Without the ban the default refuses the same.
         limiter.cli(&["unban", "--all"]).succeeded();
         counts(&limiter, &[(Action::Drop, Reason::NotAllowed, count)], || {
-            frames.iter().for_each(|frame| port.send(frame));
+            for frame in &frames {
+                port.send(frame);
+            }
         });
         assert!(listener.accept().is_err(), "nobody is connected");
         assert!(service.recv(&mut [0; 64]).is_err(), "nothing has arrived");
@@ -198,4 +202,95 @@ fn an_unconnected_socket_gets_no_exemption() {
     eventually(SOON, "it is told", || {
         limiter.events().iter().any(|line| line.contains("not_allowed"))
     });
+}
+
+/// Sockets of both families at once talk to an IPv4 remote by its mapped address.
+#[test]
+fn dual_stack_sockets_get_their_replies() {
+    let world = World::new();
+    let store = world.client.run(|| TcpListener::bind("10.9.0.2:80").unwrap());
+    let resolver = world.client.run(|| UdpSocket::bind("10.9.0.2:53").unwrap());
+    let limiter = Limiter::start(&world.server, &World::kernel(TIGHT));
+    limiter.cli(&["ban", CLIENTS[0]]).succeeded();
+    let mapped: IpAddr = "::ffff:10.9.0.2".parse().unwrap();
+    let mut stream = world
+        .server
+        .run(|| TcpStream::connect_timeout(&SocketAddr::new(mapped, 80), SOON).unwrap());
+    let (mut other, _) = store.accept().unwrap();
+    other.write_all(b"hello").unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    let asking = world.server.run(|| UdpSocket::bind("[::]:0").unwrap());
+    asking.set_read_timeout(Some(SOON)).unwrap();
+    asking.connect((mapped, 53)).unwrap();
+    asking.send(b"question").unwrap();
+    let (_, peer) = resolver.recv_from(&mut [0; 64]).unwrap();
+    resolver.send_to(b"answer", peer).unwrap();
+    assert_eq!(asking.recv(&mut [0; 64]).unwrap(), 6);
+    assert_eq!(Counters::of(&limiter).total(Action::Drop), 0);
+}
+
+/// A port on which somebody listened a moment ago is the local one of a connection now.
+#[test]
+fn a_port_that_nobody_listens_on_any_more_gets_its_replies() {
+    let world = World::new();
+    let store = world.client.run(|| TcpListener::bind("10.9.0.2:80").unwrap());
+    let before = world.server.run(|| TcpListener::bind("10.9.0.1:45678").unwrap());
+    let limiter = Limiter::start(&world.server, &World::kernel(TIGHT));
+    std::thread::sleep(Duration::from_millis(1_500));
+    drop(before);
+    std::thread::sleep(Duration::from_millis(1_500));
+    let client = world.server.run(|| {
+        use nix::sys::socket as os;
+        use std::os::fd::AsRawFd as _;
+        let socket = os::socket(
+            os::AddressFamily::Inet,
+            os::SockType::Stream,
+            os::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        os::setsockopt(&socket, os::sockopt::ReuseAddr, &true).unwrap();
+        let address: SocketAddr = "10.9.0.1:45678".parse().unwrap();
+        os::bind(socket.as_raw_fd(), &os::SockaddrStorage::from(address)).unwrap();
+        let remote: SocketAddr = "10.9.0.2:80".parse().unwrap();
+        let since = Deadline::after(Duration::ZERO);
+        os::connect(socket.as_raw_fd(), &os::SockaddrStorage::from(remote)).unwrap();
+        eprintln!("connected in {:?}", since.elapsed());
+        assert!(since.elapsed() < SOON);
+        socket
+    });
+    drop((store, client));
+    assert_eq!(Counters::of(&limiter).total(Action::Drop), 0);
+}
+
+/// What the host downloads must not use up what all clients together may send.
+#[test]
+fn downloads_leave_the_total_to_the_clients() {
+    let world = World::new();
+    let lines = "[kernel.total_limits]\npackets = \"2000/s\"\npackets_burst = 500";
+    let remote = SocketAddr::new(CLIENTS[0].parse().unwrap(), 80);
+    let server = serve(&world, remote, 8);
+    let limiter = Limiter::start(&world.server, &World::kernel(lines));
+    let port = Port::open(&world.veth.client);
+    let frame = world.datagram(CLIENTS[1]);
+    let before = Counters::of(&limiter);
+    std::thread::scope(|scope| {
+        let downloading = scope.spawn(|| {
+            for _ in 0..8 {
+                download(&world, remote);
+            }
+        });
+        let mut sent = 0;
+        while !downloading.is_finished() {
+            port.send(&frame);
+            sent += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eprintln!("{sent} sent");
+    });
+    let counters = Counters::of(&limiter);
+    eprintln!("{}", counters.since(&before));
+    server.join().unwrap();
+    assert_eq!(counters.get(Action::Drop, Reason::TotalRate), 0);
 }

@@ -136,7 +136,9 @@ fn later_fragments_have_no_ports_and_are_charged_to_their_source() {
     let expected = [(PASS.0, PASS.1, 8), (Action::Drop, Reason::PacketRate, 2)];
     counts(&limiter, &expected, || {
         for _ in 0..5 {
-            later.iter().for_each(|fragment| port.send(fragment));
+            for fragment in later {
+                port.send(fragment);
+            }
         }
     });
     // The first fragment of what is for an open port is judged by it, of IPv6 as well.
@@ -144,6 +146,8 @@ fn later_fragments_have_no_ports_and_are_charged_to_their_source() {
         .macs(world.veth.client.mac, world.veth.server.mac)
         .fragments(24, 78);
     counts(&limiter, &[(REFUSED.0, REFUSED.1, 1), (PASS.0, PASS.1, 2)], || {
-        v6.iter().for_each(|fragment| port.send(fragment));
+        for fragment in &v6 {
+            port.send(fragment);
+        }
     });
 }

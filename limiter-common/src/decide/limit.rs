@@ -136,6 +136,11 @@ impl<T: Tables, C: Clock> View<'_, T, C> {
             }
         }
         if self.settings.has(flags::TOTAL_LIMITS) && !judgement.is_drop() {
+            // What this host asked for is not charged, or one download would use up what all
+            // clients together may send.
+            if service_number == 0 && self.is_reply() {
+                return (Verdict::pass(Reason::Reply), slot);
+            }
             let limits = &self.settings.total_limits;
             due.host = self.are_all_within(0, limits, &load, &mut judgement);
         }

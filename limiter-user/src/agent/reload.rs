@@ -217,13 +217,18 @@ impl Inner {
         let facts = host_facts(policy);
         let Some(kernel) = self.kernel.as_mut() else { return Ok((Vec::new(), Vec::new())) };
         let unattached_before = kernel.unattached();
-        let needs_restart = kernel.apply(new, &facts).map_err(|error| failure(&error))?;
+        // Interfaces first, by the policy that still holds: if one cannot be had, no packet has
+        // seen the new one.
+        let facts_before = host_facts(&self.policy);
+        let (interfaces, attach) = (new.interfaces.clone(), new.attach);
+        let between = KernelPolicy { interfaces, attach, ..old.clone() };
+        kernel.apply(&between, &facts_before).map_err(|error| failure(&error))?;
         let routed = self.watch.routed.clone();
         if old.interfaces != new.interfaces {
             self.watch.routed.clear();
         }
         let changes =
-            self.follow(new, old.interfaces != new.interfaces || old.attach != new.attach);
+            self.follow(&between, old.interfaces != new.interfaces || old.attach != new.attach);
         let unattached = self.kernel.as_ref().map(crate::kernel::Kernel::unattached);
         let newly: Vec<String> = unattached
             .unwrap_or_default()
@@ -235,6 +240,15 @@ impl Inner {
             self.restore_kernel(routed)?;
             return Err(Failure::invalid(newly.join("; ")));
         }
+        let applied = self.kernel.as_mut().map(|kernel| kernel.apply(new, &facts));
+        let needs_restart = match applied {
+            Some(Err(error)) => {
+                self.restore_kernel(routed)?;
+                return Err(failure(&error));
+            }
+            Some(Ok(needs_restart)) => needs_restart,
+            None => Vec::new(),
+        };
         Ok((changes, needs_restart))
     }
 

@@ -68,6 +68,20 @@ fn all_sources_together_are_limited_at_the_host() {
     assert_eq!(host.udp("192.0.2.9"), TRUSTED);
 }
 
+/// Or one download would use up what all clients together may send.
+#[test]
+fn what_this_host_asked_for_is_not_charged_to_all() {
+    let mut host = host(0, Limits::NONE, Limits::NONE);
+    host.settings.flags = flags::TOTAL_LIMITS;
+    host.settings.total_limits.packets = per_hour(2);
+    host.has_socket = true;
+    let reply = Verdict::pass(Reason::Reply);
+    assert_eq!([host.tcp(OTHER, 5000, ACK), host.udp(OTHER)], [reply; 2]);
+    assert_eq!([host.tcp(SOURCE, WEB, ACK), host.service_udp(SOURCE)], [ALLOWED; 2]);
+    assert_eq!(host.tcp(SOURCE, WEB, ACK), Verdict::drop(Reason::TotalRate));
+    assert_eq!(host.tcp(OTHER, 5000, ACK), reply);
+}
+
 #[test]
 fn connections_of_all_sources_are_counted_by_service() {
     let mut host = host(service_flags::TOTAL_LIMITS, Limits::NONE, Limits::NONE);
