@@ -13,6 +13,8 @@ mod escalation;
 pub(crate) mod host;
 mod interfaces;
 mod journal;
+mod list_changes;
+mod lists;
 mod observe;
 mod outbox;
 mod problems;
@@ -48,6 +50,7 @@ use self::{
     cookies::Cookies,
     escalation::Escalation,
     interfaces::{Watch, describe, start_kernel},
+    lists::RuntimeLists,
     outbox::Outbox,
     problems::{Problem, Problems},
     reload::Trial,
@@ -94,11 +97,20 @@ pub(crate) struct Agent {
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
+    /// Whose turn it is to change policy or lists.
+    changing: tokio::sync::Mutex<()>,
     inner: RefCell<Inner>,
 }
 
 /// What changes. Never borrowed across an await.
 struct Inner {
+    /// As configured.
+    configured: Policy,
+    /// What people put on its lists beside that.
+    lists: RuntimeLists,
+    /// What is known to be on disk of them.
+    lists_on_disk: RuntimeLists,
+    /// Both together: what is in force.
     policy: Policy,
     /// Rises with each policy.
     generation: u64,
@@ -161,12 +173,17 @@ async fn live(
     user: Option<(u32, u32)>,
     prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
-    let Loaded { policy, risks, file } = loaded;
+    let Loaded { policy: configured, risks, file } = loaded;
+    let (lists, lists_problem) = RuntimeLists::open(&configured.agent.state);
+    let policy = lists.merged(&configured);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
     let mut problems = Problems::default();
+    if let Some(problem) = lists_problem {
+        problems.begin(Problem::ListsUnread, problem);
+    }
     let mut routed = BTreeSet::new();
     let kernel = if let Some(kernel_policy) = &policy.kernel {
         let started = prepared.map_err(anyhow::Error::from);
@@ -208,6 +225,7 @@ async fn live(
         outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
+        changing: tokio::sync::Mutex::new(()),
         inner: RefCell::new(Inner {
             safety: Safety::of(&policy),
             generation: 1,
@@ -227,6 +245,9 @@ async fn live(
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
             problems,
+            configured,
+            lists_on_disk: lists.clone(),
+            lists,
             policy,
             watch: Watch::start(routed),
             trial: None,
@@ -257,7 +278,10 @@ async fn live(
                 agent.watch_floods();
             }
             _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
-            _ = tick.tick() => agent.tick(),
+            _ = tick.tick() => {
+                agent.tick();
+                agent.retry_saving_lists_apart();
+            }
             _ = hangup.recv() => {
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::lists::{
+    ListChange, ListEntryRequest, ListEntryView, ListKind, ListOrigin, ListsView,
+};
 use crate::policy::BanScope;
+
+mod lists;
 
 /// Why a request to the agent failed: `400` for the caller's mistake, `409` for a refusal on
 /// grounds of safety (`force` overrides), `507` for a full table, `500` for the rest. The server

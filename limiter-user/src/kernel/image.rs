@@ -184,11 +184,7 @@ impl Listed {
             };
             (Prefix::new(trusted.network), Listing::Trusted(interfaces))
         });
-        Self {
-            allow: policy.allow.clone(),
-            deny: policy.deny.clone(),
-            trusted: trusted.collect(),
-        }
+        Self { allow: policy.allow.clone(), deny: policy.deny.clone(), trusted: trusted.collect() }
     }
 
     /// One list whose longest match is the whole answer; fails if it has no room in the kernel.

@@ -14,14 +14,8 @@ use limiter_common::{
 };
 
 use super::{
-    KernelError,
-    image::KernelImage,
-    list_maps::ListMaps,
-    lists::Filters,
-    mapped::Mapped,
-    pins::Pins,
-    plain::Plain,
-    plan::InForce,
+    KernelError, image::KernelImage, list_maps::ListMaps, lists::Filters, mapped::Mapped,
+    pins::Pins, plain::Plain, plan::InForce,
 };
 
 /// The tables, typed.
