@@ -39,7 +39,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::LocalSet,
     time,
@@ -49,7 +49,7 @@ use self::{
     book::Book,
     cookies::Cookies,
     escalation::Escalation,
-    interfaces::{Watch, describe, start_kernel},
+    interfaces::{Watch, describe, start_or_detach},
     lists::RuntimeLists,
     outbox::Outbox,
     problems::{Problem, Problems},
@@ -97,6 +97,8 @@ pub(crate) struct Agent {
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
+    /// Lists changed in one half of the maps only.
+    lists_lag: Cell<bool>,
     /// Whose turn it is to change policy or lists.
     changing: tokio::sync::Mutex<()>,
     inner: RefCell<Inner>,
@@ -185,26 +187,7 @@ async fn live(
         problems.begin(Problem::ListsUnread, problem);
     }
     let mut routed = BTreeSet::new();
-    let kernel = if let Some(kernel_policy) = &policy.kernel {
-        let started = prepared.map_err(anyhow::Error::from);
-        let started = started
-            .and_then(|names| start_kernel(&policy, kernel_policy, args, names, &mut routed));
-        match started {
-            Ok(kernel) => Some(kernel),
-            Err(error) if kernel_policy.required => return Err(error),
-            Err(error) => {
-                problems.begin(Problem::KernelOff, format!("the kernel half is off: {error:#}"));
-                None
-            }
-        }
-    } else {
-        // What an earlier agent attached would filter for ever, by a policy nobody sees.
-        let links = crate::kernel::detach_pins(&policy.agent.pins)?;
-        if links > 0 {
-            log::warn!("XDP of an earlier agent is taken off: there is no [kernel] any more");
-        }
-        None
-    };
+    let kernel = start_or_detach(&policy, args, prepared, &mut routed, &mut problems)?;
     let drops = match &kernel {
         Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
@@ -225,6 +208,7 @@ async fn live(
         outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
+        lists_lag: Cell::new(true),
         changing: tokio::sync::Mutex::new(()),
         inner: RefCell::new(Inner {
             safety: Safety::of(&policy),
@@ -266,11 +250,23 @@ async fn live(
     tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
+    let patience = attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await;
+    agent.stop(patience, &mut terminate, &mut interrupt).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the agent does again and again, until a signal ends it: how long it may take to end.
+async fn attend(
+    agent: &Rc<Agent>,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+    hangup: &mut Signal,
+) -> Duration {
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
     let mut look = time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let patience = loop {
+    loop {
         tokio::select! {
             _ = drain.tick() => {
                 agent.notice_links();
@@ -280,20 +276,18 @@ async fn live(
             _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
             _ = tick.tick() => {
                 agent.tick();
-                agent.retry_saving_lists_apart();
+                agent.keep_lists();
             }
             _ = hangup.recv() => {
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
-                let reloading = Rc::clone(&agent);
+                let reloading = Rc::clone(agent);
                 tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
         }
-    };
-    agent.stop(patience, &mut terminate, &mut interrupt).await;
-    Ok(ExitCode::SUCCESS)
+    }
 }
 
 fn host_facts(policy: &Policy) -> HostFacts {
@@ -395,12 +389,7 @@ impl Agent {
 
     /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
     /// signal ends the wait.
-    async fn stop(
-        &self,
-        patience: Duration,
-        terminate: &mut tokio::signal::unix::Signal,
-        interrupt: &mut tokio::signal::unix::Signal,
-    ) {
+    async fn stop(&self, patience: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
         self.stopping.set(true);
         self.tell_proxy(ToProxy::Drain);
         let drained = async {

@@ -35,6 +35,8 @@ mod prefixes;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod runtime_lists;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod trial;

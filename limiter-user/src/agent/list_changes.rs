@@ -14,6 +14,7 @@ use super::{
 use crate::{
     admin::view::{Failure, ListChange, ListKind, ListOrigin, ListsView},
     events::Lifecycle,
+    kernel::{Filled, Kernel},
     link::ToProxy,
     policy::{Networks, Policy, kernel::DefaultVerdict},
 };
@@ -114,8 +115,35 @@ impl Agent {
             inner.kernel.as_mut().and_then(|kernel| kernel.begin_filling(wanted, &facts))
         };
         let Some(filling) = filling else { return Ok(()) };
+        self.lists_lag.set(true);
         let filled = tokio::task::spawn_blocking(move || filling.run()).await;
         let filled = filled.map_err(|error| Failure::internal(error.to_string()))?;
+        self.take_back(filled)
+    }
+
+    /// After a change: the half of the lists that is not in force any more follows, so that the
+    /// next change writes only what differs. Not during a trial, which may need what lies there.
+    fn let_lists_catch_up(self: &Rc<Self>) {
+        let agent = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let _turn = agent.changing.lock().await;
+            let filling = {
+                let mut inner = agent.inner.borrow_mut();
+                let is_needed = inner.trial.is_none() && !agent.is_stopping();
+                let kernel = inner.kernel.as_mut().filter(|_| is_needed);
+                kernel.and_then(Kernel::begin_catching_up)
+            };
+            let Some(filling) = filling else { return };
+            if let Ok(filled) = tokio::task::spawn_blocking(move || filling.run()).await
+                && let Err(failure) = agent.take_back(filled)
+            {
+                // The next change writes all of it.
+                log::warn!("{}", failure.message);
+            }
+        });
+    }
+
+    fn take_back(&self, filled: Filled) -> Result<(), Failure> {
         match self.inner.borrow_mut().kernel.as_mut() {
             Some(kernel) => kernel.end_filling(filled).map_err(|error| failure(&error)),
             // Taken off meanwhile.
@@ -142,8 +170,16 @@ impl Agent {
         saved
     }
 
+    /// Once a second: what was left for later.
+    pub(super) fn keep_lists(self: &Rc<Self>) {
+        self.retry_saving_lists_apart();
+        if self.lists_lag.replace(false) {
+            self.let_lists_catch_up();
+        }
+    }
+
     /// Tries again to write what could not be written, unless somebody has the turn.
-    pub(super) fn retry_saving_lists_apart(self: &Rc<Self>) {
+    fn retry_saving_lists_apart(self: &Rc<Self>) {
         {
             let inner = self.inner.borrow();
             if inner.lists.saves_as(&inner.lists_on_disk) {

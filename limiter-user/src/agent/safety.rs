@@ -244,4 +244,34 @@ mod tests {
             assert_eq!(everybody, Some(Objection::Everybody));
         }
     }
+
+    #[test]
+    fn lists_that_lock_somebody_out_are_objected_to() {
+        let safety = Safety {
+            trusted: vec!["10.1.0.0/16".parse().unwrap()],
+            own: BTreeSet::from(["198.51.100.1".parse().unwrap(), "10.1.0.1".parse().unwrap()]),
+            infrastructure: BTreeSet::from(["2001:db8::1".parse().unwrap()]),
+            ..Safety::default()
+        };
+        let objects = |kind, text: &str, session: Option<&str>| {
+            let networks = [text.parse().unwrap()].into_iter().collect();
+            let session = session.map(|peer| peer.parse().unwrap());
+            safety.list_objection(kind, &networks, session).is_some()
+        };
+        let peer = Some("::ffff:203.0.113.9");
+        for (text, session, expected) in [
+            ("198.51.100.0/24", None, true),
+            ("2001:db8::/64", None, true),
+            ("203.0.113.0/24", peer, true),
+            ("203.0.113.0/24", None, false),
+            ("10.1.0.0/16", Some("10.1.2.3"), false),
+            ("64.0.0.0/7", None, true),
+            ("192.0.2.1/32", peer, false),
+        ] {
+            assert_eq!(objects(ListKind::Deny, text, session), expected, "{text}");
+        }
+        assert!(objects(ListKind::Trust, "::/0", None));
+        assert!(!objects(ListKind::Trust, "198.51.100.0/24", peer));
+        assert!(!objects(ListKind::Allow, "0.0.0.0/0", peer));
+    }
 }

@@ -12,6 +12,8 @@ use crate::policy::KernelPolicy;
 /// The lists of a policy, and the half of the maps they go to, which is nobody else's meanwhile.
 pub struct Filling {
     listed: Listed,
+    /// The same, merged, if they are.
+    lists: Option<Lists>,
     half: usize,
     maps: ListMaps,
 }
@@ -51,7 +53,10 @@ impl Filling {
     }
 
     fn fill(&mut self) -> Result<Prepared, KernelError> {
-        let lists = self.listed.merge()?;
+        let lists = match self.lists.take() {
+            Some(lists) => lists,
+            None => self.listed.merge()?,
+        };
         self.maps.fill(&lists)?;
         let filters = lists.filters();
         Ok(Prepared { listed: self.listed.clone(), lists, filters })
@@ -68,7 +73,20 @@ impl Kernel {
             return None;
         }
         let half = usize::from(!self.in_force.lists_second);
-        Some(Filling { listed, half, maps: self.maps.take_half(half)? })
+        Some(Filling { listed, lists: None, half, maps: self.maps.take_half(half)? })
+    }
+
+    /// Begins to bring the lists in force into the other half too, so that the next change finds
+    /// there nearly what it needs. `None`: they lie there.
+    pub fn begin_catching_up(&mut self) -> Option<Filling> {
+        let half = usize::from(!self.in_force.lists_second);
+        let (listed, lists) = self.merged.clone();
+        let maps = self.maps.take_half(half)?;
+        if maps.holds(&lists) {
+            self.maps.give_half(half, maps);
+            return None;
+        }
+        Some(Filling { listed, lists: Some(lists), half, maps })
     }
 
     /// Takes the half back; [`Kernel::apply`] with the same lists has little left to do.

@@ -1,7 +1,9 @@
 //! One half of the lists as the kernel has it, and what is known to lie there, so that a change
 //! writes only what differs: a new list of a million entries costs seconds, one more entry nothing.
 
-use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie::Key};
+use std::thread;
+
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use limiter_common::{lists::ListValue, maps::ADMIT_KEY_BYTES};
 
 use super::{
@@ -40,19 +42,35 @@ impl ListMaps {
         self.content.as_ref() == Some(lists)
     }
 
-    /// Makes it hold exactly these. Nobody looks meanwhile: this half is not in force.
+    /// Makes it hold exactly these. Nobody looks meanwhile: this half is not in force. Addresses
+    /// and networks at the same time: a million of both is a matter of seconds.
     pub(super) fn fill(&mut self, lists: &Lists) -> Result<(), KernelError> {
-        let before = match self.content.take() {
-            Some(content) => content,
-            None => Lists::sorted(self.read()),
-        };
-        // What goes makes room for what comes.
-        for entry in before.without(lists) {
-            self.remove(entry.prefix)?;
-        }
-        for entry in lists.changed_from(&before) {
-            self.insert(*entry)?;
-        }
+        let known = self.content.take();
+        let before = known.unwrap_or_else(|| Lists::sorted(self.read()));
+        let Self { exact, prefixes, .. } = self;
+        let (of_addresses, of_networks) = thread::scope(|scope| {
+            let networks = scope.spawn(|| {
+                let change = |entry: &ListEntry, insert: bool| {
+                    let key = Key::new(u32::from(entry.prefix.length), entry.prefix.bytes());
+                    if insert {
+                        prefixes.insert(&key, entry.value.word(), 0)
+                    } else {
+                        prefixes.remove(&key)
+                    }
+                };
+                write(&before, lists, |prefix| prefix.length < 128, change)
+            });
+            let change = |entry: &ListEntry, insert: bool| {
+                let key = entry.prefix.bytes();
+                if insert { exact.insert(key, entry.value.word(), 0) } else { exact.remove(&key) }
+            };
+            let of_addresses = write(&before, lists, |prefix| prefix.length == 128, change);
+            (of_addresses, networks.join())
+        });
+        of_addresses?;
+        of_networks.unwrap_or_else(|_| {
+            Err(KernelError::System("filling a list: the thread that did it failed".to_owned()))
+        })?;
         self.content = Some(lists.clone());
         Ok(())
     }
@@ -62,31 +80,20 @@ impl ListMaps {
             prefix: Prefix { bits: u128::from_be_bytes(bytes), length: 128 },
             value: ListValue::from_word(word),
         });
-        let prefixes = self.prefixes.iter().filter_map(Result::ok).map(|(key, word)| {
-            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-            let prefix = Prefix { bits: u128::from_be_bytes(key.data()), length };
-            ListEntry { prefix, value: ListValue::from_word(word) }
-        });
-        exact.chain(prefixes).collect()
-    }
-
-    fn remove(&mut self, prefix: Prefix) -> Result<(), KernelError> {
-        let removed = if prefix.length == 128 {
-            self.exact.remove(&prefix.bytes())
-        } else {
-            self.prefixes.remove(&Key::new(u32::from(prefix.length), prefix.bytes()))
+        let prefixes = || {
+            let entries = self.prefixes.iter().filter_map(Result::ok).map(|(key, word)| {
+                let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+                let prefix = Prefix { bits: u128::from_be_bytes(key.data()), length };
+                ListEntry { prefix, value: ListValue::from_word(word) }
+            });
+            entries.collect::<Vec<_>>()
         };
-        removed.map_err(|error| KernelError::system("clearing a list", &error))
-    }
-
-    fn insert(&mut self, ListEntry { prefix, value }: ListEntry) -> Result<(), KernelError> {
-        let inserted = if prefix.length == 128 {
-            self.exact.insert(prefix.bytes(), value.word(), 0)
-        } else {
-            let key = Key::new(u32::from(prefix.length), prefix.bytes());
-            self.prefixes.insert(&key, value.word(), 0)
-        };
-        inserted.map_err(|error| KernelError::system("filling a list", &error))
+        thread::scope(|scope| {
+            let prefixes = scope.spawn(prefixes);
+            let mut entries: Vec<_> = exact.collect();
+            entries.extend(prefixes.join().unwrap_or_default());
+            entries
+        })
     }
 
     /// Makes the lists of services exactly these.
@@ -107,4 +114,20 @@ impl ListMaps {
         }
         Ok(())
     }
+}
+
+/// Writes what differs, of the entries that are meant. What goes makes room for what comes.
+fn write(
+    before: &Lists,
+    lists: &Lists,
+    is_meant: impl Fn(Prefix) -> bool,
+    mut change: impl FnMut(&ListEntry, bool) -> Result<(), MapError>,
+) -> Result<(), KernelError> {
+    for entry in before.without(lists).filter(|entry| is_meant(entry.prefix)) {
+        change(entry, false).map_err(|error| KernelError::system("clearing a list", &error))?;
+    }
+    for entry in lists.changed_from(before).filter(|entry| is_meant(entry.prefix)) {
+        change(entry, true).map_err(|error| KernelError::system("filling a list", &error))?;
+    }
+    Ok(())
 }

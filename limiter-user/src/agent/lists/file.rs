@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -76,23 +76,19 @@ fn parse(text: &str) -> ([Vec<IpNet>; 3], Option<String>) {
 /// Writes all that is to be kept, so that a crash leaves the old file or the new one. Blocks.
 pub(in crate::agent) fn save(state: &Path, lists: &RuntimeLists) -> Result<(), String> {
     let path = state.join(NAME);
-    let mut text = format!("{HEADER}\n");
-    for kind in ListKind::ALL {
-        for network in &lists.get(kind, ListOrigin::Saved) {
-            text.push_str(kind.label());
-            text.push(' ');
-            text.push_str(&network.to_string());
-            text.push('\n');
-        }
-    }
-    text.push_str(END);
-    text.push('\n');
     let fresh = state.join(format!("{NAME}.new"));
     let written = || {
         let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let file = options.create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        writeln!(file, "{HEADER}")?;
+        for kind in ListKind::ALL {
+            for network in &lists.get(kind, ListOrigin::Saved) {
+                writeln!(file, "{} {network}", kind.label())?;
+            }
+        }
+        writeln!(file, "{END}")?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&fresh, &path)?;
         File::open(state)?.sync_all()
     };
