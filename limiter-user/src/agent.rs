@@ -49,6 +49,7 @@ use self::{
     book::Book,
     cookies::Cookies,
     escalation::Escalation,
+    host::host_facts,
     interfaces::{Watch, describe, start_or_detach},
     lists::RuntimeLists,
     outbox::Outbox,
@@ -63,7 +64,7 @@ use crate::{
     clock,
     config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, KernelError, ProgramNames, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, ProgramNames},
     link::{ProxyCounters, ToProxy},
     policy::Policy,
 };
@@ -287,18 +288,6 @@ async fn attend(
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
         }
-    }
-}
-
-fn host_facts(policy: &Policy) -> HostFacts {
-    let listeners = policy.http.iter().flat_map(|http| &http.listeners);
-    HostFacts {
-        sshd_ports: host::sshd_ports(),
-        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
-        own_addresses: host::addresses_by_importance(),
-        forwards: host::forwards(),
-        // The kernel half knows them.
-        slots: Vec::new(),
     }
 }
 

@@ -137,7 +137,7 @@ fn what_is_dangerous_needs_force_and_nothing_of_it_is_done() {
     for (arguments, why) in [
         (["deny", "add", "10.9.0.0/24"], "an address of this host"),
         (["deny", "add", &own], "an address of this host"),
-        (["deny", "add", "96.0.0.0/3"], "a large part of the internet"),
+        (["deny", "add", "64.0.0.0/4"], "a large part of the internet"),
         (["trust", "add", "0.0.0.0/0"], "a large part of the internet"),
     ] {
         let refused = limiter.cli(&arguments).ended_with(1);
