@@ -23,7 +23,13 @@ impl Address {
     /// From the 4 bytes of an IPv4 address in network order.
     #[inline]
     pub const fn from_v4(bytes: [u8; 4]) -> Self {
-        Self { high: 0, low: MAPPED | u32::from_be_bytes(bytes) as u64 }
+        Self::from_v4_word(u32::from_be_bytes(bytes))
+    }
+
+    /// From an IPv4 address as a big-endian word.
+    #[inline]
+    pub const fn from_v4_word(word: u32) -> Self {
+        Self { high: 0, low: MAPPED | word as u64 }
     }
 
     /// From the two halves of an IPv6 address in network order.

@@ -145,33 +145,31 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// The same headers, of whose values the verifier knows nothing (see [`Machine::forget`]).
+    /// The same headers, of which the verifier knows nothing that the decision depends on (see
+    /// [`Machine::forget`]).
     #[inline]
     #[must_use]
     pub fn forget<M: Machine>(&self, noise: u64) -> Self {
-        let facts = u64::from(self.protocol)
-            | (u64::from(self.tcp_flags) << 8)
-            | (u64::from(self.source_port) << 16)
-            | (u64::from(self.destination_port) << 32)
-            | (u64::from(self.has_ports) << 48)
-            | (u64::from(self.is_fragment) << 49)
-            | (u64::from(self.is_essential) << 50);
-        let [protocol, tcp_flags, port0, port1, port2, port3, bits, _] =
-            M::forget(facts, noise).to_le_bytes();
-        let forget = |address: Address| Address {
-            high: M::forget(address.high, noise),
-            low: M::forget(address.low, noise),
+        let byte = |value: u8| {
+            let [byte, ..] = M::forget(u64::from(value), noise).to_le_bytes();
+            byte
         };
+        let [port0, port1, ..] = M::forget(u64::from(self.destination_port), noise).to_le_bytes();
         Self {
-            source: forget(self.source),
-            destination: forget(self.destination),
-            protocol,
-            source_port: u16::from_le_bytes([port0, port1]),
-            destination_port: u16::from_le_bytes([port2, port3]),
-            tcp_flags,
-            has_ports: bits & 1 != 0,
-            is_fragment: bits & 2 != 0,
-            is_essential: bits & 4 != 0,
+            source: Address {
+                high: M::forget(self.source.high, noise),
+                low: M::forget(self.source.low, noise),
+            },
+            destination: Address {
+                high: M::forget(self.destination.high, noise),
+                low: M::forget(self.destination.low, noise),
+            },
+            protocol: byte(self.protocol),
+            destination_port: u16::from_le_bytes([port0, port1]),
+            tcp_flags: byte(self.tcp_flags),
+            has_ports: byte(u8::from(self.has_ports)) & 1 != 0,
+            is_fragment: byte(u8::from(self.is_fragment)) & 1 != 0,
+            ..*self
         }
     }
 
@@ -194,7 +192,7 @@ struct Network {
     /// A fragment that does not begin with the transport header.
     is_later_fragment: bool,
     /// Offset in units of 8 bytes.
-    fragment_offset: u16,
+    fragment_offset: u32,
 }
 
 /// Reads the headers of an Ethernet frame.
@@ -266,67 +264,70 @@ fn remaining<P: PacketBytes + ?Sized>(packet: &P, cursor: &Cursor<'_, P>) -> u64
     packet.length().saturating_sub(cursor.offset() as u64)
 }
 
+/// RFC 791, 3.1.
 #[inline]
 fn ipv4<P: PacketBytes + ?Sized>(
     packet: &P,
     cursor: &mut Cursor<'_, P>,
 ) -> Result<Network, (Address, Flaw)> {
-    const MORE_FRAGMENTS: u16 = 0x2000;
-    const FRAGMENT_OFFSET: u16 = 0x1fff;
+    const MORE_FRAGMENTS: u32 = 0x2000;
+    const FRAGMENT_OFFSET: u32 = 0x1fff;
     // 224.0.0.0/3: multicast and what is reserved above it (RFC 1112, 4).
-    const MULTICAST: u64 = 0xe000_0000;
+    const MULTICAST: u32 = 0xe000_0000;
 
     let unknown = (Address::default(), Flaw::Network);
-    let header: [u8; Ipv4Hdr::LEN] = cursor.peek(0).ok_or(unknown)?;
-    let source = Address::from_v4(field(&header, offset_of!(Ipv4Hdr, src_addr)));
-    let version_and_length = header[offset_of!(Ipv4Hdr, vihl)];
-    let header_length = usize::from(version_and_length & 0x0f) * 4;
-    let total_length = u64::from(u16::from_be_bytes(field(&header, offset_of!(Ipv4Hdr, tot_len))));
+    let [lengths, fragment, ttl_and_protocol, source_word, destination] =
+        cursor.words().ok_or(unknown)?;
+    let source = Address::from_v4_word(source_word);
+    let header_length = (lengths >> 24 & 0x0f) as usize * 4;
+    let total_length = u64::from(lengths & 0xffff);
     let available = remaining(packet, cursor);
     // Super-packets of more than 64 KiB (BIG TCP, generic XDP after GRO) state no length.
     let total_length =
         if total_length == 0 && available > 0xffff { available } else { total_length };
-    if version_and_length >> 4 != 4
+    if lengths >> 28 != 4
         || header_length < Ipv4Hdr::LEN
         || total_length < header_length as u64
         || total_length > available
     {
         return Err((source, Flaw::Network));
     }
-    if source.low & 0xff00_0000 >= MULTICAST {
+    if source_word >= MULTICAST {
         return Err((source, Flaw::Source));
     }
-    let fragment = u16::from_be_bytes(field(&header, offset_of!(Ipv4Hdr, frags)));
     let fragment_offset = fragment & FRAGMENT_OFFSET;
+    let [hop_limit, protocol, ..] = ttl_and_protocol.to_be_bytes();
     cursor.skip(header_length);
     Ok(Network {
         headers: Headers {
             source,
-            destination: Address::from_v4(field(&header, offset_of!(Ipv4Hdr, dst_addr))),
-            protocol: header[offset_of!(Ipv4Hdr, proto)],
+            destination: Address::from_v4_word(destination),
+            protocol,
             is_fragment: fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0,
             ..Headers::default()
         },
-        hop_limit: header[offset_of!(Ipv4Hdr, ttl)],
+        hop_limit,
         transport_length: total_length - header_length as u64,
         is_later_fragment: fragment_offset != 0,
         fragment_offset,
     })
 }
 
+/// RFC 8200, 3.
 #[inline]
 fn ipv6<P: PacketBytes + ?Sized>(
     packet: &P,
     cursor: &mut Cursor<'_, P>,
 ) -> Result<Network, (Address, Flaw)> {
     let unknown = (Address::default(), Flaw::Network);
-    let header: [u8; Ipv6Hdr::LEN] = cursor.peek(0).ok_or(unknown)?;
-    let source = ipv6_address(&header, offset_of!(Ipv6Hdr, src_addr));
-    let payload = u64::from(u16::from_be_bytes(field(&header, offset_of!(Ipv6Hdr, payload_len))));
+    let [first, source_high, source_low, destination_high, destination_low] =
+        cursor.long_words().ok_or(unknown)?;
+    let source = Address { high: source_high, low: source_low };
+    let payload = first >> 16 & 0xffff;
     cursor.skip(Ipv6Hdr::LEN);
     let available = remaining(packet, cursor);
     let payload = if payload == 0 && available > 0xffff { available } else { payload };
-    if header[0] >> 4 != 6 || payload > available {
+    if first >> 60 != 6 || payload > available {
         return Err((source, Flaw::Network));
     }
     // A v4-mapped address does not appear on the wire (RFC 4038, 4.2): it would be counted and
@@ -335,14 +336,15 @@ fn ipv6<P: PacketBytes + ?Sized>(
         return Err((source, Flaw::Source));
     }
     let start = cursor.offset();
+    let [.., protocol, hop_limit] = first.to_be_bytes();
     let mut network = Network {
         headers: Headers {
             source,
-            destination: ipv6_address(&header, offset_of!(Ipv6Hdr, dst_addr)),
-            protocol: header[offset_of!(Ipv6Hdr, next_hdr)],
+            destination: Address { high: destination_high, low: destination_low },
+            protocol,
             ..Headers::default()
         },
-        hop_limit: header[offset_of!(Ipv6Hdr, hop_limit)],
+        hop_limit,
         transport_length: 0,
         is_later_fragment: false,
         fragment_offset: 0,
@@ -355,11 +357,6 @@ fn ipv6<P: PacketBytes + ?Sized>(
     }
     network.transport_length = payload - extensions;
     Ok(network)
-}
-
-#[inline]
-fn ipv6_address(header: &[u8; Ipv6Hdr::LEN], offset: usize) -> Address {
-    Address::from_v6(field(header, offset), field(header, offset + 8))
 }
 
 /// Passes extension headers; `None` where they end too early or there are too many.
@@ -385,7 +382,7 @@ fn extension_headers<P: PacketBytes + ?Sized>(
             AUTHENTICATION => (usize::from(cursor.peek::<1>(1)?[0]) + 2) * 4,
             FRAGMENT => {
                 let offset_and_more = cursor.peek_u16(2)?;
-                network.fragment_offset = offset_and_more >> 3;
+                network.fragment_offset = u32::from(offset_and_more >> 3);
                 network.is_later_fragment = network.fragment_offset != 0;
                 // Offset 0 without "more" is a whole packet (RFC 6946), but still says fragment.
                 network.headers.is_fragment = true;
@@ -400,18 +397,6 @@ fn extension_headers<P: PacketBytes + ?Sized>(
         }
     }
     None
-}
-
-/// `N` bytes of a header at a constant offset: compiles to plain loads.
-#[inline]
-fn field<const LEN: usize, const N: usize>(header: &[u8; LEN], offset: usize) -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut index = 0;
-    while index < N {
-        bytes[index] = header[offset + index];
-        index += 1;
-    }
-    bytes
 }
 
 #[cfg(test)]

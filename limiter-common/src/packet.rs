@@ -9,6 +9,13 @@ pub trait PacketBytes {
     /// The `N` bytes at `offset`, or `None` where the packet ends before them.
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// The `N` big-endian words of 4 bytes at `offset`: a header whose fields are taken out of
+    /// words costs a third of one that is put together from bytes.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+
+    /// As [`Self::words`], of 8 bytes.
+    fn long_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]>;
+
     /// Length of the whole packet in bytes, all fragments of a multi-buffer packet included.
     fn length(&self) -> u64;
 
@@ -23,6 +30,16 @@ pub trait PacketBytes {
 impl PacketBytes for [u8] {
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..)?.first_chunk().copied()
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let (words, _) = self.get(offset..)?.as_chunks();
+        Some(words.first_chunk::<N>()?.map(u32::from_be_bytes))
+    }
+
+    fn long_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let (words, _) = self.get(offset..)?.as_chunks();
+        Some(words.first_chunk::<N>()?.map(u64::from_be_bytes))
     }
 
     fn length(&self) -> u64 {
@@ -53,6 +70,18 @@ impl<'a, P: PacketBytes + ?Sized> Cursor<'a, P> {
     #[inline]
     pub fn peek_u16(&self, ahead: usize) -> Option<u16> {
         Some(u16::from_be_bytes(self.peek(ahead)?))
+    }
+
+    /// The `N` big-endian words of 4 bytes at the cursor.
+    #[inline]
+    pub fn words<const N: usize>(&self) -> Option<[u32; N]> {
+        self.packet.words(self.offset)
+    }
+
+    /// The `N` big-endian words of 8 bytes at the cursor.
+    #[inline]
+    pub fn long_words<const N: usize>(&self) -> Option<[u64; N]> {
+        self.packet.long_words(self.offset)
     }
 
     /// Moves on. Every step derives from a constant or one header byte, so that the sum stays far
@@ -92,6 +121,12 @@ mod tests {
         let bytes: &[u8] = &[1, 2, 3, 4];
         assert_eq!(bytes.array::<2>(2), Some([3, 4]));
         assert_eq!(bytes.array::<2>(3), None);
+        assert_eq!(bytes.words::<1>(0), Some([0x0102_0304]));
+        assert_eq!(bytes.words::<1>(1), None);
+        assert_eq!(bytes.long_words::<1>(0), None);
+        let long: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(long.words::<2>(1), Some([0x0102_0304, 0x0506_0708]));
+        assert_eq!(long.long_words::<1>(1), Some([0x0102_0304_0506_0708]));
         assert_eq!(bytes.array::<1>(usize::MAX), None);
         let mut cursor = Cursor::new(bytes);
         cursor.skip(2);

@@ -1,5 +1,6 @@
 //! Two CPUs and one word: every access to a shared word is a point at which the other may go on, in
-//! schedules that are drawn at random and, where there are few, in all of them.
+//! schedules drawn at random: evenly, and with few but long interruptions (probabilistic concurrency
+//! testing; Burckhardt and others, 2010).
 
 extern crate std;
 
@@ -17,7 +18,8 @@ use crate::{
     source::{CachedAccess, Home, KeySet, SlotSet, SourceSlot, claim_in, find_in},
 };
 
-const SCHEDULES: usize = 5_000;
+const SCHEDULES: usize = 2_000;
+const INTERRUPTIONS: usize = 3;
 const NOW_NS: u64 = 1_000_000_000;
 
 /// The host, where others come in between.
@@ -46,9 +48,14 @@ fn count(word: &AtomicU64, of: impl Fn(&Trace) -> &HashMap<usize, u32>) -> u32 {
     TRACE.with_borrow(|trace| of(trace).get(&place(word)).copied().unwrap_or(0))
 }
 
+/// A point at which another CPU may go on: any access to a word that shuttle knows.
+fn switch() {
+    shuttle::sync::atomic::AtomicBool::new(false).load(core::sync::atomic::Ordering::SeqCst);
+}
+
 impl Machine for Interleaved {
     fn read(word: &AtomicU64) -> u64 {
-        thread::yield_now();
+        switch();
         let value = Native::read(word);
         let key = (thread::current().id(), place(word));
         TRACE.with_borrow_mut(|trace| trace.read.insert(key, value));
@@ -56,7 +63,7 @@ impl Machine for Interleaved {
     }
 
     fn write(word: &AtomicU64, value: u64) {
-        thread::yield_now();
+        switch();
         let (now, here) = (Native::read(word), place(word));
         let key = (thread::current().id(), here);
         TRACE.with_borrow_mut(|trace| {
@@ -70,12 +77,12 @@ impl Machine for Interleaved {
     }
 
     fn add(word: &AtomicU64, amount: u64) {
-        thread::yield_now();
+        switch();
         Native::add(word, amount);
     }
 
     fn replace(word: &AtomicU64, current: u64, new: u64) -> bool {
-        thread::yield_now();
+        switch();
         Native::replace(word, current, new)
     }
 
@@ -94,7 +101,7 @@ fn explore<S, R>(
     S: Send + Sync + 'static,
     R: Send + 'static,
 {
-    let schedule = move || {
+    let schedule = Arc::new(move || {
         TRACE.with_borrow_mut(|trace| *trace = Trace::default());
         let shared = Arc::new(start());
         let run = |number| {
@@ -104,8 +111,10 @@ fn explore<S, R>(
         let running: Vec<_> = (0..cpus).map(run).collect();
         let results = running.into_iter().map(|thread| thread.join().unwrap()).collect();
         check(&shared, results);
-    };
-    shuttle::check_random(schedule, SCHEDULES);
+    });
+    let again = Arc::clone(&schedule);
+    shuttle::check_random(move || schedule(), SCHEDULES);
+    shuttle::check_pct(move || again(), SCHEDULES, INTERRUPTIONS);
 }
 
 fn per_hour(burst: u64) -> BucketRate {

@@ -41,8 +41,8 @@ impl Counter {
 pub struct DropSlot {
     /// Source address; IPv6 in full, not its prefix.
     pub source: Address,
-    /// [`Verdict::counter`] plus 1 in the low half (0: the slot was never used); in a record, the
-    /// CPU in the high half.
+    /// [`Verdict::counter`] plus 1 in the low 16 bits (0: the slot was never used), the slot of the
+    /// interface in the next; in a record, the CPU in the high half.
     pub verdict: u64,
     /// When these began to gather, `CLOCK_MONOTONIC` ns (coarse); 0 in the record of the first
     /// drop, which never was in the slot.
@@ -55,6 +55,8 @@ pub struct DropSlot {
 
 const LOW_HALF: u64 = 0xffff_ffff;
 
+const INTERFACE_SHIFT: u32 = 16;
+
 /// Words of a [`DropSlot`], as user space reads it.
 pub const DROP_WORDS: usize = 6;
 
@@ -66,18 +68,23 @@ impl DropSlot {
         (hash >> 32) as u32 & (DROP_SLOTS - 1)
     }
 
-    /// Adds a drop. Returns a record that is complete and leaves the slot: this source's second,
+    /// What slots know of a packet beside its source, as [`Self::verdict`] has it.
+    #[inline]
+    pub const fn word(verdict: Verdict, interface: u32) -> u64 {
+        (verdict.counter() as u64 + 1) | ((interface as u64) << INTERFACE_SHIFT)
+    }
+
+    /// Adds a drop with this [`Self::word`]. Returns a record that is complete and leaves the slot: this source's second,
     /// or what the slot held of another source. The first drop of a source leaves at once, so
     /// that it is seen at once.
     #[inline]
     pub fn gather(
         &mut self,
         source: Address,
-        verdict: Verdict,
+        verdict: u64,
         bytes: u64,
         now_ns: u64,
     ) -> Option<Self> {
-        let verdict = verdict.counter() as u64 + 1;
         if self.verdict == verdict && self.source == source {
             self.packets = self.packets.wrapping_add(1);
             self.bytes = self.bytes.wrapping_add(bytes);
@@ -113,9 +120,15 @@ impl DropSlot {
         (self.verdict, self.source, self.since_ns)
     }
 
+    /// The slot of the interface that the packets came in on.
+    #[inline]
+    pub const fn interface(&self) -> u32 {
+        (self.verdict >> INTERFACE_SHIFT) as u32 & 0xffff
+    }
+
     /// Action and reason, if the number is one that this version knows.
     pub fn decode(&self) -> Option<Verdict> {
-        let counter = usize::try_from((self.verdict & LOW_HALF).checked_sub(1)?).ok()?;
+        let counter = usize::try_from((self.verdict & 0xffff).checked_sub(1)?).ok()?;
         let action = *Action::ALL.get(counter / Reason::COUNT)?;
         let reason = *Reason::ALL.get(counter % Reason::COUNT)?;
         Some(Verdict { action, reason })
@@ -133,6 +146,7 @@ mod tests {
     use super::*;
 
     const VERDICT: Verdict = Verdict::drop(Reason::Banned);
+    const WORD: u64 = DropSlot::word(VERDICT, 7);
 
     fn source(last: u8) -> Address {
         Address::from_v4([192, 0, 2, last])
@@ -141,12 +155,13 @@ mod tests {
     #[test]
     fn the_first_leaves_at_once_the_rest_once_a_second() {
         let mut slot = DropSlot::default();
-        let first = slot.gather(source(1), VERDICT, 60, 10).unwrap();
+        let first = slot.gather(source(1), WORD, 60, 10).unwrap();
         assert_eq!((first.packets, first.bytes, first.decode()), (1, 60, Some(VERDICT)));
+        assert_eq!(first.on_cpu(9).interface(), 7);
         for packet in 0..5 {
-            assert_eq!(slot.gather(source(1), VERDICT, 60, 11 + packet), None);
+            assert_eq!(slot.gather(source(1), WORD, 60, 11 + packet), None);
         }
-        let second = slot.gather(source(1), VERDICT, 60, 10 + GATHER_NS).unwrap();
+        let second = slot.gather(source(1), WORD, 60, 10 + GATHER_NS).unwrap();
         assert_eq!((second.packets, second.bytes), (6, 360));
         assert_eq!(slot.packets, 0);
     }
@@ -163,7 +178,9 @@ mod tests {
             now += (state >> 40) % 1_000_000;
             sent += 1;
             let slot = &mut slots[(state >> 50) as usize % 4];
-            if let Some(record) = slot.gather(source, Verdict::drop(reason), 1, now) {
+            if let Some(record) =
+                slot.gather(source, DropSlot::word(Verdict::drop(reason), 3), 1, now)
+            {
                 assert_eq!(record.packets, record.bytes);
                 told += record.packets;
             }

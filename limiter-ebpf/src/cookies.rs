@@ -184,10 +184,10 @@ fn cookie(ctx: &XdpContext, headers: &Headers, network: usize, is_v4: bool) -> O
 #[inline]
 fn syn(ctx: &XdpContext, headers: &Headers, transport: usize) -> Option<[u32; 6]> {
     let fixed = inside(ctx, transport, TcpHdr::LEN)?;
-    let sequence = load_4(fixed + 4) as u32;
+    let sequence = load_4::<4>(fixed) as u32;
     let option = match inside(ctx, transport, TcpHdr::LEN + 4) {
-        Some(whole) if load_1(whole + 12) >> 4 > 5 => {
-            u32::from_be(load_4(whole + TcpHdr::LEN) as u32)
+        Some(whole) if load_1::<12>(whole) >> 4 > 5 => {
+            u32::from_be(load_4::<{ TcpHdr::LEN }>(whole) as u32)
         }
         _ => 0,
     };
@@ -257,8 +257,8 @@ fn mtu(ctx: &XdpContext) -> u32 {
 #[inline]
 fn turn_link(ctx: &XdpContext) -> bool {
     let Some(start) = inside(ctx, 0, EthHdr::LEN) else { return false };
-    let (to_low, to_high) = (load_4(start), load_2(start + 4));
-    let (from_low, from_high) = (load_4(start + 6), load_2(start + 10));
+    let (to_low, to_high) = (load_4::<0>(start), load_2::<4>(start));
+    let (from_low, from_high) = (load_4::<6>(start), load_2::<10>(start));
     store_4(start, from_low);
     store_2(start + 4, from_high);
     store_4(start + 6, to_low);
@@ -271,7 +271,7 @@ fn turn_v4(ctx: &XdpContext, network: usize, cookie: &Cookie) -> bool {
     let Some(start) = inside(ctx, network, Ipv4Hdr::LEN + ANSWER_LENGTH as usize) else {
         return false;
     };
-    let (source, destination) = (load_4(start + 12), load_4(start + 16));
+    let (source, destination) = (load_4::<12>(start), load_4::<16>(start));
     // Version, length; no identification, may not be fragmented; hops, protocol.
     let first = 0x4500_0000 | (Ipv4Hdr::LEN as u32 + ANSWER_LENGTH);
     let third = ((HOPS as u32) << 24) | (u32::from(protocol::TCP) << 16);
@@ -293,8 +293,8 @@ fn turn_v6(ctx: &XdpContext, network: usize, cookie: &Cookie) -> bool {
     let Some(start) = inside(ctx, network, Ipv6Hdr::LEN + ANSWER_LENGTH as usize) else {
         return false;
     };
-    let (source_high, source_low) = (load_8(start + 8), load_8(start + 16));
-    let (destination_high, destination_low) = (load_8(start + 24), load_8(start + 32));
+    let (source_high, source_low) = (load_8::<8>(start), load_8::<16>(start));
+    let (destination_high, destination_low) = (load_8::<24>(start), load_8::<32>(start));
     // Version, no class or flow; length, protocol, hops.
     let first =
         (6_u64 << 60) | (u64::from(ANSWER_LENGTH) << 16) | (u64::from(protocol::TCP) << 8) | HOPS;
@@ -314,8 +314,8 @@ fn turn_v6(ctx: &XdpContext, network: usize, cookie: &Cookie) -> bool {
 /// Writes the answer over the SYN. `addresses` is the sum of the addresses' words.
 #[inline]
 fn turn_transport(start: usize, addresses: u64, cookie: &Cookie) {
-    let ports = load_4(start) as u32;
-    let acknowledged = u32::from_be(load_4(start + 4) as u32).wrapping_add(1).to_be();
+    let ports = load_4::<0>(start) as u32;
+    let acknowledged = u32::from_be(load_4::<4>(start) as u32).wrapping_add(1).to_be();
     let flags = u32::from(tcp_flags::SYN | tcp_flags::ACK);
     let fourth = (0x6000_0000 | (flags << 16) | WINDOW).to_be();
     let option = ((SEGMENT_SIZE << 16) | cookie.segment_size).to_be();

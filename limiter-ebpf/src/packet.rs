@@ -26,17 +26,66 @@ impl<'a> XdpPacket<'a> {
     }
 }
 
-impl PacketBytes for XdpPacket<'_> {
+impl XdpPacket<'_> {
+    /// Where `offset` is, if that many bytes follow it.
     #[inline(always)]
-    fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn at(&self, offset: usize, bytes: usize) -> Option<usize> {
         let start = self.ctx.data().wrapping_add(offset);
         // Or the compiler makes `start + 1 > end` into `start >= end`, from which the verifier
         // concludes nothing.
-        let end = Kernel::opaque(start.wrapping_add(N) as u64) as usize;
-        if end > self.ctx.data_end() {
-            return None;
-        }
-        Some(read(start))
+        let end = Kernel::opaque(start.wrapping_add(bytes) as u64) as usize;
+        if end > self.ctx.data_end() { None } else { Some(start) }
+    }
+}
+
+impl PacketBytes for XdpPacket<'_> {
+    #[inline(always)]
+    fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        const { assert!(N == 1 || N == 2, "no other size is read") };
+        let start = self.at(offset, N)?;
+        Some(match N {
+            // SAFETY: as many bytes on either side; so are those below.
+            1 => unsafe { transmute_copy(&(load_1::<0>(start) as u8)) },
+            // SAFETY: as above.
+            _ => unsafe { transmute_copy(&(load_2::<0>(start) as u16)) },
+        })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        const { assert!(N == 2 || N == 4 || N == 5, "no other size is read") };
+        let start = self.at(offset, 4 * N)?;
+        let first = word::<0>(start);
+        let second = word::<4>(start);
+        Some(match N {
+            // SAFETY: as many words on either side; so are those below.
+            2 => unsafe { transmute_copy(&[first, second]) },
+            4 => {
+                let words = [first, second, word::<8>(start), word::<12>(start)];
+                // SAFETY: as above.
+                unsafe { transmute_copy(&words) }
+            }
+            _ => {
+                let rest = [word::<8>(start), word::<12>(start), word::<16>(start)];
+                // SAFETY: as above.
+                unsafe { transmute_copy(&[first, second, rest[0], rest[1], rest[2]]) }
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn long_words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        const { assert!(N == 5, "no other size is read") };
+        let start = self.at(offset, 8 * N)?;
+        let words = [
+            load_8::<0>(start),
+            load_8::<8>(start),
+            load_8::<16>(start),
+            load_8::<24>(start),
+            load_8::<32>(start),
+        ];
+        // SAFETY: as many words on either side.
+        Some(unsafe { transmute_copy(&words.map(u64::from_be)) })
     }
 
     #[inline]
@@ -50,49 +99,24 @@ impl PacketBytes for XdpPacket<'_> {
     }
 }
 
-/// `N` bytes of the packet, of which the caller has shown the verifier that they are inside, in
-/// as few loads as there are words in them. A plain read of bytes is compiled to as many loads as
-/// there are bytes, and as many shifts to put them together.
+/// The big-endian word of 4 bytes that is `AT` bytes on.
 #[inline(always)]
-fn read<const N: usize>(start: usize) -> [u8; N] {
-    const { assert!(matches!(N, 1 | 2 | 20 | 40), "no other size is read") };
-    match N {
-        // SAFETY: as many bytes on either side; so are those below.
-        1 => unsafe { transmute_copy(&(load_1(start) as u8)) },
-        // SAFETY: as above.
-        2 => unsafe { transmute_copy(&(load_2(start) as u16)) },
-        20 => {
-            let [first, second] = halves(load_8(start));
-            let [third, fourth] = halves(load_8(start + 8));
-            let words = [first, second, third, fourth, load_4(start + 16) as u32];
-            // SAFETY: as above.
-            unsafe { transmute_copy(&words) }
-        }
-        _ => {
-            let words = [0, 8, 16, 24, 32].map(|at| load_8(start + at));
-            // SAFETY: as above.
-            unsafe { transmute_copy(&words) }
-        }
-    }
-}
-
-/// The 4 bytes that come first in memory, and the others.
-#[inline(always)]
-fn halves(word: u64) -> [u32; 2] {
-    [word as u32, (word >> 32) as u32]
+fn word<const AT: usize>(start: usize) -> u32 {
+    u32::from_be(load_4::<AT>(start) as u32)
 }
 
 macro_rules! load {
     ($name:ident, $instruction:literal) => {
-        /// One load, zero-extended.
+        /// One load of what is `AT` bytes on, zero-extended. A plain read of what is not aligned is
+        /// compiled to a load for each byte.
         #[inline(always)]
-        pub(crate) fn $name(from: usize) -> u64 {
+        pub(crate) fn $name<const AT: usize>(from: usize) -> u64 {
             let value;
             // SAFETY: reads only; the verifier rejects the program unless all that is read is
             // inside the packet. Packets have no alignment: kernels that take no unaligned loads
             // (neither x86-64 nor arm64 is one) reject it too.
             unsafe {
-                asm!($instruction, from = in(reg) from, value = lateout(reg) value,
+                asm!($instruction, from = in(reg) from, at = const AT, value = lateout(reg) value,
                     options(pure, readonly, nostack));
             }
             value
@@ -100,10 +124,10 @@ macro_rules! load {
     };
 }
 
-load!(load_1, "{value} = *(u8 *)({from} + 0)");
-load!(load_2, "{value} = *(u16 *)({from} + 0)");
-load!(load_4, "{value} = *(u32 *)({from} + 0)");
-load!(load_8, "{value} = *(u64 *)({from} + 0)");
+load!(load_1, "{value} = *(u8 *)({from} + {at})");
+load!(load_2, "{value} = *(u16 *)({from} + {at})");
+load!(load_4, "{value} = *(u32 *)({from} + {at})");
+load!(load_8, "{value} = *(u64 *)({from} + {at})");
 
 macro_rules! store {
     ($name:ident, $instruction:literal) => {

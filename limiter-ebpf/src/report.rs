@@ -6,7 +6,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use limiter_common::{
     decide::{Clock, Decision},
-    maps::{counter_index, lost_index},
+    maps::{MAX_INTERFACES, counter_index, lost_index},
     packet::PacketBytes,
     report::DropSlot,
     verdict::{Action, Reason},
@@ -45,8 +45,8 @@ pub(crate) fn record(
     };
     // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's slot.
     let slot = unsafe { &mut *slot };
-    let Some(record) = slot.gather(decision.source, decision.verdict, bytes, clock.coarse_ns())
-    else {
+    let word = DropSlot::word(decision.verdict, interface);
+    let Some(record) = slot.gather(decision.source, word, bytes, clock.coarse_ns()) else {
         return;
     };
     // The agent empties the buffer on its own schedule: a flood must not wake it per packet.
@@ -54,6 +54,7 @@ pub(crate) fn record(
     let record = record.on_cpu(unsafe { bpf_get_smp_processor_id() });
     if EVENTS.output::<DropSlot>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
         // No larger than the number of counters; the mask only tells the verifier so.
+        let interface = record.interface() & (MAX_INTERFACES - 1);
         let lost = lost_index(interface, (record.verdict.wrapping_sub(1) & 0xff) as u32);
         count(lost, record.packets, record.bytes);
     }

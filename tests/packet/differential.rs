@@ -27,7 +27,7 @@ use limiter_user::clock;
 use crate::policies::{Named, ROUTES, SETS, address, admitted, entries, ip, policies, sources};
 
 const FIXED_SEED: u64 = 0x6c69_6d69_7465_7221;
-const FIXED_FRAMES_PER_POLICY: u32 = 3_500;
+const FIXED_FRAMES_PER_POLICY: u32 = 4_500;
 const FRESH_FRAMES_PER_POLICY: u32 = 1_200;
 /// How often everything is compared; each frame compares its action and its counter.
 const COMPARED_EVERY: u32 = 500;
@@ -286,7 +286,7 @@ impl Pair {
         }
         assert!((4_000..5_000).contains(&kept), "{kept} records in the ring buffer");
         for record in &records[kept..] {
-            let verdict = usize::try_from((record.verdict & 0xffff_ffff) - 1).expect("small");
+            let verdict = usize::try_from((record.verdict & 0xffff) - 1).expect("small");
             let lost = &mut self.host.counters[Verdict::COUNTERS + verdict];
             lost.packets += record.packets;
             lost.bytes += record.bytes;

@@ -6,6 +6,8 @@ mod cases;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod policies;
 #[cfg(test)]
 mod replies;

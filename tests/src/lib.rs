@@ -9,6 +9,7 @@
 pub mod counters;
 pub mod flood;
 pub mod frames;
+pub mod fuzzing;
 pub mod http;
 pub mod lists;
 pub mod load;

@@ -1,6 +1,8 @@
 //! The host's side of every comparison: `decide` over plain memory, and beside it everything that
 //! the program in the kernel keeps (bans and their hits, counters, pending drops, records).
 
+// Named, because the fuzz targets take this file from another place.
+#[path = "reference/tables.rs"]
 mod tables;
 
 use std::{
@@ -141,7 +143,7 @@ impl Reference {
             self.count(|operations| operations.arrays += 1);
             let drops = &mut self.cpus[self.cpu as usize].drops;
             let slot = &mut drops[DropSlot::index(decision.source) as usize];
-            let record = slot.gather(decision.source, verdict, bytes, now_ns);
+            let record = slot.gather(decision.source, DropSlot::word(verdict, 0), bytes, now_ns);
             self.records.extend(record.map(|record| record.on_cpu(self.cpu)));
         }
         let action = match verdict.action {

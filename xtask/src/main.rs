@@ -8,6 +8,7 @@ mod ci;
 mod clock;
 mod command;
 mod ebpf;
+mod fuzz;
 mod linker;
 mod lint;
 mod run;
@@ -65,6 +66,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz what parses and decides, guided by coverage: decide, parser, records, or each in turn
+    Fuzz {
+        /// One of them
+        target: Option<String>,
+        /// How long each is fuzzed
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Everything that continuous integration checks
     Ci,
     /// The processes of the demonstration (started by `run`)
@@ -102,6 +111,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Run { arguments, .. } => run::real(&workspace, &arguments),
         Task::Test { filter } => test::all(&workspace, &filter),
         Task::Bench { arguments } => bench::run_with(&workspace, &arguments),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&workspace, target.as_deref(), seconds),
         Task::Ci => ci::all(&workspace),
         Task::VerifyEbpf { objects } => verify::report(&objects),
     }

@@ -23,9 +23,11 @@ pub(super) fn transport<P: PacketBytes + ?Sized>(
     // What does not hold a whole header is a trick where it is a fragment, an error else.
     let short = if headers.is_fragment { Flaw::Fragment } else { Flaw::Transport };
     match headers.protocol {
+        // RFC 9293, 3.1.
         protocol::TCP => {
-            let offset = u64::from(cursor.peek::<1>(12).ok_or(short)?[0] >> 4) * 4;
-            let [flags] = cursor.peek::<1>(13).ok_or(short)?;
+            let [ports, _, _, offset_and_flags] = cursor.words().ok_or(short)?;
+            let offset = u64::from(offset_and_flags >> 28) * 4;
+            let [_, flags, ..] = offset_and_flags.to_be_bytes();
             if length < TCP_LENGTH || offset < TCP_LENGTH || offset > length {
                 return Err(short);
             }
@@ -33,16 +35,18 @@ pub(super) fn transport<P: PacketBytes + ?Sized>(
                 return Err(Flaw::TcpFlags);
             }
             headers.tcp_flags = flags;
-            ports(cursor, &mut headers).ok_or(short)?;
+            put_ports(ports, &mut headers);
         }
+        // RFC 768.
         protocol::UDP => {
-            let stated = u64::from(cursor.peek_u16(4).ok_or(short)?);
+            let [ports, length_and_checksum] = cursor.words().ok_or(short)?;
+            let stated = u64::from(length_and_checksum >> 16);
             // The stated length is the whole datagram's; 0 is a jumbogram (RFC 2675).
             let fits = headers.is_fragment || stated == 0 || stated <= length;
             if length < UDP_LENGTH || !fits || (1..UDP_LENGTH).contains(&stated) {
                 return Err(short);
             }
-            ports(cursor, &mut headers).ok_or(short)?;
+            put_ports(ports, &mut headers);
         }
         protocol::ICMP | protocol::ICMPV6 if length < 4 => return Err(short),
         _ => {}
@@ -52,11 +56,11 @@ pub(super) fn transport<P: PacketBytes + ?Sized>(
 }
 
 #[inline]
-fn ports<P: PacketBytes + ?Sized>(cursor: &Cursor<'_, P>, headers: &mut Headers) -> Option<()> {
-    headers.source_port = cursor.peek_u16(0)?;
-    headers.destination_port = cursor.peek_u16(2)?;
+fn put_ports(ports: u32, headers: &mut Headers) {
+    let [source0, source1, destination0, destination1] = ports.to_be_bytes();
+    headers.source_port = u16::from_be_bytes([source0, source1]);
+    headers.destination_port = u16::from_be_bytes([destination0, destination1]);
     headers.has_ports = true;
-    Some(())
 }
 
 /// Whether some TCP could send these flags: not none, not SYN with FIN or RST, FIN only with ACK.

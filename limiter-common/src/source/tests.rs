@@ -256,8 +256,9 @@ fn a_window_has_so_many_claims_and_then_one_packet_in_some() {
         assert_eq!(sampled, 320 / budget::SAMPLE as usize);
     }
     let none = ClaimBudget::default();
-    assert!(none.allows::<Native>(0, 7, 1), "the first of a window");
-    assert!(!none.allows::<Native>(0, 7, 1));
+    let now = 7 << budget::WINDOW_BITS;
+    assert!(none.allows::<Native>(0, now, 1), "the first of a window");
+    assert!(!none.allows::<Native>(0, now, 1));
 }
 
 #[test]

@@ -40,13 +40,13 @@ fn empty(_ctx: XdpContext) -> u32 {
 }
 
 /// What it costs to bring a packet here and drop it.
-#[xdp]
+#[xdp(frags)]
 fn discard(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
 /// What it costs to send a packet back as it came.
-#[xdp]
+#[xdp(frags)]
 fn bounce(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
@@ -80,7 +80,7 @@ fn rotate(ctx: XdpContext) -> u32 {
 }
 
 /// As `rotate`, with one of 65,536 sources.
-#[xdp]
+#[xdp(frags)]
 fn rotate_some(ctx: XdpContext) -> u32 {
     rotate_among(&ctx, 0xffff)
 }

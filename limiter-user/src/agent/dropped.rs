@@ -4,6 +4,7 @@
 use std::{fs, io, net::IpAddr, path::Path, sync::Arc};
 
 use limiter_common::{
+    maps::MAX_INTERFACES,
     report::Counter,
     verdict::{Action, Verdict},
 };
@@ -34,10 +35,18 @@ impl Agent {
                 kernel.flush_diagnostics();
             }
             let Some(drops) = inner.drops.as_mut() else { return };
+            let mut names: Vec<Option<Arc<str>>> = vec![None; MAX_INTERFACES as usize];
+            let mut name = |slot: u32| {
+                let known = names.get_mut(slot as usize)?;
+                let named = || inner.kernel.as_ref().map(|it| it.interface_name(slot).into());
+                *known = known.take().or_else(named);
+                known.clone()
+            };
             told.extend(drops.held().into_iter().map(|(verdict, sum)| (None, verdict, sum, None)));
             let mut tell = |dropped: crate::kernel::Dropped| {
                 inner.top.dropped(&dropped);
-                told.push((Some(dropped.source), dropped.verdict, dropped.counter, None));
+                let interface = name(dropped.interface);
+                told.push((Some(dropped.source), dropped.verdict, dropped.counter, interface));
             };
             if pending {
                 drops.pending(&mut tell);

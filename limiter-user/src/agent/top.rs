@@ -218,6 +218,7 @@ mod tests {
     #[test]
     fn drops_are_noted_only_while_watched_and_bounded() {
         let drop = |number: u32| Dropped {
+            interface: 0,
             source: IpAddr::V4(number.into()),
             verdict: Verdict::drop(Reason::Banned),
             counter: Counter { packets: 2, bytes: 120 },

@@ -76,6 +76,10 @@ impl Aggregate {
             Some(held) => {
                 held.count = held.count.saturating_add(event.count);
                 held.bytes = held.bytes.saturating_add(event.bytes);
+                // A sum over several interfaces is of none.
+                if held.interface != event.interface {
+                    held.interface = None;
+                }
             }
             none if is_ban => {
                 let detail = String::from("sources, told as a sum");

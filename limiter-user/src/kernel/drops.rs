@@ -30,6 +30,8 @@ const MAX_RECORDS: usize = 8_192;
 pub struct Dropped {
     /// Packet source; `::` where it could not be read.
     pub source: IpAddr,
+    /// Slot of the interface that they came in on.
+    pub interface: u32,
     /// Action and reason.
     pub verdict: Verdict,
     /// Packets and bytes that were not told before.

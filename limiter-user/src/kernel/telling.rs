@@ -176,7 +176,8 @@ fn tell_rest(slot: &DropSlot, before: Counter, tell: &mut impl FnMut(Dropped)) {
         bytes: slot.bytes.saturating_sub(before.bytes),
     };
     if counter.packets > 0 {
-        tell(Dropped { source: slot.source.into(), verdict, counter });
+        let (source, interface) = (slot.source.into(), slot.interface());
+        tell(Dropped { source, interface, verdict, counter });
     }
 }
 

@@ -27,7 +27,11 @@ impl Kernel {
     fn drop(&mut self, cpu: u32, source: Address, verdict: Verdict, bytes: u64, now_ns: u64) {
         add(self.counters.entry(verdict).or_default(), Counter { packets: 1, bytes });
         let index = (cpu * DROP_SLOTS + DropSlot::index(source)) as usize;
-        let Some(record) = self.slots[index].gather(source, verdict, bytes, now_ns) else { return };
+        let Some(record) =
+            self.slots[index].gather(source, DropSlot::word(verdict, 0), bytes, now_ns)
+        else {
+            return;
+        };
         let record = record.on_cpu(cpu);
         if self.ring.len() < RING {
             self.ring.push(record);

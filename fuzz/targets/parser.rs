@@ -1,0 +1,5 @@
+//! One frame.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| limiter_fuzz::fuzzing::parser(data));
