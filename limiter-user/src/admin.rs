@@ -8,6 +8,7 @@ mod bulk;
 pub mod client;
 mod follow;
 mod io;
+mod lists;
 pub mod metrics;
 mod query;
 mod routes;
@@ -19,13 +20,16 @@ use std::{future::Future, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use self::view::{
-    BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort, SourceView,
-    StatusView, TopView, WhyView,
+    BanRequest, BanView, Failure, ListChange, ListKind, ListOrigin, ListsView, PacketQuery,
+    ReloadView, RequestQuery, SourceSort, SourceView, StatusView, TopView, WhyView,
 };
-use crate::events::stream::EventStream;
+use crate::{
+    events::stream::EventStream,
+    policy::{Networks, kernel::Trusted},
+};
 
-/// What the control socket can ask of the agent. All but `reload`, `saved` and `sources` answer at
-/// once.
+/// What the control socket can ask of the agent. All but `change_lists`, `reload`, `saved` and
+/// `sources` answer at once.
 pub trait Backend: 'static {
     /// Everything about the running agent.
     fn status(&self) -> StatusView;
@@ -49,6 +53,10 @@ pub trait Backend: 'static {
     fn unban(&self, prefix: IpNet) -> Result<usize, Failure>;
     /// Every ban in force.
     fn bans(&self) -> Result<Vec<BanView>, Failure>;
+    /// Changes lists, all of it or nothing; in force when it returns.
+    fn change_lists(&self, change: ListChange) -> impl Future<Output = Result<ListsView, Failure>>;
+    /// The entries of one list from one origin, each with the interface that it is bound to.
+    fn list(&self, kind: ListKind, origin: ListOrigin) -> Listing;
     /// Why a source is treated as it is.
     fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure>;
     /// What would happen to a request that nobody sent, and by which rule.
@@ -65,6 +73,15 @@ pub trait Backend: 'static {
     fn detach(&self) -> Result<Vec<String>, Failure>;
     /// The stream to follow events on.
     fn events(&self) -> &EventStream;
+}
+
+/// Entries of a list; a copy costs little however many they are.
+#[derive(Clone, Debug)]
+pub enum Listing {
+    /// For every interface.
+    Everywhere(Networks),
+    /// Some for one interface only.
+    Trusted(Vec<Trusted>),
 }
 
 /// Name of the control socket in the agent's runtime directory.

@@ -13,6 +13,8 @@ mod escalation;
 pub(crate) mod host;
 mod interfaces;
 mod journal;
+mod list_changes;
+mod lists;
 mod observe;
 mod outbox;
 mod problems;
@@ -37,7 +39,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::LocalSet,
     time,
@@ -47,7 +49,9 @@ use self::{
     book::Book,
     cookies::Cookies,
     escalation::Escalation,
-    interfaces::{Watch, describe, start_kernel},
+    host::host_facts,
+    interfaces::{Watch, describe, start_or_detach},
+    lists::RuntimeLists,
     outbox::Outbox,
     problems::{Problem, Problems},
     reload::Trial,
@@ -60,7 +64,7 @@ use crate::{
     clock,
     config::{self, Loaded},
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
-    kernel::{Drops, Kernel, KernelError, ProgramNames, image::HostFacts},
+    kernel::{Drops, Kernel, KernelError, ProgramNames},
     link::{ProxyCounters, ToProxy},
     policy::Policy,
 };
@@ -94,11 +98,22 @@ pub(crate) struct Agent {
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
+    /// Lists changed in one half of the maps only.
+    lists_lag: Cell<bool>,
+    /// Whose turn it is to change policy or lists.
+    changing: tokio::sync::Mutex<()>,
     inner: RefCell<Inner>,
 }
 
 /// What changes. Never borrowed across an await.
 struct Inner {
+    /// As configured.
+    configured: Policy,
+    /// What people put on its lists beside that.
+    lists: RuntimeLists,
+    /// What is known to be on disk of them.
+    lists_on_disk: RuntimeLists,
+    /// Both together: what is in force.
     policy: Policy,
     /// Rises with each policy.
     generation: u64,
@@ -161,33 +176,19 @@ async fn live(
     user: Option<(u32, u32)>,
     prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
-    let Loaded { policy, risks, file } = loaded;
+    let Loaded { policy: configured, risks, file } = loaded;
+    let (lists, lists_problem) = RuntimeLists::open(&configured.agent.state);
+    let policy = lists.merged(&configured);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
     let mut problems = Problems::default();
+    if let Some(problem) = lists_problem {
+        problems.begin(Problem::ListsUnread, problem);
+    }
     let mut routed = BTreeSet::new();
-    let kernel = if let Some(kernel_policy) = &policy.kernel {
-        let started = prepared.map_err(anyhow::Error::from);
-        let started = started
-            .and_then(|names| start_kernel(&policy, kernel_policy, args, names, &mut routed));
-        match started {
-            Ok(kernel) => Some(kernel),
-            Err(error) if kernel_policy.required => return Err(error),
-            Err(error) => {
-                problems.begin(Problem::KernelOff, format!("the kernel half is off: {error:#}"));
-                None
-            }
-        }
-    } else {
-        // What an earlier agent attached would filter for ever, by a policy nobody sees.
-        let links = crate::kernel::detach_pins(&policy.agent.pins)?;
-        if links > 0 {
-            log::warn!("XDP of an earlier agent is taken off: there is no [kernel] any more");
-        }
-        None
-    };
+    let kernel = start_or_detach(&policy, args, prepared, &mut routed, &mut problems)?;
     let drops = match &kernel {
         Some(kernel) => Some(kernel.drops(dropped::read_ledger(&policy.agent.runtime).as_ref())?),
         None => None,
@@ -208,6 +209,8 @@ async fn live(
         outbox: Outbox::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
+        lists_lag: Cell::new(true),
+        changing: tokio::sync::Mutex::new(()),
         inner: RefCell::new(Inner {
             safety: Safety::of(&policy),
             generation: 1,
@@ -227,6 +230,9 @@ async fn live(
             proxy_counters: ProxyCounters::default(),
             observations_lost: 0,
             problems,
+            configured,
+            lists_on_disk: lists.clone(),
+            lists,
             policy,
             watch: Watch::start(routed),
             trial: None,
@@ -245,11 +251,23 @@ async fn live(
     tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
+    let patience = attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await;
+    agent.stop(patience, &mut terminate, &mut interrupt).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the agent does again and again, until a signal ends it: how long it may take to end.
+async fn attend(
+    agent: &Rc<Agent>,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+    hangup: &mut Signal,
+) -> Duration {
     let mut drain = time::interval(DRAIN_EVERY);
     let mut tick = time::interval(TICK);
     let mut look = time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let patience = loop {
+    loop {
         tokio::select! {
             _ = drain.tick() => {
                 agent.notice_links();
@@ -257,30 +275,19 @@ async fn live(
                 agent.watch_floods();
             }
             _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
-            _ = tick.tick() => agent.tick(),
+            _ = tick.tick() => {
+                agent.tick();
+                agent.keep_lists();
+            }
             _ = hangup.recv() => {
                 agent.events.reopen();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
-                let reloading = Rc::clone(&agent);
+                let reloading = Rc::clone(agent);
                 tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
             }
             _ = terminate.recv() => break agent.drain_patience(),
             _ = interrupt.recv() => break Duration::ZERO,
         }
-    };
-    agent.stop(patience, &mut terminate, &mut interrupt).await;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn host_facts(policy: &Policy) -> HostFacts {
-    let listeners = policy.http.iter().flat_map(|http| &http.listeners);
-    HostFacts {
-        sshd_ports: host::sshd_ports(),
-        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
-        own_addresses: host::addresses_by_importance(),
-        forwards: host::forwards(),
-        // The kernel half knows them.
-        slots: Vec::new(),
     }
 }
 
@@ -371,12 +378,7 @@ impl Agent {
 
     /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
     /// signal ends the wait.
-    async fn stop(
-        &self,
-        patience: Duration,
-        terminate: &mut tokio::signal::unix::Signal,
-        interrupt: &mut tokio::signal::unix::Signal,
-    ) {
+    async fn stop(&self, patience: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
         self.stopping.set(true);
         self.tell_proxy(ToProxy::Drain);
         let drained = async {

@@ -13,6 +13,7 @@ mod doctor;
 mod events;
 pub mod init;
 pub mod keys;
+mod lists;
 mod logger;
 mod manual;
 mod output;
@@ -27,7 +28,7 @@ use std::{fmt, io, process::ExitCode, sync::LazyLock};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::run::RunArgs;
-use crate::admin::client::ClientError;
+use crate::admin::{client::ClientError, view::ListKind};
 
 /// Version and build id, as `--version` and the status show them.
 pub fn version() -> &'static str {
@@ -75,6 +76,12 @@ enum Command {
     Unban(bans::UnbanArgs),
     /// List the bans in force
     Bans(bans::BansArgs),
+    /// Networks that may enter under `default = "deny"`: add, remove, list
+    Allow(lists::ListsArgs),
+    /// Networks that may not enter: add, remove, list
+    Deny(lists::ListsArgs),
+    /// Networks that are never banned, denied or limited: add, remove, list
+    Trust(lists::ListsArgs),
     /// Say why a source is treated as it is
     Why(why::WhyArgs),
     /// Say what would happen to a packet or request, and by which rule
@@ -116,6 +123,9 @@ impl Command {
             Self::Ban(args) => bans::ban(args),
             Self::Unban(args) => bans::unban(args),
             Self::Bans(args) => bans::list(args),
+            Self::Allow(args) => lists::run(ListKind::Allow, args),
+            Self::Deny(args) => lists::run(ListKind::Deny, args),
+            Self::Trust(args) => lists::run(ListKind::Trust, args),
             Self::Why(args) => why::why(args),
             Self::Explain(args) => why::explain(args),
             Self::Reload(args) => control::reload(args),
@@ -206,6 +216,9 @@ mod tests {
             "unban --all",
             "unban 203.0.113.7",
             "bans --json",
+            "deny add 192.0.2.0/24 2001:db8::1 --runtime --force",
+            "allow remove 10.0.0.0/8 -c f",
+            "trust list --json",
             "why ::1",
             "reload",
             "reload --confirm 60s",
@@ -237,6 +250,9 @@ mod tests {
             "ban host",
             "ban 10.0.0.1 --for 10",
             "ban 10.0.0.1 --scope all",
+            "deny add",
+            "deny 10.0.0.1",
+            "trust add host",
             "unban",
             "unban 10.0.0.1 --all",
             "explain",
@@ -259,6 +275,11 @@ mod tests {
             ("ban 203.0.113.7 --for 1h --force --reason x", Ok(())),
             ("bans", Ok(())),
             ("bans --json", Ok(())),
+            ("deny add 203.0.113.7 203.0.113.8", Ok(())),
+            ("deny remove 203.0.113.7", Ok(())),
+            ("deny add 0.0.0.0/0", Err(1)),
+            ("deny list", Ok(())),
+            ("trust list --json", Ok(())),
             ("unban 203.0.113.0/24", Ok(())),
             ("unban --all", Ok(())),
             ("detach", Ok(())),

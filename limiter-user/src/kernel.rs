@@ -13,10 +13,12 @@ mod cookies;
 mod drops;
 mod error;
 mod explain;
+mod filling;
 mod filter;
 mod foreign;
 pub mod image;
 mod interfaces;
+mod list_maps;
 mod lists;
 mod load;
 mod mapped;
@@ -51,6 +53,7 @@ pub use self::{
     drops::{Dropped, Drops},
     error::KernelError,
     explain::{Explanation, Probe},
+    filling::{Filled, Filling},
     foreign::ProgramNames,
     interfaces::{Change, InterfaceState, Unattached},
     netdev::{XdpFeatures, xdp_features},
@@ -59,8 +62,10 @@ pub use self::{
 };
 use self::{
     connections::Connections,
-    image::{HostFacts, KernelImage, Running},
+    filling::Prepared,
+    image::{HostFacts, KernelImage, Listed, Running},
     interfaces::Interfaces,
+    lists::Lists,
     plan::{InForce, Step},
     tables::Maps,
 };
@@ -73,6 +78,10 @@ pub struct Kernel {
     policy: KernelPolicy,
     host: HostFacts,
     image: KernelImage,
+    /// What the lists in force were made from.
+    merged: (Listed, Lists),
+    /// Lists that lie in the half that is not in force, until they are.
+    prepared: Option<Prepared>,
     in_force: InForce,
     running: Running,
     bans: bans::BanTables,
@@ -135,7 +144,10 @@ impl Kernel {
         let mut interfaces = Interfaces::new(loaded, names, diagnostics);
         let fresh = interfaces.assign(wanted, &pins);
         let slots = interfaces.slots_by_name();
-        let image = KernelImage::new(policy, &HostFacts { slots, ..host.clone() })?;
+        let facts = HostFacts { slots, ..host.clone() };
+        let listed = Listed::of(policy, &facts);
+        let lists = listed.merge()?;
+        let image = KernelImage::with_lists(policy, &facts, lists.clone())?;
         let maps = Maps::open(&pins)?;
         let earlier = maps.in_force()?;
         let running = load::running(&maps, policy, interfaces.reserve()?)?;
@@ -145,6 +157,8 @@ impl Kernel {
             in_force: earlier,
             running,
             image: image.clone(),
+            merged: (listed, lists),
+            prepared: None,
             policy: policy.clone(),
             host: host.clone(),
             interfaces,
@@ -174,11 +188,16 @@ impl Kernel {
         let needs_restart = plan::needs_restart(&self.policy, policy);
         let policy = plan::without_restart(&self.policy, policy);
         let slots = self.interfaces.slots_by_name();
-        let image = KernelImage::new(&policy, &HostFacts { slots, ..host.clone() })?;
+        let facts = HostFacts { slots, ..host.clone() };
+        let listed = Listed::of(&policy, &facts);
+        let lists = self.merged(&listed)?;
+        let image = KernelImage::with_lists(&policy, &facts, lists.clone())?;
         let steps = plan::plan(Some(&self.image), &image, self.in_force);
         self.running.generation += u64::from(!steps.is_empty());
         self.carry_out(&steps, &image)?;
         self.image = image;
+        self.merged = (listed, lists);
+        self.prepared = None;
         self.policy = policy;
         self.host = host.clone();
         Ok(needs_restart)
@@ -186,7 +205,8 @@ impl Kernel {
 
     /// Puts the policy in force anew if the host is not what it was.
     pub fn follow(&mut self, host: &HostFacts) -> Result<(), KernelError> {
-        if self.host == *host {
+        // While lists are on their way it waits for them.
+        if self.host == *host || self.is_filling() {
             return Ok(());
         }
         let policy = self.policy.clone();
@@ -196,7 +216,12 @@ impl Kernel {
     fn carry_out(&mut self, steps: &[Step], image: &KernelImage) -> Result<(), KernelError> {
         for step in steps {
             match *step {
-                Step::FillLists { second } => self.maps.fill_lists(second, image)?,
+                Step::FillLists { second } => {
+                    let prepared = self.prepared.as_ref();
+                    let prepared = prepared.filter(|prepared| prepared.lists == image.lists);
+                    let filters = prepared.map(|prepared| &prepared.filters);
+                    self.maps.fill_lists(second, image, filters)?;
+                }
                 Step::WriteSettings { index, lists_second } => {
                     let settings = image.settings(self.running, lists_second);
                     self.maps.write_settings(index, &settings, image)?;

@@ -49,6 +49,8 @@ mod reload;
 #[cfg(test)]
 mod replies;
 #[cfg(test)]
+mod runtime_lists;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod support;

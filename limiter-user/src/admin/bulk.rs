@@ -91,6 +91,26 @@ impl Lines {
         }
     }
 
+    /// The next whole lines, without the end of the last one; `None`: there are no more.
+    pub(super) async fn next_part(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            if let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(end + 1);
+                let mut part = std::mem::replace(&mut self.buffer, rest);
+                part.pop();
+                return Ok(Some(part));
+            }
+            if self.buffer.len() > MAX_LINE_BYTES {
+                let message = format!("a line is longer than {MAX_LINE_BYTES} bytes");
+                return Err(Failure { status: 413, message });
+            }
+            if !self.more().await? {
+                let part = std::mem::take(&mut self.buffer);
+                return Ok((!part.is_empty()).then_some(part));
+            }
+        }
+    }
+
     fn bounded(&self) -> Result<(), Failure> {
         if self.buffer.len() <= MAX_OBJECT_BYTES {
             return Ok(());

@@ -23,9 +23,12 @@ use super::{
     Backend, accept,
     bulk::{self, Lines},
     follow::{Form, Wish, resume},
-    metrics,
+    lists, metrics,
     query::{Query, mistake},
-    view::{DetachView, Failure, PacketQuery, SourceSort, StatusView, UnbanView, parse_prefix},
+    view::{
+        DetachView, Failure, ListKind, ListOrigin, PacketQuery, SourceSort, StatusView, UnbanView,
+        parse_prefix,
+    },
 };
 use crate::{
     clock,
@@ -102,13 +105,13 @@ pub(super) async fn answer<B: Backend>(
     let allowed: &[Method] = match request.uri().path() {
         "/v1/status" | "/v1/sources" | "/v1/top" | "/v1/why" | "/v1/events" | "/metrics"
         | "/healthz" | "/readyz" => &[Method::GET],
-        "/v1/bans" => &[Method::GET, Method::POST, Method::DELETE],
+        "/v1/bans" | "/v1/lists" => &[Method::GET, Method::POST, Method::DELETE],
         "/v1/reload" | "/v1/reload/confirm" | "/v1/detach" | "/v1/explain" => &[Method::POST],
         _ => {
             return failure(&Failure {
                 status: 404,
-                message: "no such path; see /v1/status, /v1/sources, /v1/top, /v1/bans, /v1/why, \
-                          /v1/explain, /v1/events, /v1/reload, /v1/reload/confirm, /v1/detach, \
+                message: "no such path; see /v1/status, /v1/sources, /v1/top, /v1/bans, /v1/lists, \
+                          /v1/why, /v1/explain, /v1/events, /v1/reload, /v1/reload/confirm, /v1/detach, \
                           /metrics, /healthz, /readyz"
                     .into(),
             });
@@ -178,6 +181,7 @@ async fn routed<B: Backend>(
             view.not_saved = backend.saved().await.err();
             Ok(json(&view))
         }
+        "/v1/lists" => lists_of(backend, query, request).await,
         "/v1/explain" => {
             query.finish()?;
             let bytes = body(request.into_body()).await?;
@@ -215,6 +219,34 @@ async fn routed<B: Backend>(
             }
         }
     }
+}
+
+/// Entries, or a change of them. `replace=LIST` makes the saved entries of that list (with
+/// `runtime=true` the volatile ones) exactly those of the body.
+async fn lists_of<B: Backend>(
+    backend: &B,
+    mut query: Query,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Failure> {
+    let mut kind = |name: &str| -> Result<Option<ListKind>, Failure> {
+        let Some(label) = query.one(name)? else { return Ok(None) };
+        let found = ListKind::ALL.into_iter().find(|kind| kind.label() == label);
+        found.map(Some).ok_or_else(|| mistake(name, &label, "allow, deny or trust"))
+    };
+    if request.method() == Method::GET {
+        let only = kind("list")?;
+        query.finish()?;
+        let parts = lists::entries(backend, only);
+        return Ok(response(StatusCode::OK, JSON, Answer::Lines(parts)));
+    }
+    let removes = request.method() == Method::DELETE;
+    let replaces = if removes { None } else { kind("replace")? };
+    let is_volatile =
+        replaces.is_some() && query.parsed("runtime", "true or false")?.unwrap_or(false);
+    query.finish()?;
+    let origin = if is_volatile { ListOrigin::Runtime } else { ListOrigin::Saved };
+    let replaces = replaces.map(|kind| (kind, origin));
+    Ok(json(&lists::change(backend, request.into_body(), removes, replaces).await?))
 }
 
 /// The metrics: `OpenMetrics`, unless the scraper prefers the older text form.

@@ -7,10 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::policy::BanScope;
 
+mod lists;
 mod status;
 
-pub use self::status::{
-    ConnectionsView, InterfaceView, MapFillView, OutcomeView, PacketCountView, StatusView,
+pub use self::{
+    lists::{ListChange, ListEntryRequest, ListEntryView, ListKind, ListOrigin, ListsView},
+    status::{
+        ConnectionsView, InterfaceView, MapFillView, OutcomeView, PacketCountView, StatusView,
+    },
 };
 
 /// Why a request to the agent failed: `400` for the caller's mistake, `409` for a refusal on

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     admin::{
-        Backend,
+        Backend, Listing,
         view::{
-            BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
-            SourceView, StatusView, TopView, WhyView,
+            BanRequest, BanView, Failure, ListChange, ListKind, ListOrigin, ListsView, PacketQuery,
+            ReloadView, RequestQuery, SourceSort, SourceView, StatusView, TopView, WhyView,
         },
     },
     clock,
@@ -175,6 +175,27 @@ impl Backend for Agent {
             .collect();
         bans.sort_by_key(|ban| (ban.prefix, ban.scope.label()));
         Ok(bans)
+    }
+
+    async fn change_lists(&self, change: ListChange) -> Result<ListsView, Failure> {
+        Self::change_lists(self, change).await
+    }
+
+    fn list(&self, kind: ListKind, origin: ListOrigin) -> Listing {
+        let inner = self.inner.borrow();
+        let configured = inner.configured.kernel.as_ref();
+        match (origin, kind, configured) {
+            (ListOrigin::Configuration, ListKind::Trust, Some(kernel)) => {
+                Listing::Trusted(kernel.trusted.clone())
+            }
+            (ListOrigin::Configuration, ListKind::Allow, Some(kernel)) => {
+                Listing::Everywhere(kernel.allow.clone())
+            }
+            (ListOrigin::Configuration, ListKind::Deny, Some(kernel)) => {
+                Listing::Everywhere(kernel.deny.clone())
+            }
+            _ => Listing::Everywhere(inner.lists.get(kind, origin)),
+        }
     }
 
     fn why(&self, source: IpAddr, packet: Option<PacketQuery>) -> Result<WhyView, Failure> {

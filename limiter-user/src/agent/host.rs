@@ -10,7 +10,10 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 
-use crate::policy::kernel::InterfaceSelection;
+use crate::{
+    kernel::image::HostFacts,
+    policy::{Policy, kernel::InterfaceSelection},
+};
 
 /// The port of sshd where its configuration names none.
 const SSH_PORT: u16 = 22;
@@ -108,6 +111,19 @@ pub(super) fn sysctls() -> BTreeMap<String, String> {
         Some((name.to_owned(), fs::read_to_string(path).ok()?.trim().to_owned()))
     };
     SYSCTLS.into_iter().filter_map(value).collect()
+}
+
+/// What the kernel half needs to know of this host.
+pub(super) fn host_facts(policy: &Policy) -> HostFacts {
+    let listeners = policy.http.iter().flat_map(|http| &http.listeners);
+    HostFacts {
+        sshd_ports: sshd_ports(),
+        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+        own_addresses: addresses_by_importance(),
+        forwards: forwards(),
+        // The kernel half knows them.
+        slots: Vec::new(),
+    }
 }
 
 /// Addresses of this host's interfaces.

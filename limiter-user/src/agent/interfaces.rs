@@ -5,11 +5,16 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::{Agent, Inner, host::Selected, host_facts, problems::Problem};
+use super::{
+    Agent, Inner,
+    host::Selected,
+    host_facts,
+    problems::{Problem, Problems},
+};
 use crate::{
     cli::run::RunArgs,
     events::Lifecycle,
-    kernel::{Change, InterfaceState, Kernel, LinkMonitor, ProgramNames},
+    kernel::{Change, InterfaceState, Kernel, KernelError, LinkMonitor, ProgramNames},
     policy::{KernelPolicy, Policy},
 };
 
@@ -32,8 +37,38 @@ impl Watch {
     }
 }
 
+/// The kernel half, where there is to be one; `None` also where it is not required and cannot be.
+pub(super) fn start_or_detach(
+    policy: &Policy,
+    args: &RunArgs,
+    prepared: Result<ProgramNames, KernelError>,
+    routed: &mut BTreeSet<String>,
+    problems: &mut Problems,
+) -> Result<Option<Kernel>> {
+    if let Some(kernel_policy) = &policy.kernel {
+        let started = prepared.map_err(anyhow::Error::from);
+        let started =
+            started.and_then(|names| start_kernel(policy, kernel_policy, args, names, routed));
+        match started {
+            Ok(kernel) => Ok(Some(kernel)),
+            Err(error) if kernel_policy.required => Err(error),
+            Err(error) => {
+                problems.begin(Problem::KernelOff, format!("the kernel half is off: {error:#}"));
+                Ok(None)
+            }
+        }
+    } else {
+        // What an earlier agent attached would filter for ever, by a policy nobody sees.
+        let links = crate::kernel::detach_pins(&policy.agent.pins)?;
+        if links > 0 {
+            log::warn!("XDP of an earlier agent is taken off: there is no [kernel] any more");
+        }
+        Ok(None)
+    }
+}
+
 /// Loads and attaches, or takes over what an earlier agent left.
-pub(super) fn start_kernel(
+fn start_kernel(
     policy: &Policy,
     kernel_policy: &KernelPolicy,
     args: &RunArgs,

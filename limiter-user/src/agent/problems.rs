@@ -19,6 +19,10 @@ pub(super) enum Problem {
     BookUnread,
     /// The book of bans cannot be written.
     BookUnwritten,
+    /// The lists of people could not be read.
+    ListsUnread,
+    /// The lists of people cannot be written.
+    ListsUnwritten,
     /// Bans that could not be restored.
     BansLeftOut,
     /// The ban table cannot be changed.

@@ -53,15 +53,23 @@ impl Agent {
         &self,
         confirm: Option<Duration>,
     ) -> Result<ReloadView, Failure> {
-        let loaded = match start::load(&self.args) {
+        let _turn = self.changing.lock().await;
+        // A long file takes its time; the agent goes on meanwhile.
+        let args = self.args.clone();
+        let loading = tokio::task::spawn_blocking(move || start::load(&args)).await;
+        let loaded = match loading.map_err(|error| Failure::internal(error.to_string()))? {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.lifecycle(Lifecycle::ConfigRejected, error.brief());
                 return Err(Failure::invalid(error.to_string()));
             }
         };
-        let before = self.inner.borrow().policy.clone();
-        let applied = self.apply(loaded.policy, Asked::ByHand);
+        let (before, wanted) = {
+            let inner = self.inner.borrow();
+            (inner.configured.clone(), inner.lists.merged(&loaded.policy))
+        };
+        let brought = self.bring_lists(&wanted).await;
+        let applied = brought.and_then(|()| self.apply(loaded.policy, Asked::ByHand));
         let (mut view, changes) = match applied {
             Ok(applied) => applied,
             Err(failure) => {
@@ -112,6 +120,8 @@ impl Agent {
 
     /// Brings the policy before a trial back when nobody has confirmed in time.
     pub(super) fn end_trial(&self) {
+        // Whoever changes something now is done in a moment.
+        let Ok(_turn) = self.changing.try_lock() else { return };
         let before = {
             let inner = self.inner.borrow();
             let due = inner.trial.as_ref().filter(|trial| trial.until_ns <= clock::monotonic_ns());
@@ -160,8 +170,9 @@ impl Agent {
     fn apply(&self, policy: Policy, asked: Asked) -> Result<(ReloadView, Vec<Change>), Failure> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
-        let mut policy = policy;
-        let mut needs_restart = keep_what_needs_restart(&mut policy, &inner.policy);
+        let mut configured = policy;
+        let mut needs_restart = keep_what_needs_restart(&mut configured, &inner.configured);
+        let policy = inner.lists.merged(&configured);
         let routed = inner.watch.routed.clone();
         let (interfaces, later) = inner.apply_kernel(&policy, asked)?;
         needs_restart.extend(later);
@@ -194,6 +205,7 @@ impl Agent {
             changes.push("escalation".to_owned());
         }
         inner.policy = policy;
+        inner.configured = configured;
         let view = ReloadView { generation, changes, needs_restart, confirm_seconds: None };
         Ok((view, interfaces))
     }

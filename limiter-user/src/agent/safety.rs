@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 
 use super::host;
-use crate::policy::{KernelPolicy, Policy};
+use crate::{
+    admin::view::ListKind,
+    policy::{KernelPolicy, Networks, Policy},
+};
 
 /// Why an address is not banned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -114,6 +117,47 @@ impl Safety {
         }
     }
 
+    /// Why putting these on a list is dangerous. However many they are: who must be reached is
+    /// looked for among them, not the other way round.
+    pub(super) fn list_objection(
+        &self,
+        kind: ListKind,
+        networks: &Networks,
+        session: Option<IpAddr>,
+    ) -> Option<String> {
+        let is_large = |network: &&IpNet| {
+            let shortest = if network.addr().is_ipv4() { LARGE.0 } else { LARGE.1 };
+            network.prefix_len() < shortest
+        };
+        let denies = kind == ListKind::Deny;
+        let said = |network: &IpNet, objection: Objection| {
+            Some(format!("{network} on the list `{}`: {}", kind.key(), objection.reason()))
+        };
+        let session = session.map(|peer| peer.to_canonical());
+        let needed = [
+            (session.as_slice(), Objection::OwnSession),
+            (&self.own.iter().copied().collect::<Vec<_>>(), Objection::Immune(Immunity::Own)),
+            (
+                &self.infrastructure.iter().copied().collect::<Vec<_>>(),
+                Objection::Immune(Immunity::Infrastructure),
+            ),
+            (
+                &self.trusted_proxies.iter().map(IpNet::addr).collect::<Vec<_>>(),
+                Objection::Immune(Immunity::TrustedProxy),
+            ),
+        ];
+        for (addresses, objection) in needed.iter().filter(|_| denies) {
+            // Whoever is trusted is not denied.
+            let is_trusted = |address: &IpAddr| self.trusted.iter().any(|it| it.contains(address));
+            let mut met = addresses.iter().filter(|address| !is_trusted(address));
+            if let Some(network) = met.find_map(|address| covering(networks, *address)) {
+                return said(&network, *objection);
+            }
+        }
+        let large = networks.iter().find(is_large).filter(|_| kind != ListKind::Allow)?;
+        said(large, Objection::Everybody)
+    }
+
     /// All of it is trusted: nothing would be left to ban.
     fn final_word(&self, prefix: IpNet) -> Option<Objection> {
         let is_trusted = self.trusted.iter().any(|network| network.contains(&prefix));
@@ -135,6 +179,14 @@ impl Safety {
             None
         }
     }
+}
+
+/// One of the networks, in order, that contains the address.
+fn covering(networks: &Networks, address: IpAddr) -> Option<IpNet> {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    (0..=longest)
+        .filter_map(|length| Some(IpNet::new(address, length).ok()?.trunc()))
+        .find(|network| networks.binary_search(network).is_ok())
 }
 
 pub(super) use crate::kernel::ban_prefix;
@@ -191,5 +243,35 @@ mod tests {
             let everybody = nobody.objection(text.parse().unwrap(), None);
             assert_eq!(everybody, Some(Objection::Everybody));
         }
+    }
+
+    #[test]
+    fn lists_that_lock_somebody_out_are_objected_to() {
+        let safety = Safety {
+            trusted: vec!["10.1.0.0/16".parse().unwrap()],
+            own: BTreeSet::from(["198.51.100.1".parse().unwrap(), "10.1.0.1".parse().unwrap()]),
+            infrastructure: BTreeSet::from(["2001:db8::1".parse().unwrap()]),
+            ..Safety::default()
+        };
+        let objects = |kind, text: &str, session: Option<&str>| {
+            let networks = [text.parse().unwrap()].into_iter().collect();
+            let session = session.map(|peer| peer.parse().unwrap());
+            safety.list_objection(kind, &networks, session).is_some()
+        };
+        let peer = Some("::ffff:203.0.113.9");
+        for (text, session, expected) in [
+            ("198.51.100.0/24", None, true),
+            ("2001:db8::/64", None, true),
+            ("203.0.113.0/24", peer, true),
+            ("203.0.113.0/24", None, false),
+            ("10.1.0.0/16", Some("10.1.2.3"), false),
+            ("64.0.0.0/7", None, true),
+            ("192.0.2.1/32", peer, false),
+        ] {
+            assert_eq!(objects(ListKind::Deny, text, session), expected, "{text}");
+        }
+        assert!(objects(ListKind::Trust, "::/0", None));
+        assert!(!objects(ListKind::Trust, "198.51.100.0/24", peer));
+        assert!(!objects(ListKind::Allow, "0.0.0.0/0", peer));
     }
 }

@@ -130,7 +130,7 @@ fn say_unsaved(why: Option<&str>) {
 
 /// Peer of the SSH session this runs in: only this process knows it, the agent refuses to ban it
 /// by accident.
-fn session_peer() -> Option<IpAddr> {
+pub(super) fn session_peer() -> Option<IpAddr> {
     ["SSH_CONNECTION", "SSH_CLIENT"]
         .into_iter()
         .filter_map(|variable| std::env::var(variable).ok())

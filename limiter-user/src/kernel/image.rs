@@ -14,10 +14,11 @@ use limiter_common::{
 
 use super::{
     KernelError,
+    list_maps::CAPACITY,
     lists::{Listing, Lists, Prefix},
 };
 use crate::policy::{
-    ByteRateLimit, Mode, RateLimit,
+    ByteRateLimit, Mode, Networks, RateLimit,
     kernel::{
         DefaultVerdict, FailsafePort, Fragments, KernelPolicy, Limits, PassOrDrop, Protocol,
         Service,
@@ -55,6 +56,14 @@ pub struct KernelImage {
     pub(super) admitted: Vec<(u32, Prefix)>,
 }
 
+/// What the lists are made from; comparing costs little where networks are shared.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Listed {
+    allow: Networks,
+    deny: Networks,
+    trusted: Vec<(Prefix, Listing)>,
+}
+
 /// What belongs to the running table and clock rather than to a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
@@ -73,7 +82,15 @@ pub struct Running {
 impl KernelImage {
     /// The image of a policy on this host.
     pub fn new(policy: &KernelPolicy, host: &HostFacts) -> Result<Self, KernelError> {
-        let lists = Lists::merge(listed(policy, host));
+        Self::with_lists(policy, host, Listed::of(policy, host).merge()?)
+    }
+
+    /// As [`Self::new`], with the policy's lists merged already.
+    pub(super) fn with_lists(
+        policy: &KernelPolicy,
+        host: &HostFacts,
+        lists: Lists,
+    ) -> Result<Self, KernelError> {
         let mut template = Settings::open(1, 0);
         template.masks = Masks::new(policy.ipv4_prefix, policy.ipv6_prefix);
         template.limits = limits("kernel.limits", &policy.limits)?;
@@ -153,23 +170,42 @@ pub(super) fn numbered(services: &[Service]) -> impl Iterator<Item = (u32, &Serv
     (1..SERVICE_COUNT).zip(services)
 }
 
-fn listed(policy: &KernelPolicy, host: &HostFacts) -> Vec<(Prefix, Listing)> {
-    let mut listed = Vec::with_capacity(policy.deny.len() + policy.allow.len() + 8);
-    listed.extend(policy.allow.iter().map(|network| (Prefix::new(*network), Listing::Allow)));
-    listed.extend(policy.deny.iter().map(|network| (Prefix::new(*network), Listing::Deny)));
-    for trusted in &policy.trusted {
-        let interfaces = match &trusted.interface {
-            None => u16::MAX,
-            // An interface that has no XDP (yet) brings no packet to be trusted.
-            Some(name) => host
-                .slots
-                .iter()
-                .filter(|(of, slot)| of == name && *slot < u16::BITS)
-                .fold(0, |mask, (_, slot)| mask | 1 << slot),
-        };
-        listed.push((Prefix::new(trusted.network), Listing::Trusted(interfaces)));
+impl Listed {
+    pub(super) fn of(policy: &KernelPolicy, host: &HostFacts) -> Self {
+        let trusted = policy.trusted.iter().map(|trusted| {
+            let interfaces = match &trusted.interface {
+                None => u16::MAX,
+                // An interface that has no XDP (yet) brings no packet to be trusted.
+                Some(name) => host
+                    .slots
+                    .iter()
+                    .filter(|(of, slot)| of == name && *slot < u16::BITS)
+                    .fold(0, |mask, (_, slot)| mask | 1 << slot),
+            };
+            (Prefix::new(trusted.network), Listing::Trusted(interfaces))
+        });
+        Self { allow: policy.allow.clone(), deny: policy.deny.clone(), trusted: trusted.collect() }
     }
-    listed
+
+    /// One list whose longest match is the whole answer; fails if it has no room in the kernel.
+    pub(super) fn merge(&self) -> Result<Lists, KernelError> {
+        let mut listed = self.trusted.clone();
+        listed.reserve(self.allow.len() + self.deny.len() + 1);
+        listed.extend(self.allow.iter().map(|network| (Prefix::new(*network), Listing::Allow)));
+        listed.extend(self.deny.iter().map(|network| (Prefix::new(*network), Listing::Deny)));
+        let lists = Lists::merge(listed);
+        let exact = lists.entries().iter().filter(|entry| entry.prefix.length == 128).count();
+        let networks = lists.entries().len() - exact;
+        for (count, what) in [(exact, "single addresses"), (networks, "networks")] {
+            if count > CAPACITY {
+                return Err(KernelError::Full(format!(
+                    "the lists `trusted`, `allow` and `deny` have {count} {what} together; there \
+                     is room for {CAPACITY}",
+                )));
+            }
+        }
+        Ok(lists)
+    }
 }
 
 fn limits(section: &str, policy: &Limits) -> Result<limits::Limits, KernelError> {

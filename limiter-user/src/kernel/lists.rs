@@ -113,7 +113,8 @@ impl Lists {
     /// Merges: trusted wins whatever its length; of the others the longest; deny wins a tie. An
     /// IPv6 prefix never covers an IPv4 address, although the mapped ones lie in `::/0`.
     pub(super) fn merge(mut listed: Vec<(Prefix, Listing)>) -> Self {
-        listed.sort_unstable();
+        // Each list is in order already: the stable sort merges such runs.
+        listed.sort();
         let v4_space = Prefix { bits: 0xffff << 32, length: MAPPED_BITS };
         let reaches_v4 = |prefix: &Prefix| prefix.length < MAPPED_BITS && prefix.covers(v4_space);
         let mut entries: Vec<ListEntry> = Vec::with_capacity(listed.len() + 1);
@@ -121,7 +122,7 @@ impl Lists {
         let mut covering: Vec<ListEntry> = Vec::new();
         if listed.iter().any(|(prefix, _)| reaches_v4(prefix)) {
             listed.push((v4_space, Listing::Nothing));
-            listed.sort_unstable();
+            listed.sort();
         }
         let mut rest = listed.as_slice();
         while let Some(((prefix, _), _)) = rest.split_first() {
@@ -138,6 +139,31 @@ impl Lists {
             entries.push(entry);
         }
         Self(entries.into())
+    }
+
+    /// Of entries in any order, each of another prefix.
+    pub(super) fn sorted(mut entries: Vec<ListEntry>) -> Self {
+        entries.sort_unstable_by_key(|entry| entry.prefix);
+        Self(entries.into())
+    }
+
+    /// The entries whose prefix the other does not have.
+    pub(super) fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a ListEntry> {
+        self.0.iter().zip(matches(&self.0, &other.0)).filter_map(|(entry, found)| {
+            let is_gone = found.is_none();
+            is_gone.then_some(entry)
+        })
+    }
+
+    /// The entries that the other does not have, or has with another value.
+    pub(super) fn changed_from<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = &'a ListEntry> {
+        self.0.iter().zip(matches(&self.0, &other.0)).filter_map(|(entry, found)| {
+            let is_same = found.is_some_and(|found| found.value == entry.value);
+            (!is_same).then_some(entry)
+        })
     }
 
     pub(super) fn entries(&self) -> &[ListEntry] {
@@ -238,6 +264,18 @@ impl Filters {
         mark(16, summary_bit(address));
         mark(24, bitmap_bit(address));
     }
+}
+
+/// For each of these the entry of the same prefix among the others; both are in order.
+fn matches<'a>(
+    entries: &'a [ListEntry],
+    others: &'a [ListEntry],
+) -> impl Iterator<Item = Option<&'a ListEntry>> {
+    let mut rest = others.iter().peekable();
+    entries.iter().map(move |entry| {
+        while rest.next_if(|other| other.prefix < entry.prefix).is_some() {}
+        rest.next_if(|other| other.prefix == entry.prefix)
+    })
 }
 
 /// What holds for a prefix that is listed as all of these, in what is above it.

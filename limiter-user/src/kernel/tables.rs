@@ -2,25 +2,20 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use limiter_common::{
     connection::count_in,
     headers::Flaw,
     limits::{BUCKET_WORDS, Buckets},
-    maps::{self, ADMIT_KEY_BYTES, SERVICE_COUNT, control},
+    maps::{self, SERVICE_COUNT, control},
     report::Counter,
     settings::{ServiceSettings, Settings, flags},
     source::{KEY_WORDS, KeySet, SET_WORDS, SlotSet},
 };
 
 use super::{
-    KernelError,
-    image::KernelImage,
-    lists::{Filters, ListEntry, Prefix},
-    mapped::Mapped,
-    pins::Pins,
-    plain::Plain,
-    plan::InForce,
+    KernelError, image::KernelImage, list_maps::ListMaps, lists::Filters, mapped::Mapped,
+    pins::Pins, plain::Plain, plan::InForce,
 };
 
 /// The tables, typed.
@@ -31,7 +26,8 @@ pub(super) struct Maps {
     ports: Mapped,
     keys: Mapped,
     slots: Mapped,
-    lists: [ListMaps; 2],
+    /// `None`: being filled elsewhere.
+    lists: [Option<ListMaps>; 2],
     filter: Mapped,
     bitmap: Mapped,
     totals: Array<MapData, [u64; BUCKET_WORDS]>,
@@ -41,22 +37,8 @@ pub(super) struct Maps {
     flaws: PerCpuArray<MapData, u64>,
 }
 
-/// One half of the lists.
-struct ListMaps {
-    exact: HashMap<MapData, [u8; 16], u64>,
-    prefixes: LpmTrie<MapData, [u8; 16], u64>,
-    admitted: LpmTrie<MapData, [u8; ADMIT_KEY_BYTES], u64>,
-}
-
 impl Maps {
     pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
-        let half = |exact, prefixes, admitted| {
-            Ok::<_, KernelError>(ListMaps {
-                exact: pins.map(exact)?,
-                prefixes: pins.map(prefixes)?,
-                admitted: pins.map(admitted)?,
-            })
-        };
         let mapped = |name| Mapped::open(&pins.data(name)?, name);
         Ok(Self {
             control: mapped(maps::CONTROL)?,
@@ -66,8 +48,14 @@ impl Maps {
             keys: mapped(maps::KEYS)?,
             slots: mapped(maps::SLOTS)?,
             lists: [
-                half(maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST)?,
-                half(maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND)?,
+                Some(ListMaps::open(
+                    pins,
+                    [maps::EXACT_FIRST, maps::LISTS_FIRST, maps::ADMIT_FIRST],
+                )?),
+                Some(ListMaps::open(
+                    pins,
+                    [maps::EXACT_SECOND, maps::LISTS_SECOND, maps::ADMIT_SECOND],
+                )?),
             ],
             filter: mapped(maps::LIST_FILTER)?,
             bitmap: mapped(maps::LIST_BITMAP)?,
@@ -121,20 +109,43 @@ impl Maps {
     }
 
     /// Makes the half of the lists that is not in force hold exactly these. Only what differs from
-    /// what lies there is written.
+    /// what lies there is written. `filters`: those of these lists, if they are made already.
     pub(super) fn fill_lists(
         &mut self,
         second: bool,
         image: &KernelImage,
+        filters: Option<&Filters>,
     ) -> Result<(), KernelError> {
         let half = usize::from(second);
-        let entries = image.lists.entries();
-        self.lists[half].fill(entries)?;
-        self.lists[half].fill_admitted(&image.admitted)?;
-        let Filters { filter, bitmap } = image.lists.filters();
-        write(&self.filter, half, &filter);
-        write(&self.bitmap, half, &bitmap);
+        let Some(maps) = self.lists[half].as_mut() else {
+            let text = "other lists are on their way into the kernel; try again";
+            return Err(KernelError::Host(text.to_owned()));
+        };
+        if !maps.holds(&image.lists) {
+            maps.fill(&image.lists)?;
+        }
+        maps.fill_admitted(&image.admitted)?;
+        let made = filters.is_none().then(|| image.lists.filters());
+        if let Some(Filters { filter, bitmap }) = filters.or(made.as_ref()) {
+            write(&self.filter, half, filter);
+            write(&self.bitmap, half, bitmap);
+        }
         Ok(())
+    }
+
+    /// Takes a half of the lists out, to be filled elsewhere.
+    pub(super) fn take_half(&mut self, half: usize) -> Option<ListMaps> {
+        self.lists[half].take()
+    }
+
+    /// Puts it back.
+    pub(super) fn give_half(&mut self, half: usize, maps: ListMaps) {
+        self.lists[half] = Some(maps);
+    }
+
+    /// Whether a half is being filled elsewhere.
+    pub(super) fn is_filling(&self) -> bool {
+        self.lists.iter().any(Option::is_none)
     }
 
     /// Makes the counters of an interface zero. Nothing counts in them meanwhile.
@@ -224,58 +235,5 @@ fn write(map: &Mapped, half: usize, words: &[u64]) {
         if word.load(Relaxed) != value {
             word.store(value, Relaxed);
         }
-    }
-}
-
-impl ListMaps {
-    fn fill(&mut self, entries: &[ListEntry]) -> Result<(), KernelError> {
-        let clearing = |error| KernelError::system("clearing a list", &error);
-        let filling = |error| KernelError::system("filling a list", &error);
-        let known =
-            |prefix: Prefix| entries.binary_search_by_key(&prefix, |entry| entry.prefix).is_ok();
-        // Deleting while iterating would restart the kernel's cursor.
-        let exact = self.exact.keys().filter_map(Result::ok);
-        let stale: Vec<_> = exact
-            .filter(|bytes| !known(Prefix { bits: u128::from_be_bytes(*bytes), length: 128 }))
-            .collect();
-        for key in stale {
-            self.exact.remove(&key).map_err(clearing)?;
-        }
-        let prefixes = self.prefixes.keys().filter_map(Result::ok);
-        let stale: Vec<_> = prefixes
-            .filter(|key| {
-                let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-                !known(Prefix { bits: u128::from_be_bytes(key.data()), length })
-            })
-            .collect();
-        for key in stale {
-            self.prefixes.remove(&key).map_err(clearing)?;
-        }
-        for ListEntry { prefix, value } in entries {
-            if prefix.length == 128 {
-                self.exact.insert(prefix.bytes(), value.word(), 0).map_err(filling)?;
-            } else {
-                let key = Key::new(u32::from(prefix.length), prefix.bytes());
-                self.prefixes.insert(&key, value.word(), 0).map_err(filling)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn fill_admitted(&mut self, admitted: &[(u32, Prefix)]) -> Result<(), KernelError> {
-        let failed = |error| KernelError::system("filling the list of a service", &error);
-        let stale: Vec<_> = self.admitted.keys().filter_map(Result::ok).collect();
-        for key in stale {
-            self.admitted.remove(&key).map_err(failed)?;
-        }
-        for (number, prefix) in admitted {
-            let mut bytes = [0; ADMIT_KEY_BYTES];
-            let (service, address) = bytes.split_at_mut(4);
-            service.copy_from_slice(&number.to_be_bytes());
-            address.copy_from_slice(&prefix.bytes());
-            let key = Key::new(32 + u32::from(prefix.length), bytes);
-            self.admitted.insert(&key, 1, 0).map_err(failed)?;
-        }
-        Ok(())
     }
 }

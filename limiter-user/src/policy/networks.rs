@@ -24,7 +24,8 @@ impl Default for Networks {
 
 impl From<Vec<IpNet>> for Networks {
     fn from(mut networks: Vec<IpNet>) -> Self {
-        networks.sort_unstable();
+        // Often it is a list in order, and a few more: the stable sort merges such runs.
+        networks.sort();
         networks.dedup();
         Self(networks.into())
     }

@@ -17,11 +17,11 @@ use ipnet::IpNet;
 use super::Server;
 use crate::{
     admin::{
-        Backend,
+        Backend, Listing,
         client::Client,
         view::{
-            BanRequest, BanView, Failure, PacketQuery, ReloadView, RequestQuery, SourceSort,
-            SourceView, StatusView, TopView, WhyView,
+            BanRequest, BanView, Failure, ListChange, ListKind, ListOrigin, ListsView, PacketQuery,
+            ReloadView, RequestQuery, SourceSort, SourceView, StatusView, TopView, WhyView,
         },
     },
     events::stream::EventStream,
@@ -87,6 +87,20 @@ impl Backend for Fake {
 
     fn bans(&self) -> Result<Vec<BanView>, Failure> {
         Ok(self.bans.borrow().clone())
+    }
+
+    async fn change_lists(&self, change: ListChange) -> Result<ListsView, Failure> {
+        tokio::task::yield_now().await;
+        let mut unforced = change.unforced.iter().flatten();
+        if unforced.any(|network| network.prefix_len() == 0) {
+            return Err(Failure::refused("everything"));
+        }
+        let changed = change.networks.iter().flatten().map(|networks| networks.len()).sum();
+        Ok(ListsView { changed, ..ListsView::default() })
+    }
+
+    fn list(&self, _kind: ListKind, _origin: ListOrigin) -> Listing {
+        Listing::Everywhere(["192.0.2.0/24".parse::<IpNet>().unwrap()].into_iter().collect())
     }
 
     fn why(&self, source: IpAddr, _packet: Option<PacketQuery>) -> Result<WhyView, Failure> {

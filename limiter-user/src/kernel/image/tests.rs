@@ -156,3 +156,21 @@ fn forwarded_packets_are_looked_for_where_there_are_any() {
     assert!(forwarding(false, true));
     assert!(!forwarding(true, true) && !forwarding(false, false));
 }
+
+#[test]
+fn more_entries_than_fit_are_refused_with_their_number() {
+    let mut full = policy();
+    let addresses = |count: u32| {
+        (0..count)
+            .map(|number| IpAddr::from(std::net::Ipv4Addr::from_bits(number)).into())
+            .collect()
+    };
+    full.deny = addresses(1 << 20);
+    full.allow = crate::policy::Networks::default();
+    full.trusted.clear();
+    let listed = |policy: &KernelPolicy| Listed::of(policy, &HostFacts::default()).merge();
+    assert_eq!(listed(&full).unwrap().entries().len(), 1 << 20);
+    full.deny = addresses((1 << 20) + 1);
+    let Err(KernelError::Full(text)) = listed(&full) else { panic!("it fits") };
+    assert!(text.contains("1048577 single addresses"), "{text}");
+}

@@ -173,3 +173,25 @@ fn a_million_entries_are_merged_and_looked_up_quickly_enough_to_be_used() {
     let denied = std::net::Ipv4Addr::from(7_u32.wrapping_mul(0x9e37_79b1));
     assert_eq!(lists.value(denied.into()), ListValue::DENY);
 }
+
+#[test]
+fn a_change_is_what_differs() {
+    let listed = |texts: &[(&str, Listing)]| {
+        Lists::merge(texts.iter().map(|(text, listing)| (prefix(text), *listing)).collect())
+    };
+    let old = listed(&[
+        ("10.0.0.0/8", Listing::Allow),
+        ("10.0.0.1/32", Listing::Deny),
+        ("192.0.2.0/24", Listing::Deny),
+    ]);
+    let new = listed(&[
+        ("10.0.0.0/8", Listing::Deny),
+        ("192.0.2.0/24", Listing::Deny),
+        ("2001:db8::/32", Listing::Deny),
+    ]);
+    let gone: Vec<Prefix> = old.without(&new).map(|entry| entry.prefix).collect();
+    assert_eq!(gone, [prefix("10.0.0.1/32")]);
+    let written: Vec<Prefix> = new.changed_from(&old).map(|entry| entry.prefix).collect();
+    assert_eq!(written, [prefix("10.0.0.0/8"), prefix("2001:db8::/32")]);
+    assert_eq!(old.changed_from(&old).count() + old.without(&old).count(), 0);
+}
