@@ -24,7 +24,7 @@ use crate::{
     maps::{CONNECTIONS, CONTROL, OPEN_LOSSES, OPEN_TOTALS, PORTS, SETTINGS, SOCKETS},
 };
 
-/// States of `enum` in net/tcp_states.h.
+/// States of `enum` in `net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;
 const SYN_RECV: i32 = 3;
 const CLOSE: i32 = 7;

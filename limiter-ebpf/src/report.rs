@@ -34,7 +34,8 @@ pub(crate) fn record(
         && let Some(packets) = FLAWS.get_ptr_mut(decision.flaw as u32)
     {
         // SAFETY: the verifier checked the pointer, and no other CPU writes this CPU's counter.
-        unsafe { *packets = (*packets).wrapping_add(1) };
+        let packets = unsafe { &mut *packets };
+        *packets = packets.wrapping_add(1);
         debug!(ctx, "malformed packet of {} bytes", bytes);
     }
     if let Action::Pass | Action::Tx = decision.verdict.action {

@@ -9,6 +9,10 @@ use limiter_common::headers::Headers;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// What the helper is told of its argument.
+#[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
+const FIB_LOOKUP_BYTES: i32 = size_of::<FibLookup>() as i32;
+
 /// Results of the look-up by which a packet is sent on (`enum` in uapi/linux/bpf.h): found, no
 /// light-weight tunnels, neighbour not known yet, too large.
 const SUCCESS: i64 = 0;
@@ -35,9 +39,7 @@ pub(crate) fn is_forwarded(ctx: &XdpContext, headers: &Headers) -> bool {
         lookup.__bindgen_anon_4.ipv6_dst = words(destination.high, destination.low);
     }
     // SAFETY: the structure outlives the call, and its size is told.
-    let result = unsafe {
-        bpf_fib_lookup(ctx.ctx.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0)
-    };
+    let result = unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut lookup, FIB_LOOKUP_BYTES, 0) };
     matches!(result, SUCCESS | UNSUPPORTED_TUNNEL | NO_NEIGHBOUR | FRAGMENTATION_NEEDED)
 }
 

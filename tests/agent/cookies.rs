@@ -30,7 +30,7 @@ use crate::support::SOON;
 const BACKLOG: i32 = 512;
 const PORT: u16 = 7_000;
 const FLOOD_PER_SECOND: u32 = 5_000;
-const FLOOD_TIME: Duration = Duration::from_secs(60);
+const FLOOD_TIME: Duration = Duration::from_mins(1);
 /// Different SYNs of a flood: many more than a queue holds.
 const FLOOD_SYNS: usize = 8_192;
 /// After which a flood is certainly over: the agent waits 10 s.
@@ -45,8 +45,8 @@ const TIMESTAMPS: u8 = 8;
 
 /// The host with one listener, and a wire on which both ends can send what XDP gives them.
 struct Arena {
-    // Ends with the XDP program of the clients' end.
-    _clients: Option<Others>,
+    /// The XDP program of the clients' end, which ends with it.
+    clients: Option<Others>,
     listener: TcpListener,
     address: SocketAddr,
     world: World,
@@ -59,7 +59,7 @@ impl Arena {
         let mut others = Others::load(&path, &["empty"], "NEXT");
         // A veth interface takes what the other end's XDP sends only where it runs XDP, too.
         others.attach("empty", &arena.world.veth.client);
-        arena._clients = Some(others);
+        arena.clients = Some(others);
         arena
     }
 
@@ -70,7 +70,7 @@ impl Arena {
         let listener = world.server.run(|| listener(address));
         let accepting = listener.try_clone().unwrap();
         world.server.spawn(move || while accepting.accept().is_ok() {});
-        Self { _clients: None, listener, address, world }
+        Self { clients: None, listener, address, world }
     }
 
     fn set(&self, value: u8) {

@@ -27,7 +27,7 @@ fn sequences_of_frames_under_arbitrary_policies_are_counted_and_told() {
             let frame = generator.any();
             let length = frame.len().min(255);
             data.push(generator.random().next_u8());
-            if data.last().is_some_and(|what| what >> 3 & 7 == 0) {
+            if data.last().is_some_and(|what| (what >> 3).is_multiple_of(8)) {
                 data.push(generator.random().next_u8());
             }
             data.push(u8::try_from(length).expect("at most 255"));

@@ -1,5 +1,7 @@
 //! Policies under which kernel and host are compared, and the addresses they speak of.
 
+#![expect(clippy::large_types_passed_by_value, reason = "each is built once")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use limiter_common::{

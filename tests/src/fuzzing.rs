@@ -24,8 +24,11 @@ use crate::{
     reference::Reference,
 };
 
+/// What is done with one input: it panics where something does not hold.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 3] =
+pub const TARGETS: [(&str, Target); 3] =
     [("decide", decide), ("parser", parser), ("records", records)];
 
 const START_NS: u64 = 1_000_000_000_000;
@@ -89,7 +92,7 @@ pub fn decide(data: &[u8]) {
         host.cpu = u32::from(what & 1);
         host.policy.settings.fixed_now_ns +=
             [0, 1, 1_000_000, 5_000_000_000][usize::from(what >> 1 & 3)];
-        if what >> 3 & 7 == 0 {
+        if (what >> 3).is_multiple_of(8) {
             let address = address(&mut bytes);
             host.ban(address, host.policy.settings.fixed_now_ns + 1_000_000);
         }
@@ -236,5 +239,5 @@ pub fn records(data: &[u8]) {
     }
     let value = ListValue::from_word(keys[1]);
     assert_eq!(ListValue::from_word(value.word()), value);
-    assert!((0..16).all(|slot| ListVerdict::label(value.on(slot)) != ""));
+    assert!((0..16).all(|slot| !ListVerdict::label(value.on(slot)).is_empty()));
 }

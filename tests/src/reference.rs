@@ -212,9 +212,9 @@ impl Reference {
 
 /// One address of each network that has a bit of its own in the filter before banned prefixes.
 pub fn touched(length: u32, address: Address) -> Vec<Address> {
-    let (bits, unit) = if address.is_v4() { (96 + 16, 16) } else { (32, 96) };
+    let (bits, unit): (u32, u32) = if address.is_v4() { (96 + 16, 16) } else { (32, 96) };
     let first = u128::from_be_bytes(address.to_bytes());
-    let count = 1_u128 << (bits as u32).saturating_sub(length);
+    let count = 1_u128 << bits.saturating_sub(length);
     (0..count)
         .map(|number| (first + (number << unit)).to_be_bytes())
         .map(|bytes| Address::from(std::net::IpAddr::from(bytes)))

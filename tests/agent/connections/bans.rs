@@ -17,7 +17,7 @@ use crate::support::SOON;
 /// Whether the host's end of a connection was ended.
 fn is_ended(server: &mut TcpStream) -> bool {
     server.set_nonblocking(true).unwrap();
-    match server.read(&mut [0; 8]) {
+    match server.peek(&mut [0; 8]) {
         Err(error) => error.kind() != ErrorKind::WouldBlock,
         Ok(_) => false,
     }

@@ -132,11 +132,10 @@ pub(super) fn of_source(limiter: &Limiter, source: &str) -> u64 {
     let sentences = why["explanation"].as_array().unwrap();
     sentences
         .iter()
-        .filter_map(|sentence| {
+        .find_map(|sentence| {
             let rest = sentence.as_str()?.strip_prefix("its source has ")?;
             rest.split(' ').next()?.parse().ok()
         })
-        .next()
         .unwrap_or(0)
 }
 

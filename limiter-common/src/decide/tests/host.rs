@@ -28,6 +28,7 @@ pub(super) const WEB: u16 = 443;
 const SETS: u32 = 4;
 
 /// A host with plain tables, whose clock stands still until it is moved.
+#[expect(clippy::struct_excessive_bools, reason = "answers of the kernel, each set alone")]
 pub(super) struct Host {
     pub(super) settings: Settings,
     pub(super) now_ns: Cell<u64>,
@@ -182,7 +183,7 @@ impl Host {
             .collect()
     }
 
-    fn longest<'a, V>(entries: &'a [(u32, Address, V)], address: Address) -> Option<&'a V> {
+    fn longest<V>(entries: &[(u32, Address, V)], address: Address) -> Option<&V> {
         entries
             .iter()
             .filter(|entry| covers(entry.0, entry.1, address))

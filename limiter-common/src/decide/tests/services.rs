@@ -108,6 +108,9 @@ fn connections_of_a_source_are_counted_by_service() {
     assert_eq!(host.tcp(SOURCE, 8080, SYN), ALLOWED);
 }
 
+/// A change of one setting.
+type Change = fn(&mut Host);
+
 /// Whichever limit refuses a packet, it costs nothing in the others.
 #[test]
 fn nothing_is_charged_for_what_is_refused() {
@@ -116,7 +119,7 @@ fn nothing_is_charged_for_what_is_refused() {
     host.settings.flags = flags::TOTAL_LIMITS;
     host.settings.limits = packets(9);
     host.settings.total_limits = packets(9);
-    let refusals: [(fn(&mut Host), Reason); 4] = [
+    let refusals: [(Change, Reason); 4] = [
         (|host| host.settings.limits = packets(1), Reason::PacketRate),
         (|host| host.services[3].limits = packets(1), Reason::PacketRate),
         (|host| host.services[3].total_limits = packets(1), Reason::TotalRate),
