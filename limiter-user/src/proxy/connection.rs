@@ -5,6 +5,7 @@
 
 use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
+use http::HeaderValue;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -15,12 +16,13 @@ use tokio::{
 use super::{
     clients::Permit,
     core::{Core, InForce},
+    framing::{Framer, Limits, Violation},
     pipeline::{self, Answering},
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
 };
-use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Refusal};
+use crate::{clock, link::{ObservedOutcome, RequestFacts}, policy::http::HttpBounds, refusal::Refusal};
 
 /// hyper keeps header fields on the stack up to this many.
 const PARSER_HEADERS: usize = 100;
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     permit: Permit,
 ) {
     let timeouts = in_force.policy.timeouts;
-    let connection = Rc::new(Connection::new(peer, timeouts.header));
+    let connection = Rc::new(Connection::new(peer, timeouts.header, limits(in_force.policy.bounds)));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();
@@ -76,14 +78,13 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
     .await;
     match outcome {
         Ok(result) => {
-            match result {
-                Err(error) if error.is_parse_too_large() => {
-                    tell(core, state, Refusal::HeadTooLarge);
-                }
-                Err(error) if error.is_parse() => tell(core, state, Refusal::MalformedRequest),
-                _ => {}
+            drop(result);
+            let socket = http.into_parts().io.into_inner().socket;
+            let violation = state.framer().violation();
+            if let Some(violation) = violation {
+                refuse(core, state, violation, &socket);
             }
-            linger(http.into_parts().io.into_inner().socket).await;
+            linger(socket).await;
         }
         Err(Ended::Idle) => {}
         Err(Ended::Aborted) => {
@@ -95,7 +96,8 @@ async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, sock
             tell(core, state, Refusal::Timeout);
             let socket = http.into_parts().io.into_inner().socket;
             // As much as the socket takes without waiting.
-            drop(socket.try_write(&reply::raw(Refusal::Timeout, &core.new_request_id())));
+            let answer = reply::raw(Refusal::Timeout, &core.new_request_id(), true);
+            drop(socket.try_write(&answer));
             linger(socket).await;
         }
     }
@@ -129,6 +131,50 @@ fn builder(bounds: HttpBounds) -> http1::Builder {
         builder.max_headers(bounds.max_headers);
     }
     builder
+}
+
+/// Answers what the framing refused, unless it was the body of a request that has an answer.
+fn refuse(core: &Core, connection: &Connection, violation: Violation, socket: &TcpStream) {
+    let Violation { refusal, unseen } = violation;
+    if !unseen {
+        if !connection.violation_told.get() {
+            tell(core, connection, refusal);
+        }
+        return;
+    }
+    let id = core.new_request_id();
+    let framer = connection.framer();
+    core.counters.refuse(refusal);
+    let who = (connection.peer, connection.peer);
+    core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
+        facts(&framer, refusal, &id)
+    });
+    // As much as the socket takes without waiting.
+    drop(socket.try_write(&reply::raw(refusal, &id, !framer.is_bodiless())));
+}
+
+/// What a refused head was for, as far as its first line was in order. Without the query.
+fn facts(framer: &Framer, refusal: Refusal, id: &HeaderValue) -> Option<Box<RequestFacts>> {
+    let line = framer.request_line()?;
+    let mut words = line.split(|byte| *byte == b' ');
+    let mut next = |most: usize| {
+        let word = words.next().unwrap_or_default();
+        let word = word.split(|byte| *byte == b'?').next().unwrap_or_default();
+        String::from_utf8_lossy(&word[..word.len().min(most)]).into_owned()
+    };
+    Some(Box::new(RequestFacts {
+        id: String::from_utf8_lossy(id.as_bytes()).into_owned(),
+        method: next(32),
+        path: next(256),
+        user_agent: String::new(),
+        status: refusal.status(),
+        route: String::new(),
+        principal: None,
+    }))
+}
+
+fn limits(bounds: HttpBounds) -> Limits {
+    Limits { head_bytes: bounds.max_header_bytes, fields: bounds.max_headers }
 }
 
 /// Counts and tells a request of which no head was read.

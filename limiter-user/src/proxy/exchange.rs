@@ -189,6 +189,12 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(violation) = self.connection.framer().violation()
+            && !violation.unseen
+            && !self.connection.violation_told.replace(true)
+        {
+            self.refusal.get_or_insert(violation.refusal);
+        }
         let counters = &self.core.counters;
         let client = self.client.map_or(self.peer(), |client| client.address);
         for finding in &self.findings {

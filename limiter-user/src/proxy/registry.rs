@@ -4,20 +4,24 @@
 //! whoever changes it wakes the task.
 
 use std::{
-    cell::{Cell, Ref, RefCell},
+    cell::{Cell, Ref, RefCell, RefMut},
     collections::HashSet,
     future::poll_fn,
+    io,
     net::IpAddr,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::{io::ReadBuf, sync::Notify};
 
-use super::stage::{bans::one_client, transform::ForwardedFor};
+use super::{
+    framing::{Framer, Limits},
+    stage::{bans::one_client, transform::ForwardedFor},
+};
 use crate::{clock, limits::AddressKey};
 
 /// No deadline.
@@ -25,12 +29,6 @@ const NEVER: u64 = u64::MAX;
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
-
-/// Bytes of a request head that are kept as received: as many as a policy can let a head have.
-const MAX_HEAD_BYTES: usize = 1 << 20;
-
-/// Memory that an idle connection keeps for its next head.
-const KEPT_HEAD_BYTES: usize = 4096;
 
 /// What a connection is waiting for; says what its deadline means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,12 +53,14 @@ pub(super) struct Connection {
     aborted: Cell<bool>,
     draining: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    head: RefCell<Vec<u8>>,
+    framer: RefCell<Framer>,
     header_timeout: Duration,
     /// Set while the client is to send more of a request body.
     pub(super) awaits_body: Cell<bool>,
     /// What was wrong with a request body, told beside its error.
     pub(super) body_fault: Cell<Option<crate::refusal::Refusal>>,
+    /// What the framing refuses in the body of a request was told with that request.
+    pub(super) violation_told: Cell<bool>,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
 }
 
@@ -104,7 +104,7 @@ pub(super) enum Ended {
 }
 
 impl Connection {
-    pub(super) fn new(peer: IpAddr, header_timeout: Duration) -> Self {
+    pub(super) fn new(peer: IpAddr, header_timeout: Duration, limits: Limits) -> Self {
         Self {
             peer,
             phase: Cell::new(Phase::Idle),
@@ -113,28 +113,56 @@ impl Connection {
             aborted: Cell::new(false),
             draining: Cell::new(false),
             waker: RefCell::new(None),
-            head: RefCell::default(),
+            framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             awaits_body: Cell::new(false),
             body_fault: Cell::new(None),
+            violation_told: Cell::new(false),
             forwarded_for: RefCell::new(None),
         }
     }
 
-    /// Bytes came from the client.
-    pub(super) fn received(&self, bytes: &[u8]) {
-        match self.phase.get() {
-            Phase::Idle => {
+    /// Reads by `read` what hyper may see now. A request that is refused here ends the stream for
+    /// it, and [`Framer::violation`] says why.
+    pub(super) fn poll_passed(
+        &self,
+        buffer: &mut ReadBuf<'_>,
+        mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let mut framer = self.framer.borrow_mut();
+        let before = buffer.filled().len();
+        loop {
+            let Some(kept) = framer.release(buffer.remaining()) else {
+                return Poll::Ready(Ok(()));
+            };
+            buffer.put_slice(kept);
+            if !kept.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if framer.is_full() {
+                // The end of the answer wakes the task.
+                return Poll::Pending;
+            }
+            if framer.is_in_head() && self.phase.get() == Phase::Idle {
                 self.phase.set(Phase::Head);
                 self.deadline_ns.set(after(self.header_timeout));
-                self.head.borrow_mut().clear();
             }
-            Phase::Head => {}
-            Phase::Request | Phase::Response => return,
+            ready!(read(buffer))?;
+            let bytes = &buffer.filled()[before..];
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = framer.receive(bytes).unwrap_or(0);
+            buffer.set_filled(before + passed);
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let mut head = self.head.borrow_mut();
-        let room = MAX_HEAD_BYTES.saturating_sub(head.len()).min(bytes.len());
-        head.extend_from_slice(&bytes[..room]);
+    }
+
+    /// What came and how it is framed.
+    pub(super) fn framer(&self) -> RefMut<'_, Framer> {
+        self.framer.borrow_mut()
     }
 
     /// A request head is complete.
@@ -145,10 +173,9 @@ impl Connection {
         self.awaits_body.set(false);
     }
 
-    /// The bytes that came since the request before, until its answer ends: its head, unless some
-    /// of that came together with the request before, and perhaps more.
-    pub(super) fn head(&self) -> Ref<'_, Vec<u8>> {
-        self.head.borrow()
+    /// The head of the request as received, until its answer ends.
+    pub(super) fn head(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.framer.borrow(), Framer::head)
     }
 
     /// The response has begun.
@@ -160,10 +187,10 @@ impl Connection {
     /// The response has ended; the next request may come.
     pub(super) fn end_request(&self, idle: Duration) {
         self.phase.set(Phase::Idle);
-        let mut head = self.head.borrow_mut();
-        head.clear();
-        head.shrink_to(KEPT_HEAD_BYTES);
         self.set_deadline(if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle });
+        if self.framer.borrow_mut().answered() {
+            self.wake();
+        }
     }
 
     pub(super) fn set_deadline(&self, limit: Duration) {

@@ -6,7 +6,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use tokio::{
@@ -97,13 +97,8 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
-        let bytes = &buffer.filled()[before..];
-        if !bytes.is_empty() {
-            self.connection.received(bytes);
-        }
-        Poll::Ready(Ok(()))
+        let Self { socket, connection } = &mut *self;
+        connection.poll_passed(buffer, |buffer| Pin::new(&mut *socket).poll_read(context, buffer))
     }
 }
 
@@ -133,6 +128,10 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // There is an answer to come, which hyper does not know of.
+        if self.connection.framer().violation().is_some() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }

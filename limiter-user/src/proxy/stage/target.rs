@@ -13,7 +13,10 @@ use http::{
 };
 
 use self::path::{Normal, normalise};
-use crate::{proxy::reply::Reply, refusal::Refusal};
+use crate::{
+    proxy::{authority, reply::Reply},
+    refusal::Refusal,
+};
 
 /// Where a request is for; what the policy sees is what the upstream gets.
 #[derive(Debug)]
