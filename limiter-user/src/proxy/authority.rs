@@ -75,9 +75,28 @@ mod tests {
             assert_eq!(host_bytes(value.as_bytes()), Some(host.len()), "{value}");
         }
         for value in [
-            "", ".", "a b", "u@a.test", "a.test:", "a.test:x", "a:123456", "a:65536", "[::1", "[x]",
-            ":80", "a/b", "a?b", "a,b", "a%00", "a..b", ".a", "[::1]x", "[fe80::1%25eth0]", "a:+1",
-            "\u{e9}", "a\t",
+            "",
+            ".",
+            "a b",
+            "u@a.test",
+            "a.test:",
+            "a.test:x",
+            "a:123456",
+            "a:65536",
+            "[::1",
+            "[x]",
+            ":80",
+            "a/b",
+            "a?b",
+            "a,b",
+            "a%00",
+            "a..b",
+            ".a",
+            "[::1]x",
+            "[fe80::1%25eth0]",
+            "a:+1",
+            "\u{e9}",
+            "a\t",
         ] {
             assert_eq!(host_bytes(value.as_bytes()), None, "{value}");
         }

@@ -8,9 +8,10 @@
 mod chunks;
 mod head;
 
+pub(super) use self::head::{is_disguised, is_method, is_target, length};
 use self::{
     chunks::Chunks,
-    head::{Scan, Whole},
+    head::{Method, Scan},
 };
 use crate::refusal::Refusal;
 
@@ -124,12 +125,12 @@ impl Framer {
     /// The request line of a refused request, if that is in order.
     pub(super) fn request_line(&self) -> Option<&[u8]> {
         let line = self.head.split(|byte| *byte == b'\r').next()?;
-        self.scan.has_request_line().then_some(line)
+        self.scan.method().map(|_| line)
     }
 
     /// Whether a refused request is a HEAD, whose answer has no body.
     pub(super) fn is_bodiless(&self) -> bool {
-        self.scan.head
+        self.scan.method() == Some(Method::Head)
     }
 
     /// Takes bytes from the socket, when nothing can be released and it is not full. So many of
@@ -336,7 +337,11 @@ mod tests {
         for piece in [1, 2, 3, 7, 50, 10_000] {
             for room in [1, 9, 64, 10_000] {
                 let (passed, violation, answers) = pass(stream.as_bytes(), piece, room);
-                assert_eq!(passed.escape_ascii().to_string(), stream.as_bytes().escape_ascii().to_string(), "{piece} {room}");
+                assert_eq!(
+                    passed.escape_ascii().to_string(),
+                    stream.as_bytes().escape_ascii().to_string(),
+                    "{piece} {room}"
+                );
                 assert_eq!((violation, answers), (None, 7));
             }
         }

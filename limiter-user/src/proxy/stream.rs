@@ -2,11 +2,12 @@
 //! is small in one piece.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -88,7 +89,43 @@ impl AsyncWrite for UpstreamStream {
 #[derive(Debug)]
 pub(super) struct ClientStream {
     pub(super) socket: TcpStream,
-    pub(super) connection: Rc<Connection>,
+    connection: Rc<Connection>,
+    /// Bytes that were read before it was known which version of HTTP they are of.
+    ahead: Vec<u8>,
+    /// Whether what is read passes the framing of HTTP/1.
+    frames: bool,
+}
+
+/// Most bytes read before the version is known: a whole head, usually.
+const AHEAD_BYTES: usize = 2048;
+
+impl ClientStream {
+    pub(super) fn new(socket: TcpStream, connection: Rc<Connection>) -> Self {
+        Self { socket, connection, ahead: Vec::new(), frames: false }
+    }
+
+    /// Waits for bytes and keeps them for the next read; how many came.
+    pub(super) async fn read_ahead(&mut self) -> io::Result<usize> {
+        // On the stack only while there is something to read.
+        poll_fn(|context| {
+            let mut bytes = [MaybeUninit::uninit(); AHEAD_BYTES];
+            let mut bytes = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut bytes))?;
+            self.ahead.extend_from_slice(bytes.filled());
+            Poll::Ready(Ok(bytes.filled().len()))
+        })
+        .await
+    }
+
+    /// What is read from now on is HTTP/1.
+    pub(super) fn frame(&mut self) {
+        self.frames = true;
+    }
+
+    /// What was read ahead.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
 }
 
 impl AsyncRead for ClientStream {
@@ -97,8 +134,20 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { socket, connection } = &mut *self;
-        connection.poll_passed(buffer, |buffer| Pin::new(&mut *socket).poll_read(context, buffer))
+        let Self { socket, connection, ahead, frames } = &mut *self;
+        let mut read = |buffer: &mut ReadBuf<'_>| {
+            if ahead.is_empty() {
+                return Pin::new(&mut *socket).poll_read(context, buffer);
+            }
+            let count = ahead.len().min(buffer.remaining());
+            buffer.put_slice(&ahead[..count]);
+            ahead.drain(..count);
+            if ahead.is_empty() {
+                *ahead = Vec::new();
+            }
+            Poll::Ready(Ok(()))
+        };
+        if *frames { connection.poll_passed(buffer, read) } else { read(buffer) }
     }
 }
 
@@ -128,7 +177,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // There is an answer to come, which hyper does not know of.
+        // An answer is to come that hyper does not know of.
         if self.connection.framer().violation().is_some() {
             return Poll::Ready(Ok(()));
         }

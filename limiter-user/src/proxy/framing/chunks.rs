@@ -135,7 +135,13 @@ impl Chunks {
         };
         if matches!(
             self.at,
-            At::Name | At::NameRest | At::Value | At::Token | At::Quoted | At::Escaped | At::AfterQuotes
+            At::Name
+                | At::NameRest
+                | At::Value
+                | At::Token
+                | At::Quoted
+                | At::Escaped
+                | At::AfterQuotes
         ) {
             self.extension_bytes += 1;
             if self.extension_bytes > MAX_EXTENSION_BYTES {
@@ -272,7 +278,8 @@ mod tests {
 
     #[test]
     fn bounds() {
-        let extension = |bytes: usize| follow(&format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(bytes)));
+        let extension =
+            |bytes: usize| follow(&format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(bytes)));
         assert!(extension(4095).is_ok() && extension(4096).is_err());
         let each = format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(5);
         assert_eq!(follow(&each), Err(Refusal::MalformedRequest), "of all chunks together");

@@ -34,9 +34,9 @@ const CLASSES: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
-    let mut byte = 0x21;
-    while byte < 0x7f {
-        let code = byte as u8;
+    let mut code: u8 = 0x21;
+    while code < 0x7f {
+        let byte = code as usize;
         let word = code.is_ascii_alphanumeric();
         if word || is_one_of(code, b"!#$%&'*+-.^_`|~") {
             table[byte] |= NAME;
@@ -50,7 +50,7 @@ const fn classes() -> [u8; 256] {
         if is_one_of(code, b"?\\^`{}") {
             table[byte] |= QUERY;
         }
-        byte += 1;
+        code += 1;
     }
     table
 }
@@ -74,10 +74,20 @@ fn all(bytes: &[u8], class: u8) -> bool {
 /// Whether a byte may be in no line: controls but tab. Branchless, so that it runs on vectors.
 pub(super) fn has_controls(bytes: &[u8]) -> bool {
     let found = bytes.iter().fold(0, |found, byte| {
-        let control = (*byte < 0x20) & (*byte != b'\t') & (*byte != b'\r') & (*byte != b'\n');
-        found | u8::from(control | (*byte == 0x7f))
+        let known = u8::from(*byte == b'\t') | u8::from(*byte == b'\r') | u8::from(*byte == b'\n');
+        found | (u8::from(*byte < 0x20) & !known) | u8::from(*byte == 0x7f)
     });
     found != 0
+}
+
+/// Methods whose requests or answers are framed in their own way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Method {
+    /// Its answer has no body.
+    Head,
+    /// Has no body.
+    Trace,
+    Other,
 }
 
 /// What is known of a head whose end has not come.
@@ -92,11 +102,9 @@ pub(super) struct Scan {
     /// Carriage returns up to there.
     returns: usize,
     lines: usize,
-    named: bool,
+    /// Of a request line in order.
+    method: Option<Method>,
     http_10: bool,
-    trace: bool,
-    /// The method is HEAD: an answer has no body.
-    pub(super) head: bool,
     host: bool,
     chunked: bool,
     length: Option<u64>,
@@ -154,32 +162,27 @@ impl Scan {
         Ok(())
     }
 
-    /// Whether the request line came and is in order.
-    pub(super) fn has_request_line(&self) -> bool {
-        self.named
+    /// The method, if the request line came and is in order.
+    pub(super) fn method(&self) -> Option<Method> {
+        self.method
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
         const MALFORMED: Refusal = Refusal::MalformedRequest;
         let space = memchr(b' ', line).ok_or(MALFORMED)?;
         let (method, rest) = (&line[..space], &line[space + 1..]);
-        if !all(method, METHOD)
-            || method.len() > MAX_METHOD_BYTES
-            || !method.first().is_some_and(u8::is_ascii_uppercase)
-        {
+        if !is_method(method) {
             return Err(MALFORMED);
         }
-        let (target, version) = rest.split_at_checked(rest.len().wrapping_sub(9)).ok_or(MALFORMED)?;
+        let (target, version) =
+            rest.split_at_checked(rest.len().wrapping_sub(9)).ok_or(MALFORMED)?;
         self.http_10 = match version {
             b" HTTP/1.1" => false,
             b" HTTP/1.0" => true,
             // One of the future, if the rest of the line can be read.
             [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => {
-                let refusal = if is_target(method, target) {
-                    Refusal::UnsupportedVersion
-                } else {
-                    MALFORMED
-                };
+                let refusal =
+                    if is_target(method, target) { Refusal::UnsupportedVersion } else { MALFORMED };
                 return Err(refusal);
             }
             _ => return Err(MALFORMED),
@@ -190,9 +193,11 @@ impl Scan {
         if !is_target(method, target) {
             return Err(MALFORMED);
         }
-        self.trace = method == b"TRACE";
-        self.head = method == b"HEAD";
-        self.named = true;
+        self.method = Some(match method {
+            b"HEAD" => Method::Head,
+            b"TRACE" => Method::Trace,
+            _ => Method::Other,
+        });
         Ok(())
     }
 
@@ -230,7 +235,7 @@ impl Scan {
         };
         if !self.host
             || (self.chunked && self.http_10)
-            || (self.trace && body != Body::Bytes(0))
+            || (self.method == Some(Method::Trace) && body != Body::Bytes(0))
         {
             return Err(Refusal::MalformedRequest);
         }
@@ -261,8 +266,21 @@ fn trim_spaces(mut value: &[u8]) -> &[u8] {
     value
 }
 
+/// Upper-case letters, and digits, `-` and `_` behind the first.
+pub(in crate::proxy) fn is_method(method: &[u8]) -> bool {
+    method.first().is_some_and(u8::is_ascii_uppercase)
+        && method.len() <= MAX_METHOD_BYTES
+        && all(method, METHOD)
+}
+
+/// Whether a name is one of framing to servers that take `_` for `-`, and to those only.
+pub(in crate::proxy) fn is_disguised(name: &[u8]) -> bool {
+    memchr(b'_', name).is_some()
+        && (is_called(name, b"content-length") || is_called(name, b"transfer-encoding"))
+}
+
 /// Digits without a leading zero, which some read as octal.
-fn length(digits: &[u8]) -> Option<u64> {
+pub(in crate::proxy) fn length(digits: &[u8]) -> Option<u64> {
     if !(1..=MAX_LENGTH_DIGITS).contains(&digits.len()) || (digits[0] == b'0' && digits.len() > 1) {
         return None;
     }
@@ -272,7 +290,7 @@ fn length(digits: &[u8]) -> Option<u64> {
 }
 
 /// The forms of RFC 9112, 3.2, but the one of CONNECT, which is not spoken here.
-fn is_target(method: &[u8], target: &[u8]) -> bool {
+pub(in crate::proxy) fn is_target(method: &[u8], target: &[u8]) -> bool {
     if method == b"CONNECT" {
         return false;
     }
@@ -308,9 +326,7 @@ fn is_path_and_query(target: &[u8]) -> bool {
         if *byte == b'%' {
             match bytes {
                 [b'0', b'0', ..] => return false,
-                [high, low, rest @ ..]
-                    if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-                {
+                [high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                     bytes = rest;
                 }
                 _ => return false,
