@@ -146,7 +146,7 @@ impl Exchange {
         let policy = &*self.in_force.policy;
         let route = self.route.map(|index| &policy.routes[index]);
         let own = route.and_then(|route| route.headers).map(|index| &policy.headers[index]);
-        response_headers::apply(own, &self.id, headers);
+        response_headers::apply(own, route, &self.id, headers);
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }

@@ -13,7 +13,7 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
+        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
         ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
 };
@@ -122,6 +122,9 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         cors: None,
         headers: None,
         allow: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        strip_prefix: None,
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy { address: "127.0.0.1:0".parse().unwrap() }],
