@@ -10,6 +10,7 @@ mod keys;
 mod malformed;
 #[cfg(test)]
 mod order;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod streaming;

@@ -46,12 +46,8 @@ fn the_most_specific_route_decides_and_explain_agrees() {
         ("HEAD", "test", "/form", "heads"),
     ] {
         let bytes = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        if method == "HEAD" {
-            let mut connection = site.connect();
-            connection.send(bytes.as_bytes()).unwrap();
-        } else {
-            assert_eq!(site.send(bytes.as_bytes()).status, 200, "{host} {target}");
-        }
+        let mut connection = site.connect();
+        connection.send(bytes.as_bytes()).unwrap();
         let seen = site.origin.take_one(SOON);
         assert_eq!(seen.header("x-route").unwrap_or_default(), expected, "{host} {target}");
         let request = format!("{method} {target}");
@@ -75,19 +71,16 @@ fn the_most_specific_route_decides_and_explain_agrees() {
     let put = site.send(&http::request("PUT", "/form", &[], b""));
     assert_eq!((put.status, put.header("allow")), (405, Some("GET, HEAD, POST")));
     // What a lenient upstream would read as another route's path is refused.
-    for target in ["/api%2fx", "/api;a/x", "/other%2fa.pdf/x"] {
-        assert!([200, 400].contains(&site.get(target, &[]).status), "{target}");
+    for target in ["/api%2fx", "/api;a/x", "/x;/y.pdf;z"] {
+        assert_eq!(site.get(target, &[]).status, 400, "{target}");
     }
-    assert_eq!(site.get("/x;/../api", &[]).status, 400);
-    assert_eq!(site.get("/api%2fx", &[]).status, 400);
 }
 
 #[test]
 fn a_request_that_no_route_wants_is_not_found() {
     let site = Site::start("", &format!("{OPEN}\nhost = \"*.example.com\""), "");
-    let ask = |host: &str| {
-        site.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).status
-    };
+    let ask =
+        |host: &str| site.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).status;
     assert_eq!(ask("a.example.com"), 200);
     for host in ["example.com", "aexample.com", "example.com.evil.test", ".example.com"] {
         assert_eq!(ask(host), 404, "{host}");

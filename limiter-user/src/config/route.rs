@@ -194,12 +194,7 @@ fn auth_of(
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
-        &[
-            &written.scopes,
-            &written.validate,
-            &written.mask_response_fields,
-            &written.deprecated,
-        ],
+        &[&written.scopes, &written.validate, &written.mask_response_fields, &written.deprecated],
         "host, path, exact, glob, methods, upstream, auth, limits, cors, headers, allow, \
          request_headers, response_headers, strip_prefix",
     );

@@ -85,9 +85,10 @@ impl Router {
             }
             if !self.domains.is_empty() {
                 // From the left, so that the longest domain comes first.
-                let found = host.match_indices('.').filter(|(at, _)| *at > 0).find_map(|(at, _)| {
-                    named(&self.domains, &host[at + 1..]).and_then(|paths| paths.find(path))
-                });
+                let found =
+                    host.match_indices('.').filter(|(at, _)| *at > 0).find_map(|(at, _)| {
+                        named(&self.domains, &host[at + 1..]).and_then(|paths| paths.find(path))
+                    });
                 if found.is_some() {
                     return found;
                 }

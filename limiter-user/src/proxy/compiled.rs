@@ -161,7 +161,7 @@ impl Compiled {
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
-        let (router, groups) = group(&policy.routes, &routes)?;
+        let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
@@ -174,7 +174,7 @@ impl Compiled {
                 .iter()
                 .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
                 .collect(),
-            router,
+            router: finder,
             groups,
             routes,
             auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
@@ -280,7 +280,7 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
     }
     let first = |group: &RouteGroup| &policies[group.routes[0]];
     let patterns = groups.iter().map(first);
-    let router = Router::new(patterns.map(|route| (route.host.as_deref(), &route.path)));
+    let finder = Router::new(patterns.map(|route| (route.host.as_deref(), &route.path)));
     for group in &mut groups {
         let mut methods: Vec<&str> = Vec::new();
         for method in group.routes.iter().flat_map(|index| &routes[*index].methods) {
@@ -293,7 +293,7 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
         methods.dedup();
         group.allow = value(&methods.join(", "), "methods")?;
     }
-    Ok((router, groups))
+    Ok((finder, groups))
 }
 
 fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {

@@ -25,7 +25,9 @@ use super::{
     proof::{Client, Grant, Principal, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
-    stage::{address, auth, bans, client_address, cors, guard, limits, route, target, trace, transform},
+    stage::{
+        address, auth, bans, client_address, cors, guard, limits, route, target, trace, transform,
+    },
     upstream,
     watch::Watch,
 };

@@ -56,7 +56,8 @@ pub(super) fn check(written: &EditsDocument, side: Side, report: &mut Report) ->
         edits.remove.push(name);
     }
     for (key, value) in &written.set {
-        let (Some(name), Some(value)) = (report.value(key, name), report.value(value, header_value))
+        let (Some(name), Some(value)) =
+            (report.value(key, name), report.value(value, header_value))
         else {
             continue;
         };

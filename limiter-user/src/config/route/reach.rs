@@ -15,10 +15,10 @@ pub(super) fn warn(
     listeners: &[ListenerPolicy],
     report: &mut Report,
 ) {
-    let router = Router::new(routes.iter().map(|route| (route.host.as_deref(), &route.path)));
+    let finder = Router::new(routes.iter().map(|route| (route.host.as_deref(), &route.path)));
     for (route, place) in routes.iter().zip(places) {
         let (host, path) = witness(route.host.as_deref(), &route.path);
-        let found = router.find(&host, &path).map(|index| &routes[index]);
+        let found = finder.find(&host, &path).map(|index| &routes[index]);
         if let Some(other) = found
             && (&other.host, &other.path) != (&route.host, &route.path)
         {

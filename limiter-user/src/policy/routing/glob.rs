@@ -33,7 +33,8 @@ impl Glob {
         });
         let lead = text.split('*').next().unwrap_or_default();
         // Below may be nothing, with its slash.
-        let lead = if text[lead.len()..].starts_with("**") { lead.trim_end_matches('/') } else { lead };
+        let lead =
+            if text[lead.len()..].starts_with("**") { lead.trim_end_matches('/') } else { lead };
         Self { lead: lead.into(), pieces: pieces.collect() }
     }
 
@@ -50,7 +51,9 @@ impl Glob {
             .enumerate()
             .map(|(at, piece)| match piece {
                 Piece::Literal(_) => Says::Literal,
-                Piece::Part(texts) => Says::Part(Reverse(texts.iter().map(|text| text.len()).sum())),
+                Piece::Part(texts) => {
+                    Says::Part(Reverse(texts.iter().map(|text| text.len()).sum()))
+                }
                 Piece::One => Says::One,
                 Piece::Below if at < last => Says::Below,
                 Piece::Below => Says::All,

@@ -78,9 +78,8 @@ fn is_member(member: &str) -> bool {
     let Some((key, value)) = member.split_once('=') else {
         return false;
     };
-    let of_key = |byte: u8| {
-        matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@')
-    };
+    let of_key =
+        |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
     let of_value = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'=';
     (1..=256).contains(&key.len())
         && key.bytes().all(of_key)
@@ -130,7 +129,8 @@ mod tests {
 
     #[test]
     fn states() {
-        let is_kept = |state: &str| left(&[("traceparent", PARENT), ("tracestate", state)]).len() == 2;
+        let is_kept =
+            |state: &str| left(&[("traceparent", PARENT), ("tracestate", state)]).len() == 2;
         let many = |members: usize| vec!["a=b"; members].join(",");
         for good in ["congo=t61rcWkgMzE", "a@b=1, c=2 ,,", "", &many(32)] {
             assert!(is_kept(good), "{good}");

@@ -13,8 +13,9 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
-        ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
+        LimitPolicy, ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
+        UpstreamPolicy,
     },
 };
 
