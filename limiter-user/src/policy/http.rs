@@ -74,6 +74,11 @@ pub struct HttpBounds {
     pub max_connections: usize,
     /// Connections per client address (socket peer; IPv6 by /64).
     pub max_connections_per_client: usize,
+    /// Requests in flight in all.
+    pub max_requests: usize,
+    /// Bytes of a body that a client sends or takes, at least on average: beside the time that
+    /// `timeouts` give it.
+    pub min_body_rate: Rate,
 }
 
 /// How long each phase may take.
@@ -81,9 +86,9 @@ pub struct HttpBounds {
 pub struct HttpTimeouts {
     /// From the first wait for a request head to its end.
     pub header: Duration,
-    /// Between two reads of a request body.
+    /// Between two reads of a request body, and how far it may fall behind its rate.
     pub body: Duration,
-    /// A kept-alive connection without a request.
+    /// A kept-alive connection without a request; a response that is not taken.
     pub idle: Duration,
     /// To connect to an upstream.
     pub connect: Duration,

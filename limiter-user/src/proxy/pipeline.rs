@@ -99,6 +99,10 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
+    if exchange.core.is_full(policy.bounds.max_requests) {
+        let soon = HeaderValue::from_static("1");
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
+    }
     let target = target::check(parts, &exchange.connection.head())?;
     let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
     exchange.client = Some(client);

@@ -27,10 +27,12 @@ pub(in crate::config) struct HttpDocument {
     pub(in crate::config) max_connections: Option<Number>,
     /// Connections of one client. Default 256.
     pub(in crate::config) max_connections_per_client: Option<Number>,
+    /// Requests in flight in all. Default 10000.
+    pub(in crate::config) max_requests: Option<Number>,
     /// How long each phase may take.
     pub(in crate::config) timeouts: TimeoutsDocument,
-    /// Not supported by this version.
-    pub(in crate::config) min_body_rate: Option<Later>,
+    /// Of a body that a client sends or takes. Default `256B/s`.
+    pub(in crate::config) min_body_rate: Option<Text>,
     /// `off`.
     pub(in crate::config) access_log: Option<Text>,
     /// Where requests arrive. Default: `127.0.0.1:8080`.

@@ -107,6 +107,8 @@ const BOUNDS: HttpBounds = HttpBounds {
     max_header_bytes: 16384,
     max_connections: 1000,
     max_connections_per_client: 500,
+    max_requests: 400,
+    min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
