@@ -26,6 +26,7 @@ mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod pace;
 mod pipeline;
 pub mod privileges;
 mod proof;

@@ -115,16 +115,19 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
 
 fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
     let clients = Arc::<ClientConnections>::default();
-    (0..count.max(1))
-        .map(|number| {
+    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    all.iter()
+        .enumerate()
+        .map(|(number, counters)| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::<CoreCounters>::default();
+            let counters = Arc::clone(counters);
             let mut seed = [0; 8];
             aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
             let setup = CoreSetup {
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
+                all_counters: Arc::clone(&all),
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
             };
