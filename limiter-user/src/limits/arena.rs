@@ -148,18 +148,18 @@ impl Arena {
         let of = |index: usize| self.slot(index)[0][IDENTITY].load(Ordering::Relaxed);
         let is_free = |index: &usize| !self.held[*index].load(Ordering::Relaxed);
         let known = (0..SLOTS).find(|index| of(*index) == identity);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let age = |index: &usize| self.slot(*index)[0][LAST_TURN].load(Ordering::Relaxed);
-                let index = (0..SLOTS).filter(is_free).min_by_key(age)?;
-                let is_new = of(index) == 0;
-                for line in self.slot(index).iter().filter(|_| !is_new) {
-                    line.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let index = if let Some(index) = known {
+            index
+        } else {
+            let age = |index: &usize| self.slot(*index)[0][LAST_TURN].load(Ordering::Relaxed);
+            let index = (0..SLOTS).filter(is_free).min_by_key(age)?;
+            if of(index) != 0 {
+                for word in self.slot(index).as_flattened() {
+                    word.store(0, Ordering::Relaxed);
                 }
-                self.slot(index)[0][IDENTITY].store(identity, Ordering::Relaxed);
-                index
             }
+            self.slot(index)[0][IDENTITY].store(identity, Ordering::Relaxed);
+            index
         };
         self.slot(index)[0][LAST_TURN].store(turn, Ordering::Relaxed);
         // Two counters of one identity would give the slot up twice.

@@ -85,9 +85,6 @@ mod tests {
             known.write(&bytes);
             assert_eq!(Secret::default().of_bytes(5, &bytes), known.finish(), "{length}");
         }
-        assert_ne!(
-            Secret::new([1, 0]).of_bytes(5, b"x"),
-            Secret::new([0, 1]).of_bytes(5, b"x")
-        );
+        assert_ne!(Secret::new([1, 0]).of_bytes(5, b"x"), Secret::new([0, 1]).of_bytes(5, b"x"));
     }
 }

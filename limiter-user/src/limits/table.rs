@@ -95,10 +95,8 @@ impl Table {
     /// What [`Self::charge`] would say, without counting anything or taking an entry.
     pub fn peek(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> Decision {
         let fingerprint = fingerprint.max(1);
-        let word = self
-            .set(fingerprint)
-            .find(fingerprint)
-            .map_or(0, |word| word.load(Ordering::Relaxed));
+        let word =
+            self.set(fingerprint).find(fingerprint).map_or(0, |word| word.load(Ordering::Relaxed));
         meter.charge(word, now_ns).0
     }
 
