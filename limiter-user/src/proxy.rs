@@ -36,6 +36,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod watch;
 
 use std::{io, os::unix::net::UnixStream, process::ExitCode, thread::available_parallelism};
 

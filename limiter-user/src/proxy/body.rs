@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{exchange::Exchange, registry::Connection, upstream::Lease};
+use super::{exchange::Exchange, upstream::Lease, watch::Watch};
 use crate::refusal::Refusal;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -28,7 +28,7 @@ pub(super) struct RequestBody {
     left_bytes: u64,
     body_timeout: Duration,
     upstream_timeout: Duration,
-    connection: Rc<Connection>,
+    watch: Rc<Watch>,
 }
 
 impl RequestBody {
@@ -43,7 +43,7 @@ impl RequestBody {
             left_bytes: policy.bounds.max_body_bytes,
             body_timeout: policy.timeouts.body,
             upstream_timeout: policy.timeouts.upstream,
-            connection: Rc::clone(&exchange.connection),
+            watch: Rc::clone(&exchange.watch),
         }
     }
 
@@ -57,15 +57,15 @@ impl RequestBody {
         refusal: Refusal,
         what: &'static str,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.connection.body_fault.set(Some(refusal));
+        self.watch.body_fault.set(Some(refusal));
         Poll::Ready(Some(Err(what.into())))
     }
 
     /// The client's turn to send is over or not: a deadline of its own while it is.
     fn waits(&self, waits: bool) {
-        if self.connection.awaits_body.replace(waits) != waits {
+        if self.watch.awaits_body.replace(waits) != waits {
             let limit = if waits { self.body_timeout } else { self.upstream_timeout };
-            self.connection.set_deadline(limit);
+            self.watch.set_deadline(limit);
         }
     }
 }
@@ -169,16 +169,16 @@ impl Body for ResponseBody {
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Source::Upstream(incoming, _) => {
-                let connection = &this.exchange.connection;
+                let watch = &this.exchange.watch;
                 let timeouts = &this.exchange.in_force.policy.timeouts;
                 let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
                     if !std::mem::replace(&mut this.awaits_upstream, true) {
-                        connection.set_deadline(timeouts.upstream);
+                        watch.set_deadline(timeouts.upstream);
                     }
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                connection.set_deadline(timeouts.idle);
+                watch.set_deadline(timeouts.idle);
                 match frame {
                     Some(Ok(frame)) => {
                         Poll::Ready(frame.into_data().ok().map(|d| Ok(Frame::data(d))))

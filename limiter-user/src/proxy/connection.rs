@@ -1,12 +1,14 @@
-//! One client connection: hyper's HTTP/1.1 on the socket, ended by deadline, ban or drain.
+//! One client connection from accept to close: which version of HTTP it speaks, served until
+//! deadline, ban or drain.
 //!
-//! In: an accepted socket; out: requests to the pipeline, and an observation for what hyper
-//! refused before there was a request.
+//! In: an accepted socket; out: requests to the pipeline, and an observation for what was refused
+//! before there was a request.
 
-use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll, time::Duration};
+mod http1;
+mod http2;
 
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,22 +17,24 @@ use tokio::{
 use super::{
     clients::Permit,
     core::{Core, InForce},
-    pipeline::{self, Answering},
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
 };
 use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Refusal};
 
-/// hyper keeps header fields on the stack up to this many.
-const PARSER_HEADERS: usize = 100;
-
 /// How long, and in how many reads, a connection that was ended here may still send.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 128;
 
-/// hyper's smallest read buffer bound.
-const MIN_BUFFER_BYTES: usize = 8192;
+/// What a client that speaks HTTP/2 without being asked begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Version {
+    Http1,
+    Http2,
+}
 
 /// Serves one connection to its end.
 pub(super) async fn serve(
@@ -46,57 +50,79 @@ pub(super) async fn serve(
     core.opened.notify_one();
     core.counters.connections.bump();
 
-    drive(&core, &connection, in_force.policy.bounds, socket).await;
+    let stream = ClientStream::new(socket, Rc::clone(&connection));
+    drive(&core, &connection, in_force.policy.bounds, stream).await;
 
     core.counters.connections_closed.bump();
     core.connections.remove(place);
     drop(permit);
 }
 
-async fn drive(core: &Rc<Core>, state: &Rc<Connection>, bounds: HttpBounds, socket: TcpStream) {
-    let io = TokioIo::new(ClientStream { socket, connection: Rc::clone(state) });
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        // Sockets are accepted only under a policy, and there is always one from then on.
-        match core.policy() {
-            Some(in_force) => pipeline::handle(core, state, in_force, request),
-            None => Answering::Never,
-        }
-    });
-    let mut http = builder(bounds).serve_connection(io, service);
-    let outcome = poll_fn(|context| {
-        // First hyper, so that a request may answer to its own deadline.
-        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
-            return Poll::Ready(Ok(result));
+async fn drive(
+    core: &Rc<Core>,
+    state: &Rc<Connection>,
+    bounds: HttpBounds,
+    mut stream: ClientStream,
+) {
+    let version = match unless_ended(state, look_ahead(state, &mut stream)).await {
+        Ok(Ok(version)) => version,
+        Ok(Err(_)) => return,
+        Err(ended) => return end(core, state, ended, stream).await,
+    };
+    // One of them is on the heap for as long as it lasts, not both.
+    match version {
+        Version::Http1 => Box::pin(http1::drive(core, state, bounds, stream)).await,
+        Version::Http2 => Box::pin(http2::drive(core, state, bounds, stream)).await,
+    }
+}
+
+/// What a future comes to, unless the connection is to end before.
+async fn unless_ended<F: Future>(state: &Connection, future: F) -> Result<F::Output, Ended> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|context| {
+        // The future first, so that a request may answer to its own deadline.
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(output));
         }
         match state.poll_ended(context) {
             Some(ended) => Poll::Ready(Err(ended)),
             None => Poll::Pending,
         }
     })
-    .await;
-    match outcome {
-        Ok(result) => {
-            match result {
-                Err(error) if error.is_parse_too_large() => {
-                    tell(core, state, Refusal::HeadTooLarge);
-                }
-                Err(error) if error.is_parse() => tell(core, state, Refusal::MalformedRequest),
-                _ => {}
-            }
-            linger(http.into_parts().io.into_inner().socket).await;
+    .await
+}
+
+/// Waits for as many bytes as it takes to know the version. Nothing is kept for a connection that
+/// says nothing.
+async fn look_ahead(state: &Connection, stream: &mut ClientStream) -> io::Result<Version> {
+    loop {
+        if stream.read_ahead().await? == 0 {
+            // The end is hyper's to find, after what came before it.
+            return Ok(Version::Http1);
         }
-        Err(Ended::Idle) => {}
-        Err(Ended::Aborted) => {
-            // The peer was banned or takes nothing: nothing waits to be sent to it.
-            let stream = http.into_parts().io.into_inner();
-            drop(stream.socket.set_zero_linger());
+        state.begin_head();
+        let ahead = stream.ahead();
+        let compared = ahead.len().min(PREFACE.len());
+        if ahead[..compared] != PREFACE[..compared] {
+            return Ok(Version::Http1);
         }
-        Err(Ended::HeadTimeout) => {
+        if compared == PREFACE.len() {
+            return Ok(Version::Http2);
+        }
+    }
+}
+
+/// Ends a connection that speaks HTTP/1, or nothing yet.
+async fn end(core: &Core, state: &Connection, ended: Ended, stream: ClientStream) {
+    match ended {
+        Ended::Idle => {}
+        // The peer was banned or takes nothing: nothing waits to be sent to it.
+        Ended::Aborted => drop(stream.socket.set_zero_linger()),
+        Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
-            let socket = http.into_parts().io.into_inner().socket;
             // As much as the socket takes without waiting.
-            drop(socket.try_write(&reply::raw(Refusal::Timeout, &core.new_request_id())));
-            linger(socket).await;
+            drop(stream.socket.try_write(&reply::raw(Refusal::Timeout, &core.new_request_id())));
+            linger(stream.socket).await;
         }
     }
 }
@@ -116,19 +142,6 @@ async fn linger(mut socket: TcpStream) {
         }
     };
     drop(tokio::time::timeout(LINGER, drained).await);
-}
-
-/// Without `pipeline_flush`: with bytes unread it keeps the answer to a malformed head back for ever.
-fn builder(bounds: HttpBounds) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .half_close(false)
-        .max_header_size(bounds.max_header_bytes)
-        .max_buf_size(bounds.max_header_bytes.max(MIN_BUFFER_BYTES));
-    if bounds.max_headers != PARSER_HEADERS {
-        builder.max_headers(bounds.max_headers);
-    }
-    builder
 }
 
 /// Counts and tells a request of which no head was read.

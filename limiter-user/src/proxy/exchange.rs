@@ -3,7 +3,7 @@
 //! Gathers what the stages prove and find; on drop, however the exchange ended (answered, refused
 //! or left by the client), exactly one outcome is counted and told.
 
-use std::{net::IpAddr, rc::Rc};
+use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, Uri,
@@ -19,6 +19,7 @@ use super::{
     registry::Connection,
     reply::Reply,
     stage::{cors, request_id, response_headers, transform::ForwardedFor},
+    watch::{Phase, Watch},
 };
 use crate::{
     clock,
@@ -32,6 +33,8 @@ use crate::{
 pub(super) struct Exchange {
     pub(super) core: Rc<Core>,
     pub(super) connection: Rc<Connection>,
+    /// This request's deadlines.
+    pub(super) watch: Rc<Watch>,
     pub(super) in_force: Rc<InForce>,
     pub(super) now_ns: u64,
     unix_ns: u64,
@@ -55,15 +58,18 @@ impl Exchange {
     pub(super) fn begin(
         core: &Rc<Core>,
         connection: &Rc<Connection>,
+        watch: Rc<Watch>,
         in_force: Rc<InForce>,
         parts: &Parts,
     ) -> Box<Self> {
         let unix_ns = clock::coarse_unix_ns();
         let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
         core.counters.requests.bump();
+        watch.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
             connection: Rc::clone(connection),
+            watch,
             in_force,
             now_ns: clock::monotonic_ns(),
             unix_ns,
@@ -86,6 +92,11 @@ impl Exchange {
     /// Socket peer.
     pub(super) fn peer(&self) -> IpAddr {
         self.connection.peer
+    }
+
+    /// `future`'s output, or `None` when this request's deadline passes (see [`Watch::within`]).
+    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        self.watch.within(limit, future).await
     }
 
     /// Wall clock at the beginning, Unix seconds.
@@ -138,7 +149,7 @@ impl Exchange {
         let (mut parts, source) = response.into_parts();
         self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
-        self.connection.begin_response(self.in_force.policy.timeouts.idle);
+        self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
     }
 
@@ -151,7 +162,10 @@ impl Exchange {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
         self.quota.apply(policy, self.unix_seconds(), headers);
-        if self.connection.is_draining() {
+        if self.connection.is_stream(&self.watch) {
+            // HTTP/2 has a frame for it, sent when the connection drains.
+            headers.remove(CONNECTION);
+        } else if self.connection.is_draining() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -212,6 +226,6 @@ impl Drop for Exchange {
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
         }
-        self.connection.end_request(self.in_force.policy.timeouts.idle);
+        self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }
 }

@@ -27,6 +27,7 @@ use super::{
     reply::Reply,
     stage::{address, auth, bans, client_address, cors, guard, limits, route, target, transform},
     upstream,
+    watch::Watch,
 };
 use crate::{policy::Mode, refusal::Refusal};
 
@@ -66,15 +67,16 @@ impl Future for Answering {
     }
 }
 
-/// Answers one request.
+/// Answers one request, whose deadlines are kept by `watch`.
 pub(super) fn handle(
     core: &Rc<Core>,
     connection: &Rc<Connection>,
+    watch: Rc<Watch>,
     in_force: Rc<InForce>,
     request: Request<Incoming>,
 ) -> Answering {
     let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(core, connection, in_force, &parts);
+    let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
     match admit(&mut exchange, &mut parts, body) {
         Ok(cleared) => Answering::Later(Box::pin(async move {
             let outcome = upstream::send(&mut exchange, cleared).await;
@@ -95,7 +97,6 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
-    exchange.connection.begin_request();
     let target = target::check(parts, &exchange.connection.head())?;
     let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
     exchange.client = Some(client);

@@ -1,30 +1,32 @@
 //! The open connections of one core: what ends them from outside, and their deadlines.
 //!
-//! A connection's state is a handful of cells that its task, its request and the sweeper share;
-//! whoever changes it wakes the task.
+//! A connection's state is a handful of cells that its task, its requests and the sweeper share;
+//! whoever changes it wakes the task. What belongs to one request is its [`Watch`].
 
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::HashSet,
-    future::poll_fn,
     net::IpAddr,
-    pin::pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::Context,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use tokio::sync::Notify;
 
-use super::stage::{bans::one_client, transform::ForwardedFor};
-use crate::{clock, limits::AddressKey};
-
-/// No deadline.
-const NEVER: u64 = u64::MAX;
+use super::{
+    stage::{bans::one_client, transform::ForwardedFor},
+    watch::{Phase, Watch},
+};
+use crate::limits::AddressKey;
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
+/// Requests over HTTP/2 that a client may take back beyond those that were answered: as many as
+/// it may have at a time, twice.
+const MAX_RESETS: u32 = 200;
 
 /// Bytes of a request head that are kept as received: as many as a policy can let a head have.
 const MAX_HEAD_BYTES: usize = 1 << 20;
@@ -32,35 +34,20 @@ const MAX_HEAD_BYTES: usize = 1 << 20;
 /// Memory that an idle connection keeps for its next head.
 const KEPT_HEAD_BYTES: usize = 4096;
 
-/// What a connection is waiting for; says what its deadline means.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Phase {
-    /// The first byte of a request.
-    Idle,
-    /// The rest of a request head.
-    Head,
-    /// A request is being worked on; the request itself watches the deadline.
-    Request,
-    /// The client is to take the response.
-    Response,
-}
-
 /// One connection as others see it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: IpAddr,
-    pub(super) phase: Cell<Phase>,
-    deadline_ns: Cell<u64>,
-    expired: Cell<bool>,
+    /// Of the connection, and over HTTP/1 of its request too: there is one at a time.
+    watch: Rc<Watch>,
+    /// Requests under way over HTTP/2.
+    streams: RefCell<Vec<Rc<Watch>>>,
+    /// Requests over HTTP/2 that the client took back, less those that were answered.
+    resets: Cell<u32>,
     aborted: Cell<bool>,
     draining: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
     head: RefCell<Vec<u8>>,
     header_timeout: Duration,
-    /// Set while the client is to send more of a request body.
-    pub(super) awaits_body: Cell<bool>,
-    /// What was wrong with a request body, told beside its error.
-    pub(super) body_fault: Cell<Option<crate::refusal::Refusal>>,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
 }
 
@@ -105,28 +92,33 @@ pub(super) enum Ended {
 
 impl Connection {
     pub(super) fn new(peer: IpAddr, header_timeout: Duration) -> Self {
+        let watch = Watch::new(Phase::Idle);
+        watch.set_deadline(header_timeout);
         Self {
             peer,
-            phase: Cell::new(Phase::Idle),
-            deadline_ns: Cell::new(after(header_timeout)),
-            expired: Cell::new(false),
+            watch: Rc::new(watch),
+            streams: RefCell::default(),
+            resets: Cell::new(0),
             aborted: Cell::new(false),
             draining: Cell::new(false),
-            waker: RefCell::new(None),
             head: RefCell::default(),
             header_timeout,
-            awaits_body: Cell::new(false),
-            body_fault: Cell::new(None),
             forwarded_for: RefCell::new(None),
         }
     }
 
-    /// Bytes came from the client.
+    /// The first bytes of a request came.
+    pub(super) fn begin_head(&self) {
+        if self.watch.phase() == Phase::Idle {
+            self.watch.enter(Phase::Head, self.header_timeout);
+        }
+    }
+
+    /// Bytes came from the client over HTTP/1.
     pub(super) fn received(&self, bytes: &[u8]) {
-        match self.phase.get() {
+        match self.watch.phase() {
             Phase::Idle => {
-                self.phase.set(Phase::Head);
-                self.deadline_ns.set(after(self.header_timeout));
+                self.begin_head();
                 self.head.borrow_mut().clear();
             }
             Phase::Head => {}
@@ -137,71 +129,69 @@ impl Connection {
         head.extend_from_slice(&bytes[..room]);
     }
 
-    /// A request head is complete.
-    pub(super) fn begin_request(&self) {
-        self.phase.set(Phase::Request);
-        self.clear_deadline();
-        self.body_fault.set(None);
-        self.awaits_body.set(false);
+    /// What the next request over HTTP/1 is watched by.
+    pub(super) fn watch(&self) -> &Rc<Watch> {
+        &self.watch
+    }
+
+    /// What a request over HTTP/2 is watched by, from its head on until [`Self::end_request`].
+    pub(super) fn open_stream(&self) -> Rc<Watch> {
+        let stream = Rc::new(Watch::new(Phase::Request));
+        self.streams.borrow_mut().push(Rc::clone(&stream));
+        self.watch.begin_request();
+        stream
     }
 
     /// The bytes that came since the request before, until its answer ends: its head, unless some
-    /// of that came together with the request before, and perhaps more.
+    /// of that came together with the request before, and perhaps more. Empty over HTTP/2.
     pub(super) fn head(&self) -> Ref<'_, Vec<u8>> {
         self.head.borrow()
     }
 
-    /// The response has begun.
-    pub(super) fn begin_response(&self, idle: Duration) {
-        self.phase.set(Phase::Response);
-        self.set_deadline(idle);
+    /// A request that was watched by `watch` has ended; another may come.
+    pub(super) fn end_request(&self, watch: &Rc<Watch>, idle: Duration) {
+        if self.is_stream(watch) {
+            let mut streams = self.streams.borrow_mut();
+            streams.retain(|stream| !Rc::ptr_eq(stream, watch));
+            if !streams.is_empty() {
+                return;
+            }
+        } else {
+            let mut head = self.head.borrow_mut();
+            head.clear();
+            head.shrink_to(KEPT_HEAD_BYTES);
+        }
+        let limit = if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle };
+        self.watch.enter(Phase::Idle, limit);
     }
 
-    /// The response has ended; the next request may come.
-    pub(super) fn end_request(&self, idle: Duration) {
-        self.phase.set(Phase::Idle);
-        let mut head = self.head.borrow_mut();
-        head.clear();
-        head.shrink_to(KEPT_HEAD_BYTES);
-        self.set_deadline(if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle });
+    /// A request over HTTP/2 is over: answered, or the client took it back before.
+    pub(super) fn ended_stream(&self, answered: bool) {
+        let resets = self.resets.get();
+        self.resets.set(if answered { resets.saturating_sub(1) } else { resets + 1 });
+        if self.is_resetting() {
+            self.watch.wake();
+        }
     }
 
-    pub(super) fn set_deadline(&self, limit: Duration) {
-        self.expired.set(false);
-        self.deadline_ns.set(after(limit));
+    /// Whether the client takes back far more requests than it lets be answered.
+    pub(super) fn is_resetting(&self) -> bool {
+        self.resets.get() > MAX_RESETS
     }
 
-    pub(super) fn clear_deadline(&self) {
-        self.expired.set(false);
-        self.deadline_ns.set(NEVER);
-    }
-
-    /// `future`'s output, or `None` when the deadline (first `limit`; the future may move it)
-    /// passes.
-    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        self.set_deadline(limit);
-        let mut future = pin!(future);
-        let output = poll_fn(|context| match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if self.expired.get() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-        self.clear_deadline();
-        output
+    /// Whether this is a request's of HTTP/2, beside which there may be others.
+    pub(super) fn is_stream(&self, watch: &Rc<Watch>) -> bool {
+        !Rc::ptr_eq(watch, &self.watch)
     }
 
     /// Whether the task should stop, and why; remembers whom to wake.
     pub(super) fn poll_ended(&self, context: &Context<'_>) -> Option<Ended> {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
-        }
+        self.watch.remember(context);
         if self.aborted.get() {
             return Some(Ended::Aborted);
         }
-        match self.phase.get() {
-            _ if !self.expired.get() => None,
+        match self.watch.phase() {
+            _ if !self.watch.is_expired() => None,
             Phase::Idle => Some(Ended::Idle),
             Phase::Head => Some(Ended::HeadTimeout),
             Phase::Request => None,
@@ -209,21 +199,30 @@ impl Connection {
         }
     }
 
-    /// Whether the connection should end after the request in flight, and its answer say so.
+    /// Whether the connection should end after the requests in flight, and its answers say so.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
+    fn abort(&self) {
+        self.aborted.set(true);
+        self.watch.wake();
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        if self.watch.phase() == Phase::Idle {
+            self.watch.set_deadline(DRAIN_IDLE);
+        }
+        self.watch.wake();
+    }
+
+    fn expire(&self, now_ns: u64) {
+        self.watch.expire(now_ns);
+        for stream in self.streams.borrow().iter() {
+            stream.expire(now_ns);
         }
     }
-}
-
-fn after(limit: Duration) -> u64 {
-    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
-    clock::coarse_monotonic_ns().saturating_add(limit_ns)
 }
 
 /// The connections of one core.
@@ -274,30 +273,21 @@ impl Registry {
     pub(super) fn close(&self, peers: &Peers) {
         self.each(|connection| {
             if peers.contains(connection.peer) {
-                connection.aborted.set(true);
-                connection.wake();
+                connection.abort();
             }
         });
     }
 
     /// Ends all connections at once.
     pub(super) fn close_all(&self) {
-        self.each(|connection| {
-            connection.aborted.set(true);
-            connection.wake();
-        });
+        self.each(Connection::abort);
     }
 
     /// Lets connections end after their next answer, which says so, later ones too. One that is
     /// idle is not closed at once: its next request may be on the way.
     pub(super) fn drain(&self) {
         self.places.borrow_mut().draining = true;
-        self.each(|connection| {
-            connection.draining.set(true);
-            if connection.phase.get() == Phase::Idle {
-                connection.set_deadline(DRAIN_IDLE);
-            }
-        });
+        self.each(Connection::drain);
     }
 
     /// Waits until no connection is open.
@@ -309,11 +299,7 @@ impl Registry {
 
     /// Tells the connections whose deadline has passed.
     pub(super) fn expire(&self, now_ns: u64) {
-        self.each(|connection| {
-            if now_ns >= connection.deadline_ns.get() && !connection.expired.replace(true) {
-                connection.wake();
-            }
-        });
+        self.each(|connection| connection.expire(now_ns));
     }
 
     fn each(&self, mut act: impl FnMut(&Connection)) {

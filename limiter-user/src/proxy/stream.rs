@@ -2,6 +2,7 @@
 //! is small in one piece.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
@@ -88,7 +89,43 @@ impl AsyncWrite for UpstreamStream {
 #[derive(Debug)]
 pub(super) struct ClientStream {
     pub(super) socket: TcpStream,
-    pub(super) connection: Rc<Connection>,
+    connection: Rc<Connection>,
+    /// Bytes that were read before it was known which version of HTTP they are of.
+    ahead: Vec<u8>,
+    /// Whether the connection keeps the heads that are read (HTTP/1).
+    keeps_heads: bool,
+}
+
+/// Most bytes read before the version is known: a whole head, usually.
+const AHEAD_BYTES: usize = 2048;
+
+impl ClientStream {
+    pub(super) fn new(socket: TcpStream, connection: Rc<Connection>) -> Self {
+        Self { socket, connection, ahead: Vec::new(), keeps_heads: false }
+    }
+
+    /// Waits for bytes and keeps them for the next read; how many came.
+    pub(super) async fn read_ahead(&mut self) -> io::Result<usize> {
+        // On the stack only while there is something to read.
+        poll_fn(|context| {
+            let mut bytes = [MaybeUninit::uninit(); AHEAD_BYTES];
+            let mut bytes = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut bytes))?;
+            self.ahead.extend_from_slice(bytes.filled());
+            Poll::Ready(Ok(bytes.filled().len()))
+        })
+        .await
+    }
+
+    /// What is read from now on is HTTP/1.
+    pub(super) fn keep_heads(&mut self) {
+        self.keeps_heads = true;
+    }
+
+    /// What was read ahead.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
 }
 
 impl AsyncRead for ClientStream {
@@ -98,9 +135,18 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
+        } else {
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+        }
         let bytes = &buffer.filled()[before..];
-        if !bytes.is_empty() {
+        if self.keeps_heads && !bytes.is_empty() {
             self.connection.received(bytes);
         }
         Poll::Ready(Ok(()))

@@ -150,7 +150,7 @@ async fn send_fresh(
     timeouts: &HttpTimeouts,
     request: Request<RequestBody>,
 ) -> Result<Response<Source>, Reply> {
-    let connection = exchange.connection.within(timeouts.connect, pool.connect()).await;
+    let connection = exchange.within(timeouts.connect, pool.connect()).await;
     let sender = match connection {
         Some(Ok(sender)) => sender,
         Some(Err(())) => return Err(Refusal::UpstreamFailed.into()),
@@ -175,8 +175,7 @@ async fn attempt(
     mut sender: Sender,
     request: Request<RequestBody>,
 ) -> Result<Attempt, Reply> {
-    let connection = &exchange.connection;
-    let answer = connection
+    let answer = exchange
         .within(timeouts.upstream, async {
             if sender.ready().await.is_err() {
                 return Err(Attempt::Unsent(request));
@@ -190,11 +189,11 @@ async fn attempt(
     match answer {
         Some(Ok(response)) => Ok(Attempt::Answered(sender, response)),
         // What was wrong with the request's body explains the failure.
-        Some(Err(failure)) => match connection.body_fault.get() {
+        Some(Err(failure)) => match exchange.watch.body_fault.get() {
             Some(fault) => Err(fault.into()),
             None => Ok(failure),
         },
-        None if connection.awaits_body.get() => Err(Refusal::Timeout.into()),
+        None if exchange.watch.awaits_body.get() => Err(Refusal::Timeout.into()),
         None => Err(Refusal::UpstreamTimeout.into()),
     }
 }
