@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod change;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod keys;

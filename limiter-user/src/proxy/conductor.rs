@@ -31,7 +31,7 @@ use super::{
     report::{Batch, CoreCounters},
 };
 use crate::{
-    limits::Counters,
+    limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
@@ -53,6 +53,8 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    /// What limits are counted in, for the next proxy.
+    memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
     sockets: Arc<Vec<TcpListener>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -85,6 +87,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let mut conductor = Conductor {
         cores: start_cores(cores, &batches)?,
         limits: Counters::default(),
+        memory: None,
         addresses: Vec::new(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -231,6 +234,7 @@ impl Conductor {
                 let peers = prefixes.into_iter().collect::<Peers>();
                 self.tell(&ToCore::Close(Arc::new(peers))).await;
             }
+            ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
         }
@@ -259,6 +263,21 @@ impl Conductor {
         }
     }
 
+    /// Counts in the agent's memory from the next policy on.
+    fn share_limits(&mut self, descriptors: Vec<OwnedFd>) {
+        let Some(memory) = descriptors.into_iter().next() else {
+            log::error!("no limiter memory beside its frame");
+            return;
+        };
+        match Arena::open(&memory) {
+            Ok(arena) => {
+                self.limits.share(arena);
+                self.memory = Some(memory);
+            }
+            Err(error) => log::error!("limits end with this process: {error}"),
+        }
+    }
+
     async fn tell(&self, message: &ToCore) {
         for core in &self.cores {
             if core.messages.send(message.clone()).await.is_err() {
@@ -271,7 +290,9 @@ impl Conductor {
         let copies: io::Result<Vec<OwnedFd>> = self
             .sockets
             .iter()
-            .map(|socket| BorrowedFd::try_clone_to_owned(&socket.as_fd()))
+            .map(AsFd::as_fd)
+            .chain(self.memory.as_ref().map(AsFd::as_fd))
+            .map(|descriptor| BorrowedFd::try_clone_to_owned(&descriptor))
             .collect();
         match copies {
             Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
