@@ -20,6 +20,7 @@ mod outbox;
 mod problems;
 mod proxy_side;
 mod reload;
+mod rules;
 mod safety;
 mod start;
 mod supervisor;

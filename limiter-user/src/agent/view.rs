@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Inner, book};
+use super::{Inner, book, rules};
 use crate::{
     admin::view::{
         BanView, ConnectionsView, Failure, InterfaceView, MapFillView, OutcomeView,
@@ -156,7 +156,10 @@ pub(super) fn explain_packets(
     view.reason = String::from(explained.verdict.reason.label());
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
-    view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    view.explanation.push(rules::of_lists(inner, source, explained.list));
+    let asked = inner.policy.kernel.as_ref().zip(packet);
+    view.explanation
+        .extend(asked.and_then(|(policy, packet)| rules::of_service(policy, source, packet)));
     let open = kernel.connections_of(source);
     if open > 0 {
         view.explanation.push(format!("its source has {open} TCP connections open to this host"));
