@@ -92,9 +92,16 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
     let slots = kernel.source_capacity();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
-    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+    let mut fill = |name: &str, entries: usize, capacity: u64| {
         let entries = entries.try_into().unwrap_or(u64::MAX);
-        view.maps.insert(name.to_owned(), MapFillView { entries, capacity: capacity.into() });
+        view.maps.insert(name.to_owned(), MapFillView { entries, capacity });
+    };
+    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+        fill(name, entries, capacity.into());
+    }
+    let lists = ["list_addresses", "list_networks"].into_iter().zip(kernel.list_fill());
+    for (name, (entries, capacity)) in lists {
+        fill(name, entries, capacity.try_into().unwrap_or(u64::MAX));
     }
 }
 
