@@ -21,6 +21,7 @@ mod outbox;
 mod problems;
 mod proxy_side;
 mod reload;
+mod rules;
 mod safety;
 mod start;
 mod supervisor;
