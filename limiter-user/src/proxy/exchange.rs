@@ -128,10 +128,11 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
+        let https = client.https.unwrap_or(false);
         match kept.as_ref() {
-            Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
+            Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {
-                let made = Rc::new(ForwardedFor::new(client.address, self.peer()));
+                let made = Rc::new(ForwardedFor::new(client.address, self.peer(), https));
                 *kept = Some(Rc::clone(&made));
                 made
             }
