@@ -174,6 +174,39 @@ pub struct ProxyCounters {
     pub responses: [u64; 5],
     /// Requests by route, status and refusal.
     pub outcomes: Vec<OutcomeCount>,
+    /// How long requests took, by route.
+    pub durations: Vec<DurationCount>,
+    /// Lines of the access log that found no room.
+    pub access_lost: u64,
+}
+
+/// Upper bounds of the first buckets of durations, ns; one more has none.
+pub const DURATION_BOUNDS_NS: [u64; 13] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Requests of one route by how long they took, from head to the end of the answer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DurationCount {
+    /// Name of the route; empty: as for [`OutcomeCount`].
+    pub route: String,
+    /// How many took at most each of [`DURATION_BOUNDS_NS`] and more than the one before, and how
+    /// many took longer than all.
+    pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
+    /// All of them together, ns.
+    pub sum_ns: u64,
 }
 
 /// Requests that ended alike.

@@ -1,18 +1,18 @@
 //! What the agent knows, as the documents of the control socket show it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
 use super::{Inner, book, rules};
 use crate::{
     admin::view::{
-        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, OutcomeView,
+        BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
         PacketCountView, PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::OutcomeCount,
+    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount},
     policy::{BanScope, Mode},
     refusal::Refusal,
 };
@@ -62,6 +62,26 @@ pub(super) fn outcomes(counts: &[OutcomeCount]) -> Vec<OutcomeView> {
         (&one.route, &one.code, &one.refusal).cmp(&(&other.route, &other.code, &other.refusal))
     });
     views
+}
+
+/// In order, as [`outcomes`].
+pub(super) fn durations(counts: &[DurationCount]) -> Vec<DurationView> {
+    let bounds = DURATION_BOUNDS_NS.iter().map(|bound_ns| Some(seconds(*bound_ns)));
+    let bounds: Vec<Option<f64>> = bounds.chain([None]).collect();
+    let mut views: Vec<DurationView> = counts
+        .iter()
+        .map(|one| DurationView {
+            route: one.route.clone(),
+            buckets: bounds.iter().copied().zip(one.buckets).collect(),
+            sum_seconds: seconds(one.sum_ns),
+        })
+        .collect();
+    views.sort_by(|one, other| one.route.cmp(&other.route));
+    views
+}
+
+fn seconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64()
 }
 
 pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {

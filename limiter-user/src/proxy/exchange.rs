@@ -237,7 +237,8 @@ impl Drop for Exchange {
             self.tell(client, ObservedOutcome::Refused(refusal));
         }
         let route = self.route(&self.in_force.policy).map(|route| &route.name);
-        counters.outcomes.count(route, self.status, self.refusal);
+        let duration_ns = clock::monotonic_ns().saturating_sub(self.now_ns);
+        counters.outcomes.count(route, self.status, self.refusal, duration_ns);
         if self.forwarded {
             counters.forwarded.bump();
         }
