@@ -57,6 +57,7 @@ use self::{
     notify::Notifier,
     outbox::Outbox,
     problems::{Problem, Problems},
+    proxy_side::ProxyOverload,
     reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
@@ -135,6 +136,7 @@ struct Inner {
     proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
+    overload: ProxyOverload,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
@@ -234,6 +236,7 @@ async fn live(
             proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
+            overload: ProxyOverload::default(),
             observations_lost: 0,
             problems,
             configured,

@@ -24,6 +24,7 @@ mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod overload;
 mod pipeline;
 pub mod privileges;
 mod proof;

@@ -27,10 +27,12 @@ use super::{
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    overload::{self, Judge, Load, Memory, Overload},
     registry::Peers,
     report::{Batch, CoreCounters},
 };
 use crate::{
+    clock,
     limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
@@ -53,6 +55,13 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    overload: Arc<Overload>,
+    judge: Judge,
+    memory_use: Memory,
+    is_short_of_memory: bool,
+    /// Of the policy in force.
+    max_connections: u64,
+    clients: Arc<ClientConnections>,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
@@ -84,8 +93,15 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let (overload, clients) = (Arc::default(), Arc::default());
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches)?,
+        cores: start_cores(cores, &batches, &overload, &clients)?,
+        overload,
+        clients,
+        judge: Judge::default(),
+        memory_use: Memory::default(),
+        is_short_of_memory: false,
+        max_connections: u64::MAX,
         limits: Counters::default(),
         memory: None,
         addresses: Vec::new(),
@@ -116,8 +132,12 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
-    let clients = Arc::<ClientConnections>::default();
+fn start_cores(
+    count: usize,
+    batches: &mpsc::Sender<Batch>,
+    overload: &Arc<Overload>,
+    clients: &Arc<ClientConnections>,
+) -> io::Result<Vec<CoreHandle>> {
     (0..count.max(1))
         .map(|number| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
@@ -128,7 +148,8 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
-                clients: Arc::clone(&clients),
+                clients: Arc::clone(clients),
+                overload: Arc::clone(overload),
                 seed: u64::from_le_bytes(seed),
             };
             let thread =
@@ -162,6 +183,8 @@ impl Conductor {
     async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(overload::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.agent.is_none() && !self.may_be_found() {
                 log::error!("the agent went before the proxy could serve without it; it ends");
@@ -188,7 +211,11 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
-                _ = tick.tick() => self.count(),
+                _ = tick.tick() => {
+                    self.count();
+                    self.is_short_of_memory = self.memory_use.is_short();
+                }
+                _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
             }
         }
@@ -248,6 +275,7 @@ impl Conductor {
                 return;
             }
         };
+        self.max_connections = u64::try_from(policy.bounds.max_connections).unwrap_or(u64::MAX);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -328,6 +356,22 @@ impl Conductor {
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Whether there is more to do than can be done.
+    fn judge(&mut self) {
+        let now_ns = clock::coarse_monotonic_ns();
+        let late = |core: &CoreHandle| core.counters.beat.late_ns(now_ns, core::SWEEP);
+        let open = u64::try_from(self.clients.open()).unwrap_or(u64::MAX);
+        let load = Load {
+            late_ns: self.cores.iter().map(late).max().unwrap_or(0),
+            requests: (0, u64::MAX),
+            connections: (open, self.max_connections),
+            is_short_of_memory: self.is_short_of_memory,
+        };
+        if let Some(strain) = self.judge.look(&load, &self.overload) {
+            self.send(FromProxy::Overload(strain), Vec::new());
         }
     }
 
