@@ -25,6 +25,7 @@ mod meeting;
 mod outbox;
 mod outcomes;
 mod overload;
+mod pace;
 mod pipeline;
 pub mod privileges;
 mod proof;

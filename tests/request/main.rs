@@ -13,6 +13,10 @@ mod malformed;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod pace;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;

@@ -235,12 +235,11 @@ impl Inner {
         if is_strict && self.kernel.is_some() {
             refuse_newly_missing(&old, new).map_err(Failure::invalid)?;
         }
-        let facts = self.host_facts(policy);
+        let (facts, facts_before) = (self.host_facts(policy), self.host_facts(&self.policy));
         let Some(kernel) = self.kernel.as_mut() else { return Ok((Vec::new(), Vec::new())) };
         let unattached_before = kernel.unattached();
         // Interfaces first, by the policy that still holds: if one cannot be had, no packet has
         // seen the new one.
-        let facts_before = self.host_facts(&self.policy);
         let (interfaces, attach) = (new.interfaces.clone(), new.attach);
         let between = KernelPolicy { interfaces, attach, ..old.clone() };
         kernel.apply(&between, &facts_before).map_err(|error| failure(&error))?;

@@ -22,17 +22,15 @@ use tokio::{
 };
 
 use super::{
-    clients::ClientConnections,
     compiled::Compiled,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
-    overload::{self, Judge, Load, Memory, Overload},
+    overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
 };
 use crate::{
-    clock,
     limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
@@ -55,13 +53,7 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
-    overload: Arc<Overload>,
-    judge: Judge,
-    memory_use: Memory,
-    is_short_of_memory: bool,
-    /// Of the policy in force.
-    max_connections: u64,
-    clients: Arc<ClientConnections>,
+    watchman: Watchman,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
@@ -93,15 +85,10 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
-    let (overload, clients) = (Arc::default(), Arc::default());
+    let watchman = Watchman::default();
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches, &overload, &clients)?,
-        overload,
-        clients,
-        judge: Judge::default(),
-        memory_use: Memory::default(),
-        is_short_of_memory: false,
-        max_connections: u64::MAX,
+        cores: start_cores(cores, &batches, &watchman)?,
+        watchman,
         limits: Counters::default(),
         memory: None,
         addresses: Vec::new(),
@@ -135,21 +122,23 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
 fn start_cores(
     count: usize,
     batches: &mpsc::Sender<Batch>,
-    overload: &Arc<Overload>,
-    clients: &Arc<ClientConnections>,
+    watchman: &Watchman,
 ) -> io::Result<Vec<CoreHandle>> {
-    (0..count.max(1))
-        .map(|number| {
+    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    all.iter()
+        .enumerate()
+        .map(|(number, counters)| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::<CoreCounters>::default();
+            let counters = Arc::clone(counters);
             let mut seed = [0; 8];
             aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
             let setup = CoreSetup {
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
-                clients: Arc::clone(clients),
-                overload: Arc::clone(overload),
+                all_counters: Arc::clone(&all),
+                clients: Arc::clone(&watchman.clients),
+                overload: Arc::clone(&watchman.overload),
                 seed: u64::from_le_bytes(seed),
             };
             let thread =
@@ -213,7 +202,7 @@ impl Conductor {
                 Some(batch) = batches.recv() => self.report(batch),
                 _ = tick.tick() => {
                     self.count();
-                    self.is_short_of_memory = self.memory_use.is_short();
+                    self.watchman.look_at_memory();
                 }
                 _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
@@ -275,7 +264,7 @@ impl Conductor {
                 return;
             }
         };
-        self.max_connections = u64::try_from(policy.bounds.max_connections).unwrap_or(u64::MAX);
+        self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -361,17 +350,8 @@ impl Conductor {
 
     /// Whether there is more to do than can be done.
     fn judge(&mut self) {
-        let now_ns = clock::coarse_monotonic_ns();
-        let late = |core: &CoreHandle| core.counters.beat.late_ns(now_ns, core::SWEEP);
-        let open = u64::try_from(self.clients.open()).unwrap_or(u64::MAX);
-        let load = Load {
-            late_ns: self.cores.iter().map(late).max().unwrap_or(0),
-            requests: (0, u64::MAX),
-            connections: (open, self.max_connections),
-            is_short_of_memory: self.is_short_of_memory,
-        };
-        if let Some(strain) = self.judge.look(&load, &self.overload) {
-            self.send(FromProxy::Overload(strain), Vec::new());
+        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+            self.send(news, Vec::new());
         }
     }
 

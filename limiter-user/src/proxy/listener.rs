@@ -38,7 +38,7 @@ fn open(core: &Rc<Core>, socket: TcpStream, peer: std::net::IpAddr) {
         policy.trusted.iter().chain(&policy.trusted_proxies).any(|prefix| prefix.contains(&peer));
     let per_client = if exempt { usize::MAX } else { bounds.max_connections_per_client };
     let key = AddressKey::new(peer);
-    if !exempt && core.sheds(policy, key, clock::coarse_monotonic_ns()) {
+    if !exempt && core.sheds_connection(policy, key) {
         refuse(core, socket, peer);
         return;
     }

@@ -8,11 +8,20 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use crate::{limits::Meter, link::Strain, policy::Rate};
+use super::{clients::ClientConnections, core::SWEEP, report::CoreCounters};
+use crate::{
+    clock,
+    limits::Meter,
+    link::{FromProxy, Strain},
+    policy::{Rate, http::HttpBounds},
+};
 
 /// How often the conductor judges.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -35,19 +44,34 @@ const LESS: u8 = 8;
 const MAX_MEMORY_PERCENT: u64 = 85;
 const MIN_AVAILABLE_PERCENT: u64 = 3;
 
-/// What every core reads of it.
+/// What every core reads of it: shares of 255.
 #[derive(Debug, Default)]
-pub(super) struct Overload(AtomicU8);
+pub(super) struct Overload {
+    requests: AtomicU8,
+    connections: AtomicU8,
+}
 
 impl Overload {
     /// Whether anybody is refused at present.
     pub(super) fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether this one is, if unknown, by the luck of `random`.
-    pub(super) fn refuses(&self, random: u64) -> bool {
-        random.to_le_bytes()[0] < self.0.load(Ordering::Relaxed)
+    /// Whether this request is, if its client is unknown, by the luck of `random`.
+    pub(super) fn refuses_request(&self, random: u64) -> bool {
+        random.to_le_bytes()[0] < self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether this connection is: not where requests alone are too many, of which one with a
+    /// good credential may be the next.
+    pub(super) fn refuses_connection(&self, random: u64) -> bool {
+        random.to_le_bytes()[0] < self.connections.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, share: u8, why: Option<Strain>) {
+        let of_connections = if why == Some(Strain::Requests) { 0 } else { share };
+        self.requests.store(share, Ordering::Relaxed);
+        self.connections.store(of_connections, Ordering::Relaxed);
     }
 }
 
@@ -127,7 +151,7 @@ pub(super) struct Judge {
 
 impl Judge {
     /// Looks once, sets the share, and says why somebody is refused if that has changed.
-    pub(super) fn look(&mut self, load: &Load, overload: &Overload) -> Option<Option<Strain>> {
+    pub(super) fn look(&mut self, load: &Load, overload: &Overload) -> Option<FromProxy> {
         let strain = load.strain();
         self.in_a_row = if strain.is_some() { self.in_a_row.saturating_add(1) } else { 0 };
         self.share = match strain {
@@ -135,9 +159,48 @@ impl Judge {
             Some(_) => self.share,
             None => self.share.saturating_sub(LESS),
         };
-        overload.0.store(self.share, Ordering::Relaxed);
         let why = if self.share == 0 { None } else { strain.or(self.why) };
-        (std::mem::replace(&mut self.why, why) != why).then_some(why)
+        overload.set(self.share, why);
+        (std::mem::replace(&mut self.why, why) != why).then_some(FromProxy::Overload(why))
+    }
+}
+
+/// Who looks, and what at.
+#[derive(Debug, Default)]
+pub(super) struct Watchman {
+    pub(super) overload: Arc<Overload>,
+    pub(super) clients: Arc<ClientConnections>,
+    /// Of the policy in force.
+    pub(super) bounds: Option<HttpBounds>,
+    judge: Judge,
+    memory: Memory,
+    is_short_of_memory: bool,
+}
+
+impl Watchman {
+    /// Looks at all cores; says why somebody is refused from now on if that has changed.
+    pub(super) fn look<'a>(
+        &mut self,
+        cores: impl Iterator<Item = &'a CoreCounters>,
+    ) -> Option<FromProxy> {
+        let bounds = self.bounds?;
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let now_ns = clock::coarse_monotonic_ns();
+        let (late_ns, in_flight) = cores.fold((0, 0), |(late_ns, in_flight), core| {
+            (core.beat.late_ns(now_ns, SWEEP).max(late_ns), in_flight + core.in_flight())
+        });
+        let load = Load {
+            late_ns,
+            requests: (in_flight, wide(bounds.max_requests)),
+            connections: (wide(self.clients.open()), wide(bounds.max_connections)),
+            is_short_of_memory: self.is_short_of_memory,
+        };
+        self.judge.look(&load, &self.overload)
+    }
+
+    /// Looks at memory, which costs two files of `/proc`.
+    pub(super) fn look_at_memory(&mut self) {
+        self.is_short_of_memory = self.memory.is_short();
     }
 }
 
@@ -204,15 +267,18 @@ mod tests {
         assert_eq!(judge.look(&FULL, &overload), None);
         assert_eq!(judge.look(&CALM, &overload), None);
         let told: Vec<_> = (0..20).filter_map(|_| judge.look(&FULL, &overload)).collect();
-        assert_eq!(told, [Some(Strain::Requests)], "once, when it begins");
-        assert!(overload.is_on() && overload.refuses(0) && overload.refuses(254));
+        assert_eq!(told, [FromProxy::Overload(Some(Strain::Requests))], "once, when it begins");
+        assert!(overload.is_on() && overload.refuses_request(0) && overload.refuses_request(254));
         let late = Load { late_ns: LATE_NS, ..FULL };
-        assert_eq!(judge.look(&late, &overload), Some(Some(Strain::Delay)));
+        assert!(overload.refuses_request(0) && !overload.refuses_connection(0));
+        let told = judge.look(&late, &overload);
+        assert_eq!(told, Some(FromProxy::Overload(Some(Strain::Delay))));
+        assert!(overload.refuses_connection(0));
         assert_eq!(judge.look(&CALM, &overload), None, "it fades");
-        assert!(overload.refuses(0) && !overload.refuses(254), "of some");
+        assert!(overload.refuses_request(0) && !overload.refuses_request(254), "of some");
         let told: Vec<_> = (0..40).filter_map(|_| judge.look(&CALM, &overload)).collect();
-        assert_eq!(told, [None]);
-        assert!(!overload.is_on() && !overload.refuses(0));
+        assert_eq!(told, [FromProxy::Overload(None)]);
+        assert!(!overload.is_on() && !overload.refuses_request(0));
     }
 
     #[test]
@@ -240,7 +306,9 @@ mod tests {
         assert!(!is_known(begin));
         known.charge(key, begin);
         assert!(is_known(begin + 29 * MINUTE) && !is_known(begin + 31 * MINUTE));
-        (0..100).for_each(|turn| drop(known.charge(key, begin + turn * MINUTE)));
+        for turn in 0..100 {
+            known.charge(key, begin + turn * MINUTE);
+        }
         assert!(is_known(begin + 125 * MINUTE) && !is_known(begin + 170 * MINUTE));
     }
 
