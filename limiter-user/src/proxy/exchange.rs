@@ -6,7 +6,7 @@
 use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Response, Uri,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{CONNECTION, USER_AGENT},
     request::Parts,
 };
@@ -159,6 +159,9 @@ impl Exchange {
         let (mut parts, source) = response.into_parts();
         self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.connection.framer().open();
+        }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
     }
@@ -218,6 +221,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // In the body, perhaps after the answer had begun.
+        if let Some(refusal) = self.watch.violation.take() {
+            self.refusal.get_or_insert(refusal);
+        }
         let counters = &self.core.counters;
         counters.requests_ended.bump();
         let client = self.client.map_or(self.peer(), |client| client.address);
