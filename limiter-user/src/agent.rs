@@ -58,6 +58,7 @@ use self::{
     notify::Notifier,
     outbox::Outbox,
     problems::{Problem, Problems},
+    proxy_side::ProxyOverload,
     reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
@@ -136,6 +137,7 @@ struct Inner {
     proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
+    overload: ProxyOverload,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
@@ -235,6 +237,7 @@ async fn live(
             proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
+            overload: ProxyOverload::default(),
             observations_lost: 0,
             problems,
             configured,

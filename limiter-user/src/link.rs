@@ -80,6 +80,21 @@ pub enum FromProxy {
     /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
     /// limiter memory, if there is one.
     HandOver(Vec<SocketAddr>),
+    /// Unknown clients are refused from now on, for this reason; `None`: no more.
+    Overload(Option<Strain>),
+}
+
+/// What there is too much of, or too little.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Strain {
+    /// Requests wait for a core.
+    Delay,
+    /// Requests in flight.
+    Requests,
+    /// Open connections.
+    Connections,
+    /// Memory.
+    Memory,
 }
 
 /// Who is speaking.

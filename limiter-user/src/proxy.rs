@@ -26,6 +26,7 @@ mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod overload;
 mod pace;
 mod pipeline;
 pub mod privileges;

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Agent, Inner, host::Selected, host_facts, interfaces::describe, problems::Problem,
-    safety::Safety, start, view::failure,
+    Agent, Inner, host::Selected, interfaces::describe, problems::Problem, safety::Safety, start,
+    view::failure,
 };
 use crate::{
     admin::view::{Failure, ReloadView},
@@ -242,12 +242,11 @@ impl Inner {
         if is_strict && self.kernel.is_some() {
             refuse_newly_missing(&old, new).map_err(Failure::invalid)?;
         }
-        let facts = host_facts(policy);
+        let (facts, facts_before) = (self.host_facts(policy), self.host_facts(&self.policy));
         let Some(kernel) = self.kernel.as_mut() else { return Ok((Vec::new(), Vec::new())) };
         let unattached_before = kernel.unattached();
         // Interfaces first, by the policy that still holds: if one cannot be had, no packet has
         // seen the new one.
-        let facts_before = host_facts(&self.policy);
         let (interfaces, attach) = (new.interfaces.clone(), new.attach);
         let between = KernelPolicy { interfaces, attach, ..old.clone() };
         kernel.apply(&between, &facts_before).map_err(|error| failure(&error))?;
@@ -282,7 +281,7 @@ impl Inner {
 
     /// Puts the policy that still holds back into the kernel.
     fn restore_kernel(&mut self, routed: BTreeSet<String>) -> Result<(), Failure> {
-        let facts = host_facts(&self.policy);
+        let facts = self.host_facts(&self.policy);
         let (Some(kernel), Some(old)) = (self.kernel.as_mut(), self.policy.kernel.clone()) else {
             return Ok(());
         };

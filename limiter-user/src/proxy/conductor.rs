@@ -22,11 +22,11 @@ use tokio::{
 };
 
 use super::{
-    clients::ClientConnections,
     compiled::Compiled,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
 };
@@ -53,6 +53,7 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    watchman: Watchman,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
@@ -84,8 +85,10 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let watchman = Watchman::default();
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches)?,
+        cores: start_cores(cores, &batches, &watchman)?,
+        watchman,
         limits: Counters::default(),
         memory: None,
         addresses: Vec::new(),
@@ -116,8 +119,11 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
-    let clients = Arc::<ClientConnections>::default();
+fn start_cores(
+    count: usize,
+    batches: &mpsc::Sender<Batch>,
+    watchman: &Watchman,
+) -> io::Result<Vec<CoreHandle>> {
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
         .enumerate()
@@ -131,7 +137,8 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
                 all_counters: Arc::clone(&all),
-                clients: Arc::clone(&clients),
+                clients: Arc::clone(&watchman.clients),
+                overload: Arc::clone(&watchman.overload),
                 seed: u64::from_le_bytes(seed),
             };
             let thread =
@@ -165,6 +172,8 @@ impl Conductor {
     async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(overload::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.agent.is_none() && !self.may_be_found() {
                 log::error!("the agent went before the proxy could serve without it; it ends");
@@ -191,7 +200,11 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
-                _ = tick.tick() => self.count(),
+                _ = tick.tick() => {
+                    self.count();
+                    self.watchman.look_at_memory();
+                }
+                _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
             }
         }
@@ -251,6 +264,7 @@ impl Conductor {
                 return;
             }
         };
+        self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -331,6 +345,13 @@ impl Conductor {
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Whether there is more to do than can be done.
+    fn judge(&mut self) {
+        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+            self.send(news, Vec::new());
         }
     }
 

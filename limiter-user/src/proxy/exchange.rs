@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     clock,
+    limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
     policy::Mode,
     refusal::Refusal,
@@ -249,6 +250,8 @@ impl Drop for Exchange {
         }
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
+            let key = Key::Address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

@@ -127,6 +127,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     }
     let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
     exchange.principal = principal;
+    if principal.is_none()
+        && !client.trusted
+        && exchange.core.sheds_request(policy, client.key, now_ns)
+    {
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+    }
     exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
     if exchange.quota.is_violated() {
         let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
