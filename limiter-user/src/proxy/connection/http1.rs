@@ -48,14 +48,14 @@ pub(super) async fn drive(
     let parts = http.into_parts();
     let stream = parts.io.into_inner();
     match outcome {
-        Ok(Ok(())) => linger(stream.socket).await,
+        Ok(Ok(())) => linger(stream).await,
         Ok(Err(error)) => {
             if error.is_parse_too_large() {
                 tell(core, state, Refusal::HeadTooLarge);
             } else if error.is_parse() {
                 tell(core, state, Refusal::MalformedRequest);
             }
-            linger(stream.socket).await;
+            linger(stream).await;
         }
         Err(ended) => end(core, state, ended, stream).await,
     }
