@@ -163,14 +163,14 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Makes files of this group meanwhile: without the right to give files away, a process may still
 /// choose among groups by `CAP_SETGID`.
-fn in_group<T>(group: Option<u32>, make: impl FnOnce() -> T) -> T {
+fn in_group<T>(group: Option<u32>, work: impl FnOnce() -> T) -> T {
     let Some(group) = group else {
-        return make();
+        return work();
     };
     let before = setfsgid(Gid::from_raw(group));
-    let made = make();
+    let output = work();
     setfsgid(before);
-    made
+    output
 }
 
 #[cfg(test)]

@@ -41,43 +41,38 @@ pub(super) fn check(
     let sources = scope.sources;
     let Some((place, named)) = sources.list(&sources.listen, "--listen", "LIMITER_LISTEN") else {
         return if written.listener.is_empty() {
-            let address = report.parsed("http.listener", DEFAULT_LISTEN, |text| parse(text));
+            let address = report.parsed("http.listener", DEFAULT_LISTEN, parse);
             address.into_iter().map(ListenerPolicy::plain).collect()
         } else {
             in_file
         };
     };
-    instead(&place, &named, in_file, report)
+    instead(&place, &named, &in_file, report)
 }
 
 /// Those that are named outside of the file, each as the file has it if it does.
 fn instead(
     place: &Place,
     named: &[String],
-    in_file: Vec<ListenerPolicy>,
+    in_file: &[ListenerPolicy],
     report: &mut Report,
 ) -> Vec<ListenerPolicy> {
     let mut listeners: Vec<ListenerPolicy> = Vec::new();
     let has_tls = in_file.iter().any(|listener| listener.tls.is_some());
     for text in named {
-        let Some(address) = report.parsed(place.clone(), text, |text| parse(text)) else {
+        let Some(address) = report.parsed(place.clone(), text, parse) else {
             continue;
         };
         if listeners.iter().any(|other| other.address == address) {
             report.refuse(place.clone(), format!("{address} is named twice"));
             continue;
         }
-        match in_file.iter().find(|listener| listener.address == address) {
-            Some(listener) => listeners.push(listener.clone()),
-            None => {
-                if has_tls {
-                    let sentence =
-                        format!("{address} is without TLS; listeners in the file have it");
-                    report.risk(place.clone(), sentence);
-                }
-                listeners.push(ListenerPolicy::plain(address));
-            }
+        let known = in_file.iter().find(|listener| listener.address == address).cloned();
+        if known.is_none() && has_tls {
+            let sentence = format!("{address} is without TLS; listeners in the file have it");
+            report.risk(place.clone(), sentence);
         }
+        listeners.push(known.unwrap_or_else(|| ListenerPolicy::plain(address)));
     }
     listeners
 }
@@ -88,7 +83,7 @@ fn one(
     report: &mut Report,
 ) -> Option<ListenerPolicy> {
     let is_set = |flag: &Option<Flag>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
-    let address = report.value(&written.address, |text| parse(text));
+    let address = report.value(&written.address, parse);
     let tls = written.tls.as_ref().map(|tls| tls::check(tls, scope, report));
     if let (Some(_), Some(flag)) = (&tls, written.redirect_https.as_ref().filter(|f| *f.get_ref()))
     {
