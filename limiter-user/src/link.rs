@@ -18,7 +18,7 @@ use crate::{policy::HttpPolicy, refusal::Refusal};
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
 /// those may change with the build.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame body. The largest message is a policy with its keys.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -76,6 +76,32 @@ pub enum FromProxy {
     Counters(Box<ProxyCounters>),
     /// The listening sockets, in this order, as file descriptors beside the frame.
     HandOver(Vec<SocketAddr>),
+    /// An upstream's server is no longer, or again, sent requests.
+    Server(ServerNotice),
+}
+
+/// A change in the state of an upstream's server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerNotice {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// What changed.
+    pub change: ServerChange,
+}
+
+/// What can change about a server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ServerChange {
+    /// It failed too often and is left alone for a while.
+    BreakerOpened,
+    /// A request that tried was answered.
+    BreakerClosed,
+    /// It does not say that it is well; why.
+    Down(String),
+    /// It says that it is well again.
+    Up,
 }
 
 /// Who is speaking.
@@ -170,6 +196,31 @@ pub struct ProxyCounters {
     pub responses: [u64; 5],
     /// Requests by route, status and refusal.
     pub outcomes: Vec<OutcomeCount>,
+    /// The servers of the policy in force.
+    pub servers: Vec<ServerCount>,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerCount {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
+    /// Not found unwell by its health requests.
+    pub up: bool,
+    /// Left alone for a while.
+    pub breaker_open: bool,
 }
 
 /// Requests that ended alike.

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod reference;
+mod upstream;
 
 use std::fmt::{self, Write as _};
 
@@ -107,6 +108,12 @@ const METRICS: &[Metric] = &[
         help: "Client connections that the proxy has open",
         samples: |status| plain(status.connections_open),
     },
+    upstream::REQUESTS,
+    upstream::FAILURES,
+    upstream::RETRIES,
+    upstream::ACTIVE,
+    upstream::CONNECTIONS,
+    upstream::UP,
     Metric {
         name: "bans",
         kind: Kind::Gauge,

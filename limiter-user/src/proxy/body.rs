@@ -16,12 +16,17 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{exchange::Exchange, upstream::Lease, watch::Watch};
+use super::{
+    exchange::Exchange,
+    stage::transform,
+    upstream::Lease,
+    watch::{Phase, Watch},
+};
 use crate::refusal::Refusal;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A request's body as the upstream gets it. Trailers are not passed on.
+/// A request's body as the upstream gets it, with what its trailers may say.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
@@ -38,6 +43,8 @@ impl RequestBody {
 
     fn of(incoming: Option<Incoming>, exchange: &Exchange) -> Self {
         let policy = &exchange.in_force.policy;
+        let uploads = incoming.as_ref().is_some_and(|incoming| !incoming.is_end_stream());
+        exchange.watch.uploading.set(uploads);
         Self {
             incoming,
             left_bytes: policy.bounds.max_body_bytes,
@@ -61,11 +68,21 @@ impl RequestBody {
         Poll::Ready(Some(Err(what.into())))
     }
 
-    /// The client's turn to send is over or not: a deadline of its own while it is.
+    /// It is the client's turn to send, or the upstream's to take. The deadline is theirs in turn,
+    /// until there is a response: from then on it is that of the response.
     fn waits(&self, waits: bool) {
-        if self.watch.awaits_body.replace(waits) != waits {
+        let changed = self.watch.awaits_body.replace(waits) != waits;
+        if self.watch.phase() == Phase::Request && (changed || !waits) {
             let limit = if waits { self.body_timeout } else { self.upstream_timeout };
             self.watch.set_deadline(limit);
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.incoming.is_some() {
+            self.watch.uploading.set(false);
         }
     }
 }
@@ -101,7 +118,10 @@ impl Body for RequestBody {
                     self.left_bytes = left;
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
-                Err(_trailers) => Poll::Ready(None),
+                Err(frame) => Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
+                    transform::trailers(&mut trailers);
+                    Ok(Frame::trailers(trailers))
+                })),
             },
         }
     }
@@ -145,12 +165,14 @@ pub(super) struct ResponseBody {
     source: Source,
     /// The upstream is to send more; its deadline runs since then, however often it is asked.
     awaits_upstream: bool,
+    /// The upstream sent all of it.
+    is_whole: bool,
     exchange: Box<Exchange>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, awaits_upstream: false, exchange }
+        Self { source, awaits_upstream: false, is_whole: false, exchange }
     }
 }
 
@@ -168,7 +190,7 @@ impl Body for ResponseBody {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Source::Upstream(incoming, _) => {
+            Source::Upstream(incoming, lease) => {
                 let watch = &this.exchange.watch;
                 let timeouts = &this.exchange.in_force.policy.timeouts;
                 let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
@@ -179,12 +201,12 @@ impl Body for ResponseBody {
                 };
                 this.awaits_upstream = false;
                 watch.set_deadline(timeouts.idle);
-                match frame {
-                    Some(Ok(frame)) => {
-                        Poll::Ready(frame.into_data().ok().map(|d| Ok(Frame::data(d))))
-                    }
-                    other => Poll::Ready(other),
+                match &frame {
+                    None => this.is_whole = true,
+                    Some(Err(_)) => lease.broke(),
+                    Some(Ok(_)) => {}
                 }
+                Poll::Ready(frame)
             }
         }
     }
@@ -210,7 +232,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Source::Upstream(incoming, lease) = &mut self.source
-            && incoming.is_end_stream()
+            && (self.is_whole || incoming.is_end_stream())
+            && !self.exchange.watch.uploading.get()
         {
             lease.give_back();
         }

@@ -12,7 +12,10 @@ use std::{
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
-use super::compiled_cors::Cors;
+use super::{
+    compiled_cors::Cors,
+    upstream::{Directory, Upstream},
+};
 use crate::{
     limits::{Counter, Counters, Meter},
     policy::{
@@ -33,7 +36,7 @@ pub(super) struct Compiled {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
-    pub(super) upstreams: Vec<Upstream>,
+    pub(super) upstreams: Vec<Arc<Upstream>>,
     pub(super) groups: Vec<RouteGroup>,
     pub(super) routes: Vec<Route>,
     pub(super) auth: Vec<Scheme>,
@@ -47,13 +50,6 @@ pub(super) struct Compiled {
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
-}
-
-/// One server.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Upstream {
-    pub(super) host: String,
-    pub(super) port: u16,
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -124,7 +120,11 @@ pub(super) struct Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(policy: &HttpPolicy, counters: &mut Counters) -> Result<Self, String> {
+    pub(super) fn new(
+        policy: &HttpPolicy,
+        counters: &mut Counters,
+        upstreams: &mut Directory,
+    ) -> Result<Self, String> {
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -151,17 +151,14 @@ impl Compiled {
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
-            upstreams: policy
-                .upstreams
-                .iter()
-                .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
-                .collect(),
             groups: group(&policy.routes, &routes)?,
             routes,
             auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            // Last: what went before cannot undo it.
+            upstreams: upstreams.select(&policy.upstreams)?,
         })
     }
 }

@@ -29,11 +29,12 @@ use super::{
     outbox::Outbox,
     registry::Peers,
     report::{Batch, CoreCounters},
+    upstream::Directory,
 };
 use crate::{
     limits::Counters,
     link::{
-        FromProxy, ProxyCounters, ToProxy,
+        FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
     },
     policy::HttpPolicy,
@@ -53,6 +54,7 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    upstreams: Directory,
     addresses: Vec<SocketAddr>,
     sockets: Arc<Vec<TcpListener>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -82,9 +84,11 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let (upstreams, mut notices) = Directory::new(cores.max(1));
     let mut conductor = Conductor {
         cores: start_cores(cores, &batches)?,
         limits: Counters::default(),
+        upstreams,
         addresses: Vec::new(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -108,7 +112,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    conductor.run(&mut incoming, &mut terminate).await;
+    conductor.run(&mut incoming, &mut notices, &mut terminate).await;
     conductor.drain(&mut incoming).await;
     Ok(ExitCode::SUCCESS)
 }
@@ -127,6 +131,7 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 counters: Arc::clone(&counters),
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
+                number,
             };
             let thread =
                 std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
@@ -156,7 +161,12 @@ impl Conductor {
         }
     }
 
-    async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
+    async fn run(
+        &mut self,
+        batches: &mut mpsc::Receiver<Batch>,
+        notices: &mut mpsc::Receiver<ServerNotice>,
+        terminate: &mut Signal,
+    ) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -185,6 +195,7 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
+                Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
                 _ = tick.tick() => self.count(),
                 _ = terminate.recv() => return,
             }
@@ -237,13 +248,14 @@ impl Conductor {
     /// Puts a policy in force on every core, then says so. One that does not compile changes
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
-        let compiled = match Compiled::new(policy, &mut self.limits) {
+        let compiled = match Compiled::new(policy, &mut self.limits, &mut self.upstreams) {
             Ok(compiled) => Arc::new(compiled),
             Err(error) => {
                 log::error!("policy {generation} is not applied: {error}");
                 return;
             }
         };
+        self.upstreams.watch_new();
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -304,6 +316,7 @@ impl Conductor {
             core.counters.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
@@ -337,6 +350,7 @@ impl Conductor {
             core.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::{
     stage::{bans::one_client, transform::ForwardedFor},
+    upstream::Tunnel,
     watch::{Phase, Watch},
 };
 use crate::limits::AddressKey;
@@ -49,6 +50,8 @@ pub(super) struct Connection {
     head: RefCell<Vec<u8>>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+    /// Goes on where HTTP/1 ends.
+    pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// Peers whose connections are to end. Looked at once for each connection, however many they are.
@@ -104,6 +107,7 @@ impl Connection {
             head: RefCell::default(),
             header_timeout,
             forwarded_for: RefCell::new(None),
+            tunnel: RefCell::new(None),
         }
     }
 

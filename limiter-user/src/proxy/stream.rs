@@ -22,7 +22,7 @@ use super::registry::Connection;
 const TOGETHER_BYTES: usize = 2048;
 
 /// Sends what it can of `parts`.
-fn poll_write_parts(
+pub(super) fn poll_write_parts(
     socket: Pin<&mut TcpStream>,
     context: &mut Context<'_>,
     parts: &[IoSlice<'_>],
@@ -39,50 +39,6 @@ fn poll_write_parts(
         together.put_slice(part);
     }
     socket.poll_write(context, together.filled())
-}
-
-/// An upstream's socket.
-#[derive(Debug)]
-pub(super) struct UpstreamStream(pub(super) TcpStream);
-
-impl AsyncRead for UpstreamStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for UpstreamStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        poll_write_parts(Pin::new(&mut self.0), context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
 }
 
 /// A client's socket and its connection's state.

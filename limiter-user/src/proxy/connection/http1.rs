@@ -46,8 +46,15 @@ pub(super) async fn drive(
     let mut http = builder(bounds).serve_connection(TokioIo::new(stream), service);
     let outcome = unless_ended(state, &mut http).await;
     let parts = http.into_parts();
-    let stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner();
+    let tunnel = state.tunnel.take();
     match outcome {
+        Ok(Ok(())) if let Some(tunnel) = tunnel => {
+            let passing = tunnel.run(state.watch(), &mut stream, parts.read_buf);
+            if let Err(ended) = unless_ended(state, Box::pin(passing)).await {
+                end(core, state, ended, stream).await;
+            }
+        }
         Ok(Ok(())) => linger(stream.socket).await,
         Ok(Err(error)) => {
             if error.is_parse_too_large() {

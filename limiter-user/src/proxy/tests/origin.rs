@@ -16,6 +16,7 @@ use crate::policy::{
         GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
         ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    upstream::{Balance, Scheme, ServerPolicy},
 };
 
 /// The good key of the test policy.
@@ -143,8 +144,16 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         upstreams: vec![UpstreamPolicy {
             name: "origin".into(),
-            host: "127.0.0.1".into(),
-            port: origin.port,
+            servers: vec![ServerPolicy {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".into(),
+                port: origin.port,
+            }],
+            balance: Balance::default(),
+            health: None,
+            breaker: None,
+            retries: 0,
+            roots: Vec::new(),
         }],
         routes: vec![
             RoutePolicy {
