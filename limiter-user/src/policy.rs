@@ -7,6 +7,7 @@ pub mod http;
 pub mod kernel;
 pub mod networks;
 pub mod rate;
+pub mod routing;
 pub mod upstream;
 
 use std::{path::PathBuf, time::Duration};

@@ -18,11 +18,12 @@ use hyper::body::Incoming;
 
 use super::{
     exchange::Exchange,
+    pace::Pace,
     stage::transform,
     upstream::Lease,
     watch::{Phase, Watch},
 };
-use crate::refusal::Refusal;
+use crate::{clock, refusal::Refusal};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -31,7 +32,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     left_bytes: u64,
-    body_timeout: Duration,
+    pace: Pace,
     upstream_timeout: Duration,
     watch: Rc<Watch>,
 }
@@ -48,7 +49,7 @@ impl RequestBody {
         Self {
             incoming,
             left_bytes: policy.bounds.max_body_bytes,
-            body_timeout: policy.timeouts.body,
+            pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),
         }
@@ -70,11 +71,13 @@ impl RequestBody {
 
     /// It is the client's turn to send, or the upstream's to take. The deadline is theirs in turn,
     /// until there is a response: from then on it is that of the response.
-    fn waits(&self, waits: bool) {
+    fn waits(&mut self, waits: bool) {
         let changed = self.watch.awaits_body.replace(waits) != waits;
         if self.watch.phase() == Phase::Request && (changed || !waits) {
-            let limit = if waits { self.body_timeout } else { self.upstream_timeout };
-            self.watch.set_deadline(limit);
+            let now_ns = clock::coarse_monotonic_ns();
+            self.pace.stop_waiting(|| now_ns);
+            let limit = if waits { self.pace.wait(now_ns) } else { self.upstream_timeout };
+            self.watch.set_deadline_from(now_ns, limit);
         }
     }
 }
@@ -108,7 +111,11 @@ impl Body for RequestBody {
         self.waits(false);
         match frame {
             None => Poll::Ready(None),
-            Some(Err(error)) => self.fail(blame(&error), "the request body ended early"),
+            Some(Err(error)) => {
+                let violation = self.watch.violation.get();
+                let refusal = violation.unwrap_or_else(|| blame(&error));
+                self.fail(refusal, "the request body ended early")
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -116,6 +123,7 @@ impl Body for RequestBody {
                         return self.fail(Refusal::BodyTooLarge, "the request body is too large");
                     };
                     self.left_bytes = left;
+                    self.pace.earn(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
                 Err(frame) => Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
@@ -188,11 +196,15 @@ impl Body for ResponseBody {
         match &mut this.source {
             Source::Fixed(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                this.exchange.sent_bytes += bytes.as_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Source::Upstream(incoming, lease) => {
-                let watch = &this.exchange.watch;
-                let timeouts = &this.exchange.in_force.policy.timeouts;
+                let exchange = &mut *this.exchange;
+                let watch = &exchange.watch;
+                let timeouts = &exchange.in_force.policy.timeouts;
+                // Asking for more, the client has taken what it was given.
+                exchange.pace.stop_waiting(clock::coarse_monotonic_ns);
                 let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
                     if !std::mem::replace(&mut this.awaits_upstream, true) {
                         watch.set_deadline(timeouts.upstream);
@@ -200,12 +212,20 @@ impl Body for ResponseBody {
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                watch.set_deadline(timeouts.idle);
                 match &frame {
                     None => this.is_whole = true,
                     Some(Err(_)) => lease.broke(),
                     Some(Ok(_)) => {}
                 }
+                if let Some(Err(_)) = frame {
+                    return Poll::Ready(frame);
+                }
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let length = data.map_or(0, Bytes::len);
+                exchange.sent_bytes += length as u64;
+                exchange.pace.earn(length);
+                let now_ns = clock::coarse_monotonic_ns();
+                watch.set_deadline_from(now_ns, exchange.pace.wait(now_ns));
                 Poll::Ready(frame)
             }
         }
@@ -231,6 +251,14 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if self.exchange.watch.is_expired() {
+            let stalled = self.awaits_upstream;
+            self.exchange.give_up(if stalled {
+                Refusal::UpstreamTimeout
+            } else {
+                Refusal::Timeout
+            });
+        }
         if let Source::Upstream(incoming, lease) = &mut self.source
             && (self.is_whole || incoming.is_end_stream())
             && !self.exchange.watch.uploading.get()

@@ -32,7 +32,7 @@ use super::{
     upstream::Directory,
 };
 use crate::{
-    limits::Counters,
+    limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
@@ -55,6 +55,8 @@ pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
     upstreams: Directory,
+    /// What limits are counted in, for the next proxy.
+    memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
     sockets: Arc<Vec<TcpListener>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -89,6 +91,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         cores: start_cores(cores, &batches)?,
         limits: Counters::default(),
         upstreams,
+        memory: None,
         addresses: Vec::new(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -119,16 +122,19 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
 
 fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
     let clients = Arc::<ClientConnections>::default();
-    (0..count.max(1))
-        .map(|number| {
+    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    all.iter()
+        .enumerate()
+        .map(|(number, counters)| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::<CoreCounters>::default();
+            let counters = Arc::clone(counters);
             let mut seed = [0; 8];
             aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
             let setup = CoreSetup {
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
+                all_counters: Arc::clone(&all),
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
                 number,
@@ -239,6 +245,7 @@ impl Conductor {
                 let peers = prefixes.into_iter().collect::<Peers>();
                 self.tell(&ToCore::Close(Arc::new(peers))).await;
             }
+            ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
         }
@@ -268,6 +275,21 @@ impl Conductor {
         }
     }
 
+    /// Counts in the agent's memory from the next policy on.
+    fn share_limits(&mut self, descriptors: Vec<OwnedFd>) {
+        let Some(memory) = descriptors.into_iter().next() else {
+            log::error!("no limiter memory beside its frame");
+            return;
+        };
+        match Arena::open(&memory) {
+            Ok(arena) => {
+                self.limits.share(arena);
+                self.memory = Some(memory);
+            }
+            Err(error) => log::error!("limits end with this process: {error}"),
+        }
+    }
+
     async fn tell(&self, message: &ToCore) {
         for core in &self.cores {
             if core.messages.send(message.clone()).await.is_err() {
@@ -280,7 +302,9 @@ impl Conductor {
         let copies: io::Result<Vec<OwnedFd>> = self
             .sockets
             .iter()
-            .map(|socket| BorrowedFd::try_clone_to_owned(&socket.as_fd()))
+            .map(AsFd::as_fd)
+            .chain(self.memory.as_ref().map(AsFd::as_fd))
+            .map(|descriptor| BorrowedFd::try_clone_to_owned(&descriptor))
             .collect();
         match copies {
             Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),

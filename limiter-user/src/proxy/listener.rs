@@ -55,7 +55,7 @@ fn refuse(core: &Core, socket: TcpStream, peer: std::net::IpAddr) {
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     // As much as the socket takes without waiting; the runtime does not know it as writable yet.
     if let Ok(mut socket) = socket.into_std() {
-        drop(socket.write(&reply::raw(Refusal::Overloaded, &core.new_request_id())));
+        drop(socket.write(&reply::raw(Refusal::Overloaded, &core.new_request_id(), true)));
     }
 }
 

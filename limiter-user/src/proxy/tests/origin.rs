@@ -13,8 +13,9 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
-        ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
+        LimitPolicy, ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
+        UpstreamPolicy,
     },
     upstream::{Balance, Scheme, ServerPolicy},
 };
@@ -107,6 +108,8 @@ const BOUNDS: HttpBounds = HttpBounds {
     max_header_bytes: 16384,
     max_connections: 1000,
     max_connections_per_client: 500,
+    max_requests: 400,
+    min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
@@ -123,6 +126,9 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         cors: None,
         headers: None,
         allow: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        strip_prefix: None,
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy { address: "127.0.0.1:0".parse().unwrap() }],
