@@ -12,7 +12,7 @@ use super::{
     safety::ban_prefix,
     view::{
         ban_view, by_label, durations, explain_packets, failure, kernel, kernel_status, outcomes,
-        source_view,
+        servers, source_view,
     },
 };
 use crate::{
@@ -74,8 +74,11 @@ impl Backend for Agent {
             view.upstreams = http
                 .upstreams
                 .iter()
-                .map(|one| format!("{} {}:{}", one.name, one.host, one.port))
+                .flat_map(|one| {
+                    one.servers.iter().map(move |server| format!("{} {server}", one.name))
+                })
                 .collect();
+            view.servers = servers(http, &inner.proxy_counters.servers);
         }
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());

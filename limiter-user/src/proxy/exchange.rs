@@ -7,7 +7,7 @@ use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{CONNECTION, USER_AGENT},
+    header::{CONNECTION, UPGRADE, USER_AGENT},
     request::Parts,
 };
 
@@ -184,7 +184,7 @@ impl Exchange {
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
-        } else if self.connection.is_draining() {
+        } else if self.connection.is_draining() && !headers.contains_key(UPGRADE) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
