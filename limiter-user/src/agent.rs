@@ -4,6 +4,7 @@
 //! maps, bans, events. Root at first, then only the capabilities it needs. It never parses what a
 //! peer sent: requests are the proxy's, packets the kernel's. None of its ends takes XDP off.
 
+mod access_log;
 mod backend;
 mod bans;
 mod book;
@@ -46,6 +47,7 @@ use tokio::{
 };
 
 use self::{
+    access_log::AccessLog,
     book::Book,
     cookies::Cookies,
     escalation::Escalation,
@@ -143,6 +145,7 @@ struct Inner {
     watch: Watch,
     /// A policy that is undone unless somebody confirms it.
     trial: Option<Trial>,
+    access_log: AccessLog,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -236,6 +239,7 @@ async fn live(
             policy,
             watch: Watch::start(routed),
             trial: None,
+            access_log: AccessLog::default(),
         }),
     });
     agent.inner.borrow_mut().note_unfiltered();
@@ -278,9 +282,11 @@ async fn attend(
             _ = tick.tick() => {
                 agent.tick();
                 agent.keep_lists();
+                agent.keep_access_log();
             }
             _ = hangup.recv() => {
                 agent.events.reopen();
+                agent.reopen_access_log();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(agent);
                 tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });

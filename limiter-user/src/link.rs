@@ -53,6 +53,8 @@ pub enum ToProxy {
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
     Drain,
+    /// The file of the access log from now on, beside the frame; none beside it: there is none.
+    AccessLog,
 }
 
 /// From the proxy to the agent.

@@ -74,6 +74,7 @@ impl Agent {
         if let Some(policy) = policy {
             self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(policy) });
             self.tell_proxy(ToProxy::HttpBans(bans));
+            self.tell_proxy(ToProxy::AccessLog);
         }
     }
 

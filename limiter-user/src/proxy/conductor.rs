@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::Writer,
     clients::ClientConnections,
     compiled::Compiled,
     core::{self, CoreSetup, ToCore},
@@ -64,6 +65,7 @@ pub(super) struct Conductor {
     /// Observations that no agent was there for, or that found no room on the way.
     lost: u64,
     last_counters: ProxyCounters,
+    access_log: Writer,
 }
 
 #[derive(Debug)]
@@ -82,8 +84,9 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let (access_log, access_log_thread) = Writer::start()?;
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches)?,
+        cores: start_cores(cores, &batches, &access_log)?,
         limits: Counters::default(),
         addresses: Vec::new(),
         sockets: Arc::default(),
@@ -93,6 +96,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         outbox: None,
         lost: 0,
         last_counters: ProxyCounters::default(),
+        access_log,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     ignore(SignalKind::interrupt())?;
@@ -110,10 +114,15 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     }
     conductor.run(&mut incoming, &mut terminate).await;
     conductor.drain(&mut incoming).await;
+    conductor.access_log.finish(access_log_thread).await;
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
+fn start_cores(
+    count: usize,
+    batches: &mpsc::Sender<Batch>,
+    access_log: &Writer,
+) -> io::Result<Vec<CoreHandle>> {
     let clients = Arc::<ClientConnections>::default();
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
@@ -129,6 +138,7 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 counters: Arc::clone(&counters),
                 all_counters: Arc::clone(&all),
                 clients: Arc::clone(&clients),
+                access_log: access_log.clone(),
                 seed: u64::from_le_bytes(seed),
             };
             let thread =
@@ -233,6 +243,7 @@ impl Conductor {
             }
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
+            ToProxy::AccessLog => self.access_log.set_file(descriptors.into_iter().next()),
         }
         Next::GoOn
     }
@@ -307,6 +318,7 @@ impl Conductor {
             core.counters.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.access_lost = self.access_log.lost();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
@@ -340,6 +352,7 @@ impl Conductor {
             core.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.access_lost = self.access_log.lost();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;

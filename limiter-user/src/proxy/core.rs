@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::{AccessLog, Writer},
     clients::ClientConnections,
     compiled::Compiled,
     listener,
@@ -58,6 +59,7 @@ pub(super) struct CoreSetup {
     /// Of every core.
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) access_log: Writer,
     pub(super) seed: u64,
 }
 
@@ -80,6 +82,7 @@ pub(super) struct Core {
     pub(super) counters: Arc<CoreCounters>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
+    pub(super) access_log: AccessLog,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
@@ -102,15 +105,19 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             counters: setup.counters,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
+            access_log: AccessLog::new(setup.access_log),
             authenticated: Recent::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
         });
         let flusher = Rc::clone(&core);
         tokio::task::spawn_local(async move { flusher.report.flush().await });
+        let logger = Rc::clone(&core);
+        tokio::task::spawn_local(async move { logger.access_log.flush().await });
         tokio::task::spawn_local(sweep(Rc::clone(&core)));
         serve(&core, setup.messages).await;
         core.report.flush_now();
+        core.access_log.flush_now();
     });
     Ok(())
 }

@@ -135,6 +135,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
         bounds: BOUNDS,
+        access_log: None,
         timeouts: HttpTimeouts {
             header: 5 * second,
             body: 5 * second,
