@@ -17,8 +17,8 @@ use crate::{policy::HttpPolicy, refusal::Refusal};
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
-/// those may change with the build.
-pub const PROTOCOL_VERSION: u32 = 2;
+/// those may change with the build, and these keep their places.
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame body. The largest message is a policy with its keys.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -53,6 +53,9 @@ pub enum ToProxy {
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
     Drain,
+    /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
+    /// the first policy.
+    LimiterMemory,
     /// The file of the access log from now on, beside the frame; none beside it: there is none.
     AccessLog,
 }
@@ -76,8 +79,24 @@ pub enum FromProxy {
     },
     /// Totals since the proxy started; sent at most once a second, when changed.
     Counters(Box<ProxyCounters>),
-    /// The listening sockets, in this order, as file descriptors beside the frame.
+    /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
+    /// limiter memory, if there is one.
     HandOver(Vec<SocketAddr>),
+    /// Unknown clients are refused from now on, for this reason; `None`: no more.
+    Overload(Option<Strain>),
+}
+
+/// What there is too much of, or too little.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Strain {
+    /// Requests wait for a core.
+    Delay,
+    /// Requests in flight.
+    Requests,
+    /// Open connections.
+    Connections,
+    /// Memory.
+    Memory,
 }
 
 /// Who is speaking.

@@ -11,6 +11,7 @@
 //! thread (`conductor`) stands between them and the agent.
 
 mod access_log;
+mod authority;
 mod body;
 mod clients;
 mod compiled;
@@ -21,10 +22,12 @@ mod core;
 pub(crate) mod diagnostics;
 mod exchange;
 pub(crate) mod explain;
+mod framing;
 mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod overload;
 mod pace;
 mod pipeline;
 pub mod privileges;

@@ -50,6 +50,8 @@ macro_rules! refusals {
 refusals! {
     /// The request could be read in two ways, or breaks the protocol.
     MalformedRequest = "malformed_request", 400, Client;
+    /// A minor version of HTTP/1 that is not spoken here.
+    UnsupportedVersion = "unsupported_version", 505, Client;
     /// The client address is banned (scope `http`).
     Banned = "banned", 403, Client;
     /// The route does not admit this client address.

@@ -107,11 +107,10 @@ fn a_log_is_switched_rotated_and_reopened_without_losing_a_line() {
     }
     let many = || -> usize {
         (0..60)
-            .map(|number| match number {
+            .flat_map(|number| match number {
                 0 => lines(&site, "access.log"),
                 _ => lines(&site, &format!("access.log.{number}")),
             })
-            .flatten()
             .filter(|line| line.contains("GET /many HTTP/1.1\" 200 6 "))
             .count()
     };

@@ -5,6 +5,8 @@ mod access_log;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod change;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod keys;

@@ -93,7 +93,11 @@ impl Body for RequestBody {
         self.waits(false);
         match frame {
             None => Poll::Ready(None),
-            Some(Err(error)) => self.fail(blame(&error), "the request body ended early"),
+            Some(Err(error)) => {
+                let violation = self.watch.violation.get();
+                let refusal = violation.unwrap_or_else(|| blame(&error));
+                self.fail(refusal, "the request body ended early")
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);

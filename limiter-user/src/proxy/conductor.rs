@@ -23,16 +23,16 @@ use tokio::{
 
 use super::{
     access_log::Writer,
-    clients::ClientConnections,
     compiled::Compiled,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
 };
 use crate::{
-    limits::Counters,
+    limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
@@ -54,6 +54,9 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    watchman: Watchman,
+    /// What limits are counted in, for the next proxy.
+    memory: Option<OwnedFd>,
     addresses: Vec<SocketAddr>,
     sockets: Arc<Vec<TcpListener>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -85,9 +88,12 @@ enum Next {
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
     let (access_log, access_log_thread) = Writer::start()?;
+    let watchman = Watchman::default();
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches, &access_log)?,
+        cores: start_cores(cores, &batches, &watchman, &access_log)?,
+        watchman,
         limits: Counters::default(),
+        memory: None,
         addresses: Vec::new(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -121,9 +127,9 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
 fn start_cores(
     count: usize,
     batches: &mpsc::Sender<Batch>,
+    watchman: &Watchman,
     access_log: &Writer,
 ) -> io::Result<Vec<CoreHandle>> {
-    let clients = Arc::<ClientConnections>::default();
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
         .enumerate()
@@ -137,7 +143,8 @@ fn start_cores(
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
                 all_counters: Arc::clone(&all),
-                clients: Arc::clone(&clients),
+                clients: Arc::clone(&watchman.clients),
+                overload: Arc::clone(&watchman.overload),
                 access_log: access_log.clone(),
                 seed: u64::from_le_bytes(seed),
             };
@@ -172,6 +179,8 @@ impl Conductor {
     async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(overload::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.agent.is_none() && !self.may_be_found() {
                 log::error!("the agent went before the proxy could serve without it; it ends");
@@ -198,7 +207,11 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
-                _ = tick.tick() => self.count(),
+                _ = tick.tick() => {
+                    self.count();
+                    self.watchman.look_at_memory();
+                }
+                _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
             }
         }
@@ -241,6 +254,7 @@ impl Conductor {
                 let peers = prefixes.into_iter().collect::<Peers>();
                 self.tell(&ToCore::Close(Arc::new(peers))).await;
             }
+            ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
             ToProxy::AccessLog => self.access_log.set_file(descriptors.into_iter().next()),
@@ -258,6 +272,7 @@ impl Conductor {
                 return;
             }
         };
+        self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -267,6 +282,21 @@ impl Conductor {
         }
         if cores == self.cores.len() {
             self.send(FromProxy::PolicyApplied { generation }, Vec::new());
+        }
+    }
+
+    /// Counts in the agent's memory from the next policy on.
+    fn share_limits(&mut self, descriptors: Vec<OwnedFd>) {
+        let Some(memory) = descriptors.into_iter().next() else {
+            log::error!("no limiter memory beside its frame");
+            return;
+        };
+        match Arena::open(&memory) {
+            Ok(arena) => {
+                self.limits.share(arena);
+                self.memory = Some(memory);
+            }
+            Err(error) => log::error!("limits end with this process: {error}"),
         }
     }
 
@@ -282,7 +312,9 @@ impl Conductor {
         let copies: io::Result<Vec<OwnedFd>> = self
             .sockets
             .iter()
-            .map(|socket| BorrowedFd::try_clone_to_owned(&socket.as_fd()))
+            .map(AsFd::as_fd)
+            .chain(self.memory.as_ref().map(AsFd::as_fd))
+            .map(|descriptor| BorrowedFd::try_clone_to_owned(&descriptor))
             .collect();
         match copies {
             Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
@@ -322,6 +354,13 @@ impl Conductor {
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Whether there is more to do than can be done.
+    fn judge(&mut self) {
+        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+            self.send(news, Vec::new());
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     clients::Permit,
     core::{Core, InForce},
+    framing::Limits,
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
@@ -45,7 +46,8 @@ pub(super) async fn serve(
     permit: Permit,
 ) {
     let timeouts = in_force.policy.timeouts;
-    let connection = Rc::new(Connection::new(peer, timeouts.header));
+    let connection =
+        Rc::new(Connection::new(peer, timeouts.header, limits(in_force.policy.bounds)));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();
@@ -121,7 +123,11 @@ async fn end(core: &Core, state: &Connection, ended: Ended, stream: ClientStream
         Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
             // As much as the socket takes without waiting.
-            drop(stream.socket.try_write(&reply::raw(Refusal::Timeout, &core.new_request_id())));
+            drop(stream.socket.try_write(&reply::raw(
+                Refusal::Timeout,
+                &core.new_request_id(),
+                true,
+            )));
             linger(stream.socket).await;
         }
     }
@@ -142,6 +148,10 @@ async fn linger(mut socket: TcpStream) {
         }
     };
     drop(tokio::time::timeout(LINGER, drained).await);
+}
+
+fn limits(bounds: HttpBounds) -> Limits {
+    Limits { head_bytes: bounds.max_header_bytes, fields: bounds.max_headers }
 }
 
 /// Counts and tells a request of which no head was read.

@@ -22,16 +22,21 @@ use super::{
     clients::ClientConnections,
     compiled::Compiled,
     listener,
+    overload::Overload,
     recent::Recent,
     registry::{Peers, Registry},
     report::{Batch, CoreCounters, Report},
     stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
 };
-use crate::{clock, link::HttpBan};
+use crate::{
+    clock,
+    limits::{AddressKey, Key},
+    link::HttpBan,
+};
 
 /// How often deadlines are looked at while connections are open: their precision.
-const SWEEP: Duration = Duration::from_millis(100);
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
 /// From the conductor to a core.
 #[derive(Clone, Debug)]
@@ -60,6 +65,7 @@ pub(super) struct CoreSetup {
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) access_log: Writer,
+    pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
 }
 
@@ -80,6 +86,7 @@ pub(super) struct Core {
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) counters: Arc<CoreCounters>,
+    pub(super) overload: Arc<Overload>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
     pub(super) access_log: AccessLog,
@@ -103,6 +110,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             connections: Registry::default(),
             clients: setup.clients,
             counters: setup.counters,
+            overload: setup.overload,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
             access_log: AccessLog::new(setup.access_log),
@@ -201,8 +209,10 @@ fn stop(accepting: &mut Vec<JoinHandle<()>>) {
 async fn sweep(core: Rc<Core>) {
     loop {
         while core.connections.is_empty() {
+            core.counters.beat.rest();
             core.opened.notified().await;
         }
+        core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
         core.connections.expire(now_ns);
@@ -214,6 +224,20 @@ impl Core {
     /// The policy in force; `None` before the first.
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
+    }
+
+    /// Whether there is too much to do for a request of this client, unless it is known.
+    pub(super) fn sheds_request(&self, policy: &Compiled, client: AddressKey, now_ns: u64) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), now_ns)
+            && self.overload.refuses_request(self.random_word())
+    }
+
+    /// As [`Self::sheds_request`] for a connection.
+    pub(super) fn sheds_connection(&self, policy: &Compiled, client: AddressKey) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
+            && self.overload.refuses_connection(self.random_word())
     }
 
     /// An id for what is answered without a request.

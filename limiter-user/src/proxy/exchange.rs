@@ -6,7 +6,7 @@
 use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Response, Uri, Version,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version,
     header::{CONNECTION, HOST, REFERER, USER_AGENT},
     request::Parts,
 };
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     clock,
+    limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
     policy::Mode,
     refusal::Refusal,
@@ -141,10 +142,11 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
+        let https = client.https.unwrap_or(false);
         match kept.as_ref() {
-            Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
+            Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {
-                let made = Rc::new(ForwardedFor::new(client.address, self.peer()));
+                let made = Rc::new(ForwardedFor::new(client.address, self.peer(), https));
                 *kept = Some(Rc::clone(&made));
                 made
             }
@@ -171,6 +173,9 @@ impl Exchange {
         let (mut parts, source) = response.into_parts();
         self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.connection.framer().open();
+        }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
     }
@@ -284,6 +289,10 @@ impl Logged {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // In the body, perhaps after the answer had begun.
+        if let Some(refusal) = self.watch.violation.take() {
+            self.refusal.get_or_insert(refusal);
+        }
         let counters = &self.core.counters;
         counters.requests_ended.bump();
         let client = self.client.map_or(self.peer(), |client| client.address);
@@ -309,6 +318,8 @@ impl Drop for Exchange {
         }
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
+            let key = Key::Address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

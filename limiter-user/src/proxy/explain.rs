@@ -75,7 +75,7 @@ fn stages(
 ) -> Result<(), Refusal> {
     let refusal = |reply: super::reply::Reply| reply.refusal().unwrap_or(Refusal::MalformedRequest);
     told.push(format!("the client is {}", client.address));
-    let target = target::check(parts, &[]).map_err(refusal)?;
+    let target = target::check(parts, "http").map_err(refusal)?;
     let index = route::select(compiled, &target, &parts.method).map_err(refusal)?;
     let (route, written) = (&compiled.routes[index], &policy.routes[index]);
     told.push(format!("route {}", route.name));

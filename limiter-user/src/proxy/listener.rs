@@ -38,6 +38,10 @@ fn open(core: &Rc<Core>, socket: TcpStream, peer: std::net::IpAddr) {
         policy.trusted.iter().chain(&policy.trusted_proxies).any(|prefix| prefix.contains(&peer));
     let per_client = if exempt { usize::MAX } else { bounds.max_connections_per_client };
     let key = AddressKey::new(peer);
+    if !exempt && core.sheds_connection(policy, key) {
+        refuse(core, socket, peer);
+        return;
+    }
     let Some(permit) = core.clients.admit(key, bounds.max_connections, per_client) else {
         refuse(core, socket, peer);
         return;
@@ -55,7 +59,7 @@ fn refuse(core: &Core, socket: TcpStream, peer: std::net::IpAddr) {
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     // As much as the socket takes without waiting; the runtime does not know it as writable yet.
     if let Ok(mut socket) = socket.into_std() {
-        drop(socket.write(&reply::raw(Refusal::Overloaded, &core.new_request_id())));
+        drop(socket.write(&reply::raw(Refusal::Overloaded, &core.new_request_id(), true)));
     }
 }
 

@@ -103,7 +103,7 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         let soon = HeaderValue::from_static("1");
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
     }
-    let target = target::check(parts, &exchange.connection.head())?;
+    let target = target::check(parts, "http")?;
     let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
@@ -127,6 +127,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     }
     let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
     exchange.principal = principal;
+    if principal.is_none()
+        && !client.trusted
+        && exchange.core.sheds_request(policy, client.key, now_ns)
+    {
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+    }
     exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
     if exchange.quota.is_violated() {
         let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
@@ -168,9 +174,7 @@ pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Req
 /// The fields of a head that was parsed before.
 fn reread(head: &[u8]) -> Option<HeaderMap> {
     let line = |line| <[u8]>::strip_suffix(line, b"\r").unwrap_or(line);
-    let lines = head.split(|byte| *byte == b'\n').map(line);
-    // Empty lines may come before the request line.
-    let fields = lines.skip_while(|line| line.is_empty()).skip(1);
+    let fields = head.split(|byte| *byte == b'\n').map(line).skip(1);
     let mut headers = HeaderMap::new();
     for field in fields {
         if field.is_empty() {

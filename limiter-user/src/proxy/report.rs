@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use super::outcomes::Outcomes;
+use super::{outcomes::Outcomes, overload::Beat};
 use crate::{
     link::{Observation, ObservedOutcome, ProxyCounters, RequestFacts},
     refusal::Refusal,
@@ -211,6 +211,7 @@ pub(super) struct CoreCounters {
     pub(super) connections_refused: Count,
     pub(super) responses: [Count; 5],
     pub(super) outcomes: Outcomes,
+    pub(super) beat: Beat,
 }
 
 /// A counter with one writer.

@@ -40,6 +40,8 @@ pub(super) struct Watch {
     pub(super) awaits_body: Cell<bool>,
     /// What was wrong with a request body, told beside its error.
     pub(super) body_fault: Cell<Option<Refusal>>,
+    /// What the framing found in a request body, until it is told.
+    pub(super) violation: Cell<Option<Refusal>>,
 }
 
 impl Watch {
@@ -52,6 +54,7 @@ impl Watch {
             waker: RefCell::new(None),
             awaits_body: Cell::new(false),
             body_fault: Cell::new(None),
+            violation: Cell::new(None),
         }
     }
 
