@@ -101,6 +101,9 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
+    if target.path() == "*" {
+        return Err(Reply::empty());
+    }
     let index = route::select(policy, &target, &parts.method)?;
     let route = &policy.routes[index];
     exchange.route = Some(index);
