@@ -8,17 +8,20 @@
 pub mod codec;
 pub mod descriptors;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{policy::HttpPolicy, refusal::Refusal};
+use crate::{
+    policy::{HttpPolicy, listener::ListenAddress},
+    refusal::Refusal,
+};
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
 /// those may change with the build.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame body. The largest message is a policy with its keys.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -31,8 +34,8 @@ pub const LINK_FD: i32 = 3;
 pub enum ToProxy {
     /// First frame.
     Hello(Hello),
-    /// Listening TCP sockets, in this order, as file descriptors beside the frame.
-    Listeners(Vec<SocketAddr>),
+    /// Listening sockets, in this order, as file descriptors beside the frame.
+    Listeners(Vec<ListenAddress>),
     /// A socket on which a later agent may reach a proxy whose agent died, beside the frame.
     Rendezvous,
     /// The policy to act on from now on.
@@ -75,7 +78,7 @@ pub enum FromProxy {
     /// Totals since the proxy started; sent at most once a second, when changed.
     Counters(Box<ProxyCounters>),
     /// The listening sockets, in this order, as file descriptors beside the frame.
-    HandOver(Vec<SocketAddr>),
+    HandOver(Vec<ListenAddress>),
 }
 
 /// Who is speaking.
@@ -162,6 +165,12 @@ pub struct ProxyCounters {
     pub connections_open: u64,
     /// Connections refused at a bound.
     pub connections_refused: u64,
+    /// TLS handshakes that succeeded.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that failed.
+    pub tls_failed: u64,
     /// Limiter entries in use.
     pub limiter_entries: u64,
     /// Requests for which no limiter entry was left.

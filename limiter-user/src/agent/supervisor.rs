@@ -6,9 +6,8 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             net::{UnixListener, UnixStream},
             process::CommandExt as _,
@@ -33,6 +32,7 @@ use crate::{
         FromProxy, Hello, LINK_FD, ToProxy,
         codec::{Link, LinkSender},
     },
+    policy::listener::ListenAddress,
     proxy::{
         THREADS_VARIABLE,
         privileges::{GID_VARIABLE, UID_VARIABLE},
@@ -57,7 +57,7 @@ const PROXY_ENVIRONMENT: [&str; 2] = [THREADS_VARIABLE, "RUST_BACKTRACE"];
 /// What a proxy needs to start.
 #[derive(Debug)]
 pub(super) struct ProxySetup {
-    pub(super) sockets: Vec<(SocketAddr, TcpListener)>,
+    pub(super) sockets: Vec<(ListenAddress, OwnedFd)>,
     pub(super) rendezvous_path: PathBuf,
     pub(super) user: Option<(u32, u32)>,
 }
@@ -134,7 +134,7 @@ async fn equip(agent: &Agent, setup: &ProxySetup, ours: UnixStream) -> io::Resul
     };
     link.send(&ToProxy::Policy { generation, policy: Box::new(policy) }, &[]).await?;
     link.send(&ToProxy::HttpBans(bans), &[]).await?;
-    let addresses = setup.sockets.iter().map(|(address, _)| *address).collect();
+    let addresses = setup.sockets.iter().map(|(address, _)| address.clone()).collect();
     let sockets: Vec<BorrowedFd<'_>> =
         setup.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     link.send(&ToProxy::Listeners(addresses), &sockets).await?;
@@ -207,7 +207,7 @@ async fn describe_end(child: &mut Child, link: io::Result<()>) -> String {
 /// Asks a proxy that an earlier agent left for its listening sockets.
 pub(super) async fn take_over(
     path: &std::path::Path,
-) -> Option<(Link, Vec<(SocketAddr, OwnedFd)>)> {
+) -> Option<(Link, Vec<(ListenAddress, OwnedFd)>)> {
     let socket = UnixStream::connect(path).ok()?;
     let mut link = Link::from_std(socket).ok()?;
     let asked = time::timeout(GREETING_TIMEOUT, async {
@@ -242,12 +242,4 @@ pub(super) fn end(pid: u32) {
     if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
         log::warn!("the proxy cannot be ended: {error}");
     }
-}
-
-/// A listening socket that came as a descriptor.
-pub(super) fn listener(descriptor: OwnedFd) -> io::Result<TcpListener> {
-    let listener = TcpListener::from(descriptor);
-    listener.set_nonblocking(true)?;
-    debug_assert!(listener.as_raw_fd() >= 0);
-    Ok(listener)
 }

@@ -17,9 +17,12 @@ use super::{
     error::{Place, Report},
     values,
 };
-use crate::policy::http::{
-    AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, ListenerPolicy, PathPattern, RouteAuth,
-    RoutePolicy, UpstreamPolicy,
+use crate::policy::{
+    http::{
+        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, PathPattern, RouteAuth, RoutePolicy,
+        UpstreamPolicy,
+    },
+    listener::ListenerPolicy,
 };
 
 /// What routes name. Presets add to it.
@@ -39,7 +42,7 @@ pub(super) fn check(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Vec<RoutePolicy> {
-    let only_loopback = listeners.iter().all(|listener| listener.address.ip().is_loopback());
+    let only_loopback = listeners.iter().all(|listener| listener.address.is_local());
     let defaults =
         defaults::of(document, written.is_empty(), only_loopback, resources, scope, report);
     let fallback = [Spanned::new(0..0, RouteDocument::default())];

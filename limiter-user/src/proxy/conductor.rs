@@ -5,14 +5,7 @@
 //! Without that socket, or without listeners, there is nothing to go on for: the proxy ends.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::ExitCode,
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+    io, os::fd::OwnedFd, process::ExitCode, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration,
 };
 
 use tokio::{
@@ -24,11 +17,13 @@ use tokio::{
 use super::{
     clients::ClientConnections,
     compiled::Compiled,
+    compiled_listener,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
     registry::Peers,
     report::{Batch, CoreCounters},
+    tls::TlsConfigs,
 };
 use crate::{
     limits::Counters,
@@ -36,7 +31,7 @@ use crate::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
     },
-    policy::HttpPolicy,
+    policy::{HttpPolicy, listener::ListenAddress},
 };
 
 /// How often totals are sent, if they changed.
@@ -53,8 +48,8 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
-    addresses: Vec<SocketAddr>,
-    sockets: Arc<Vec<TcpListener>>,
+    tls: TlsConfigs,
+    sockets: Arc<Vec<(ListenAddress, OwnedFd)>>,
     rendezvous: Option<Rc<UnixListener>>,
     /// Waits for a later agent while there is none.
     meeting: Option<tokio::task::JoinHandle<Link>>,
@@ -85,7 +80,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let mut conductor = Conductor {
         cores: start_cores(cores, &batches)?,
         limits: Counters::default(),
-        addresses: Vec::new(),
+        tls: TlsConfigs::default(),
         sockets: Arc::default(),
         rendezvous: None,
         meeting: None,
@@ -207,8 +202,7 @@ impl Conductor {
         match message {
             ToProxy::Hello(_) => {}
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
-                self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
-                self.addresses = addresses;
+                self.sockets = Arc::new(addresses.into_iter().zip(descriptors).collect());
                 self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
@@ -237,15 +231,18 @@ impl Conductor {
     /// Puts a policy in force on every core, then says so. One that does not compile changes
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
-        let compiled = match Compiled::new(policy, &mut self.limits) {
-            Ok(compiled) => Arc::new(compiled),
+        // Listeners first: they change nothing that is shared with the policy in force.
+        let compiled = compiled_listener::compile(&policy.listeners, &mut self.tls)
+            .and_then(|listeners| Ok((Compiled::new(policy, &mut self.limits)?, listeners)));
+        let (compiled, listeners) = match compiled {
+            Ok((compiled, listeners)) => (Arc::new(compiled), listeners),
             Err(error) => {
                 log::error!("policy {generation} is not applied: {error}");
                 return;
             }
         };
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
-        self.tell(&ToCore::Policy(compiled, acknowledge)).await;
+        self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
         let mut cores = 0;
         while acknowledged.recv().await.is_some() {
@@ -265,13 +262,11 @@ impl Conductor {
     }
 
     fn hand_over(&mut self) {
-        let copies: io::Result<Vec<OwnedFd>> = self
-            .sockets
-            .iter()
-            .map(|socket| BorrowedFd::try_clone_to_owned(&socket.as_fd()))
-            .collect();
+        let copies: io::Result<Vec<OwnedFd>> =
+            self.sockets.iter().map(|(_, socket)| socket.try_clone()).collect();
+        let addresses = self.sockets.iter().map(|(address, _)| address.clone()).collect();
         match copies {
-            Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
+            Ok(copies) => self.send(FromProxy::HandOver(addresses), copies),
             Err(error) => log::error!("cannot hand the listening sockets over: {error}"),
         }
     }

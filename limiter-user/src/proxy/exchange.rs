@@ -119,7 +119,7 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
-        let https = client.https.unwrap_or(false);
+        let https = client.https.unwrap_or(self.connection.tls().is_some());
         match kept.as_ref() {
             Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {

@@ -22,10 +22,13 @@ use super::{
     compiled::{Compiled, Route},
     core::{Core, InForce},
     exchange::Exchange,
-    proof::{Client, Grant, Principal, X_REQUEST_ID},
+    proof::{Client, Grant, Principal, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
-    stage::{address, auth, bans, client_address, cors, guard, limits, route, target, transform},
+    stage::{
+        address, auth, bans, client_address, cors, guard, limits, redirect, route, target,
+        transform,
+    },
     upstream,
     watch::Watch,
 };
@@ -97,10 +100,18 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
-    let target = target::check(parts, "http")?;
-    let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
+    let scheme = if exchange.connection.tls().is_some() { "https" } else { "http" };
+    let target = target::check(parts, scheme)?;
+    let who = (exchange.peer(), exchange.connection.source());
+    let client = client_address::resolve(policy, who, &parts.headers);
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
+    if let Some(redirect) = exchange.connection.listener().redirect {
+        return Err(redirect::answer(policy, redirect, &target, parts));
+    }
+    if is_misdirected(&exchange.connection, &target) {
+        return Err(Refusal::Misdirected.into());
+    }
     if target.path() == "*" {
         return Err(Reply::empty());
     }
@@ -138,6 +149,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     *request.uri_mut() = Uri::from(target.path_and_query);
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     Ok(Cleared { request, upstream: route.upstream })
+}
+
+/// Whether the client asked for another host when it made its TLS connection.
+fn is_misdirected(connection: &Connection, target: &Target) -> bool {
+    let asked = connection.tls().and_then(|tls| tls.server_name.as_deref());
+    asked.is_some_and(|name| !name.eq_ignore_ascii_case(target.host()))
 }
 
 /// Edits the headers of an admitted request for its upstream.

@@ -34,10 +34,16 @@ struct Hop {
     https: Option<bool>,
 }
 
-/// Resolves the client of a request that came from `peer`.
-pub(in crate::proxy) fn resolve(policy: &Compiled, peer: IpAddr, headers: &HeaderMap) -> Client {
+/// Resolves the client of a request that came from `peer`, which said over the PROXY protocol that
+/// it speaks for `source`.
+pub(in crate::proxy) fn resolve(
+    policy: &Compiled,
+    (peer, source): (IpAddr, Option<IpAddr>),
+    headers: &HeaderMap,
+) -> Client {
     let (address, https) = match policy.client_address {
         ClientAddressSource::Peer => (peer, None),
+        ClientAddressSource::Proxy => (source.unwrap_or(peer), None),
         _ if !contains(&policy.trusted_proxies, peer) => (peer, None),
         ClientAddressSource::Forwarded => {
             let hops = backwards(headers, FORWARDED.as_str()).map(forwarded);
