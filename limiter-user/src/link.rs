@@ -20,7 +20,7 @@ use crate::{
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
-/// those may change with the build.
+/// those may change with the build, and these keep their places.
 pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame body. The largest message is a policy with its keys.
@@ -56,6 +56,9 @@ pub enum ToProxy {
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
     Drain,
+    /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
+    /// the first policy.
+    LimiterMemory,
 }
 
 /// From the proxy to the agent.
@@ -77,8 +80,24 @@ pub enum FromProxy {
     },
     /// Totals since the proxy started; sent at most once a second, when changed.
     Counters(Box<ProxyCounters>),
-    /// The listening sockets, in this order, as file descriptors beside the frame.
+    /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
+    /// limiter memory, if there is one.
     HandOver(Vec<ListenAddress>),
+    /// Unknown clients are refused from now on, for this reason; `None`: no more.
+    Overload(Option<Strain>),
+}
+
+/// What there is too much of, or too little.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Strain {
+    /// Requests wait for a core.
+    Delay,
+    /// Requests in flight.
+    Requests,
+    /// Open connections.
+    Connections,
+    /// Memory.
+    Memory,
 }
 
 /// Who is speaking.
@@ -179,6 +198,39 @@ pub struct ProxyCounters {
     pub responses: [u64; 5],
     /// Requests by route, status and refusal.
     pub outcomes: Vec<OutcomeCount>,
+    /// How long requests took, by route.
+    pub durations: Vec<DurationCount>,
+    /// Lines of the access log that found no room.
+    pub access_lost: u64,
+}
+
+/// Upper bounds of the first buckets of durations, ns; one more has none.
+pub const DURATION_BOUNDS_NS: [u64; 13] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Requests of one route by how long they took, from head to the end of the answer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DurationCount {
+    /// Name of the route; empty: as for [`OutcomeCount`].
+    pub route: String,
+    /// How many took at most each of [`DURATION_BOUNDS_NS`] and more than the one before, and how
+    /// many took longer than all.
+    pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
+    /// All of them together, ns.
+    pub sum_ns: u64,
 }
 
 /// Requests that ended alike.

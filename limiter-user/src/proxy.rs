@@ -27,6 +27,8 @@ mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod overload;
+mod pace;
 mod pipeline;
 pub mod privileges;
 mod proof;

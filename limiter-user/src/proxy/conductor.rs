@@ -15,18 +15,18 @@ use tokio::{
 };
 
 use super::{
-    clients::ClientConnections,
     compiled::Compiled,
     compiled_listener,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
     tls::TlsConfigs,
 };
 use crate::{
-    limits::Counters,
+    limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
@@ -48,6 +48,9 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    watchman: Watchman,
+    /// What limits are counted in, for the next proxy.
+    memory: Option<OwnedFd>,
     tls: TlsConfigs,
     sockets: Arc<Vec<(ListenAddress, OwnedFd)>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -77,9 +80,12 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let watchman = Watchman::default();
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches)?,
+        cores: start_cores(cores, &batches, &watchman)?,
+        watchman,
         limits: Counters::default(),
+        memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -108,19 +114,26 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
-    let clients = Arc::<ClientConnections>::default();
-    (0..count.max(1))
-        .map(|number| {
+fn start_cores(
+    count: usize,
+    batches: &mpsc::Sender<Batch>,
+    watchman: &Watchman,
+) -> io::Result<Vec<CoreHandle>> {
+    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    all.iter()
+        .enumerate()
+        .map(|(number, counters)| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::<CoreCounters>::default();
+            let counters = Arc::clone(counters);
             let mut seed = [0; 8];
             aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
             let setup = CoreSetup {
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
-                clients: Arc::clone(&clients),
+                all_counters: Arc::clone(&all),
+                clients: Arc::clone(&watchman.clients),
+                overload: Arc::clone(&watchman.overload),
                 seed: u64::from_le_bytes(seed),
             };
             let thread =
@@ -154,6 +167,8 @@ impl Conductor {
     async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(overload::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.agent.is_none() && !self.may_be_found() {
                 log::error!("the agent went before the proxy could serve without it; it ends");
@@ -180,7 +195,11 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
-                _ = tick.tick() => self.count(),
+                _ = tick.tick() => {
+                    self.count();
+                    self.watchman.look_at_memory();
+                }
+                _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
             }
         }
@@ -222,6 +241,7 @@ impl Conductor {
                 let peers = prefixes.into_iter().collect::<Peers>();
                 self.tell(&ToCore::Close(Arc::new(peers))).await;
             }
+            ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
         }
@@ -241,6 +261,7 @@ impl Conductor {
                 return;
             }
         };
+        self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -253,6 +274,21 @@ impl Conductor {
         }
     }
 
+    /// Counts in the agent's memory from the next policy on.
+    fn share_limits(&mut self, descriptors: Vec<OwnedFd>) {
+        let Some(memory) = descriptors.into_iter().next() else {
+            log::error!("no limiter memory beside its frame");
+            return;
+        };
+        match Arena::open(&memory) {
+            Ok(arena) => {
+                self.limits.share(arena);
+                self.memory = Some(memory);
+            }
+            Err(error) => log::error!("limits end with this process: {error}"),
+        }
+    }
+
     async fn tell(&self, message: &ToCore) {
         for core in &self.cores {
             if core.messages.send(message.clone()).await.is_err() {
@@ -262,8 +298,13 @@ impl Conductor {
     }
 
     fn hand_over(&mut self) {
-        let copies: io::Result<Vec<OwnedFd>> =
-            self.sockets.iter().map(|(_, socket)| socket.try_clone()).collect();
+        let copies: io::Result<Vec<OwnedFd>> = self
+            .sockets
+            .iter()
+            .map(|(_, socket)| socket)
+            .chain(&self.memory)
+            .map(OwnedFd::try_clone)
+            .collect();
         let addresses = self.sockets.iter().map(|(address, _)| address.clone()).collect();
         match copies {
             Ok(copies) => self.send(FromProxy::HandOver(addresses), copies),
@@ -302,6 +343,13 @@ impl Conductor {
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Whether there is more to do than can be done.
+    fn judge(&mut self) {
+        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+            self.send(news, Vec::new());
         }
     }
 

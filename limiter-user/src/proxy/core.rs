@@ -23,16 +23,22 @@ use super::{
     compiled::Compiled,
     compiled_listener::{Listener, Listeners},
     listener::{self, Listening},
+    overload::Overload,
     recent::Recent,
     registry::{Peers, Registry},
     report::{Batch, CoreCounters, Report},
     stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
 };
-use crate::{clock, link::HttpBan, policy::listener::ListenAddress};
+use crate::{
+    clock,
+    limits::{AddressKey, Key},
+    link::HttpBan,
+    policy::listener::ListenAddress,
+};
 
 /// How often deadlines are looked at while connections are open: their precision.
-const SWEEP: Duration = Duration::from_millis(100);
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
 /// Listening sockets, shared by all cores.
 pub(super) type Sockets = Arc<Vec<(ListenAddress, OwnedFd)>>;
@@ -60,7 +66,10 @@ pub(super) struct CoreSetup {
     pub(super) messages: mpsc::Receiver<ToCore>,
     pub(super) batches: mpsc::Sender<Batch>,
     pub(super) counters: Arc<CoreCounters>,
+    /// Of every core.
+    pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
 }
 
@@ -89,6 +98,8 @@ pub(super) struct Core {
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) counters: Arc<CoreCounters>,
+    pub(super) overload: Arc<Overload>,
+    all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
@@ -110,6 +121,8 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             connections: Registry::default(),
             clients: setup.clients,
             counters: setup.counters,
+            overload: setup.overload,
+            all_counters: setup.all_counters,
             report: Report::new(setup.batches),
             authenticated: Recent::default(),
             opened: Notify::new(),
@@ -197,8 +210,10 @@ fn stop(accepting: &mut Vec<JoinHandle<()>>) {
 async fn sweep(core: Rc<Core>) {
     loop {
         while core.connections.is_empty() {
+            core.counters.beat.rest();
             core.opened.notified().await;
         }
+        core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
         core.connections.expire(now_ns);
@@ -212,10 +227,33 @@ impl Core {
         self.in_force.borrow().clone()
     }
 
+    /// Whether there is too much to do for a request of this client, unless it is known.
+    pub(super) fn sheds_request(&self, policy: &Compiled, client: AddressKey, now_ns: u64) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), now_ns)
+            && self.overload.refuses_request(self.random_word())
+    }
+
+    /// As [`Self::sheds_request`] for a connection.
+    pub(super) fn sheds_connection(&self, policy: &Compiled, client: AddressKey) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
+            && self.overload.refuses_connection(self.random_word())
+    }
+
     /// An id for what is answered without a request.
     pub(super) fn new_request_id(&self) -> http::HeaderValue {
         let none = http::HeaderMap::new();
         take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
+    }
+
+    /// Whether more than `most` requests are in flight. A core with no more than its share of them
+    /// does not look at the others, so that for a moment there may be up to twice as many.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        let cores = u64::try_from(self.all_counters.len()).unwrap_or(u64::MAX).max(1);
+        self.counters.in_flight() > most / cores
+            && self.all_counters.iter().map(|core| core.in_flight()).sum::<u64>() > most
     }
 
     /// Random bytes for request ids: unpredictable seed, not a secret.

@@ -15,6 +15,7 @@ use super::{
     body::{ResponseBody, Source},
     compiled::{Compiled, Route},
     core::{Core, InForce},
+    pace::Pace,
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::Reply,
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     clock,
+    limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
     policy::Mode,
     refusal::Refusal,
@@ -51,6 +53,10 @@ pub(super) struct Exchange {
     refusal: Option<Refusal>,
     pub(super) forwarded: bool,
     status: u16,
+    /// Of the answer's body, as given to the connection.
+    pub(super) sent_bytes: u64,
+    /// The client's time to take it.
+    pub(super) pace: Pace,
 }
 
 impl Exchange {
@@ -65,6 +71,8 @@ impl Exchange {
         let unix_ns = clock::coarse_unix_ns();
         let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
         core.counters.requests.bump();
+        let policy = &in_force.policy;
+        let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
         watch.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
@@ -86,6 +94,8 @@ impl Exchange {
             refusal: None,
             forwarded: false,
             status: 0,
+            sent_bytes: 0,
+            pace,
         })
     }
 
@@ -119,7 +129,7 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
-        let https = client.https.unwrap_or(self.connection.tls().is_some());
+        let https = client.https.unwrap_or_else(|| self.connection.tls().is_some());
         match kept.as_ref() {
             Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {
@@ -157,11 +167,16 @@ impl Exchange {
         Response::from_parts(parts, ResponseBody::new(source, self))
     }
 
+    /// The answer had begun and was not brought to its end.
+    pub(super) fn give_up(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+
     fn complete(&self, headers: &mut HeaderMap) {
         let policy = &*self.in_force.policy;
         let route = self.route.map(|index| &policy.routes[index]);
         let own = route.and_then(|route| route.headers).map(|index| &policy.headers[index]);
-        response_headers::apply(own, &self.id, headers);
+        response_headers::apply(own, route, &self.id, headers);
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
@@ -212,6 +227,7 @@ impl Drop for Exchange {
             self.refusal.get_or_insert(refusal);
         }
         let counters = &self.core.counters;
+        counters.requests_ended.bump();
         let client = self.client.map_or(self.peer(), |client| client.address);
         for finding in &self.findings {
             counters.monitored[*finding as usize].bump();
@@ -222,7 +238,8 @@ impl Drop for Exchange {
             self.tell(client, ObservedOutcome::Refused(refusal));
         }
         let route = self.route(&self.in_force.policy).map(|route| &route.name);
-        counters.outcomes.count(route, self.status, self.refusal);
+        let duration_ns = clock::monotonic_ns().saturating_sub(self.now_ns);
+        counters.outcomes.count(route, self.status, self.refusal, duration_ns);
         if self.forwarded {
             counters.forwarded.bump();
         }
@@ -233,6 +250,8 @@ impl Drop for Exchange {
         }
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
+            let key = Key::Address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

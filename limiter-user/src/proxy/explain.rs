@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
     compiled::Compiled,
-    stage::{address, auth, client_address, cors, route, target},
+    stage::{address, auth, client_address, cors, route, target, transform},
 };
 use crate::{limits::Counters, policy::HttpPolicy, refusal::Refusal};
 
@@ -101,6 +101,7 @@ fn stages(
         format!("counted by limit {}: {} in {period}", limit.name, limit.rate.count)
     }));
     let upstream = &policy.upstreams[written.upstream];
-    told.push(format!("goes to upstream {}", upstream.name));
+    let sent = transform::target(route, target.path_and_query);
+    told.push(format!("goes to upstream {} as {}", upstream.name, sent.path()));
     Ok(())
 }

@@ -26,7 +26,7 @@ use super::{
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, redirect, route, target,
+        address, auth, bans, client_address, cors, guard, limits, redirect, route, target, trace,
         transform,
     },
     upstream,
@@ -100,6 +100,10 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
+    if exchange.core.is_full(policy.bounds.max_requests) {
+        let soon = HeaderValue::from_static("1");
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
+    }
     let scheme = if exchange.connection.tls().is_some() { "https" } else { "http" };
     let target = target::check(parts, scheme)?;
     let who = (exchange.peer(), exchange.connection.source());
@@ -135,6 +139,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     }
     let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
     exchange.principal = principal;
+    if principal.is_none()
+        && !client.trusted
+        && exchange.core.sheds_request(policy, client.key, now_ns)
+    {
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+    }
     exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
     if exchange.quota.is_violated() {
         let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
@@ -146,7 +156,7 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     edit(exchange, route, &client, &mut parts.headers);
     let mut request = Request::new(RequestBody::new(body, exchange));
     *request.method_mut() = std::mem::take(&mut parts.method);
-    *request.uri_mut() = Uri::from(target.path_and_query);
+    *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     Ok(Cleared { request, upstream: route.upstream })
 }
@@ -162,6 +172,7 @@ fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut Heade
     let forwarded = exchange.forwarded_for(client);
     let who = (client, &*forwarded);
     transform::headers(&exchange.in_force.policy, route, headers, who, exchange.principal);
+    trace::sanitise(headers);
     headers.insert(X_REQUEST_ID, exchange.id().clone());
 }
 

@@ -79,8 +79,14 @@ impl Watch {
     }
 
     pub(super) fn set_deadline(&self, limit: Duration) {
+        self.set_deadline_from(clock::coarse_monotonic_ns(), limit);
+    }
+
+    /// As [`Self::set_deadline`], for whoever knows the time.
+    pub(super) fn set_deadline_from(&self, now_ns: u64, limit: Duration) {
         self.expired.set(false);
-        self.deadline_ns.set(after(limit));
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
+        self.deadline_ns.set(now_ns.saturating_add(limit_ns));
     }
 
     pub(super) fn clear_deadline(&self) {
@@ -128,9 +134,4 @@ impl Watch {
             self.wake();
         }
     }
-}
-
-fn after(limit: Duration) -> u64 {
-    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
-    clock::coarse_monotonic_ns().saturating_add(limit_ns)
 }

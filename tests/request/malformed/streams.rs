@@ -174,3 +174,16 @@ fn options_for_the_server_are_answered_here() {
     assert_eq!(connection.exchange(GOOD.as_bytes()).unwrap().status, 200);
     assert_eq!(site.origin.count(), 1);
 }
+
+#[test]
+fn trace_is_for_routes_that_name_it() {
+    let site = Site::start("", OPEN, NO_BANS);
+    let trace = http::request("TRACE", "/", &[], b"");
+    let answer = site.send(&trace);
+    assert_eq!(answer.status, 405);
+    let allow = answer.header("allow");
+    assert_eq!(allow, Some("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+    assert_eq!(site.origin.count(), 0);
+    site.reload("", &format!("methods = [\"TRACE\"]\n{OPEN}"), NO_BANS);
+    assert_eq!(site.send(&trace).status, 200);
+}

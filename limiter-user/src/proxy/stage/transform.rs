@@ -5,6 +5,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST},
+    uri::PathAndQuery,
 };
 
 use crate::proxy::{
@@ -56,6 +57,20 @@ impl ForwardedFor {
     }
 }
 
+/// The path for the upstream, without what the route takes off its front.
+pub(in crate::proxy) fn target(route: &Route, target: PathAndQuery) -> PathAndQuery {
+    let Some(rest) = target.as_str().get(route.strip_bytes..).filter(|_| route.strip_bytes > 0)
+    else {
+        return target;
+    };
+    let stripped = if rest.starts_with('/') {
+        PathAndQuery::try_from(rest)
+    } else {
+        PathAndQuery::try_from(format!("/{rest}"))
+    };
+    stripped.unwrap_or(target)
+}
+
 fn scheme(https: bool) -> &'static str {
     if https { "https" } else { "http" }
 }
@@ -84,6 +99,7 @@ pub(in crate::proxy) fn headers(
             headers.remove(AUTHORIZATION);
         }
     }
+    route.request_headers.apply(headers);
     if let Some(principal) = principal {
         let record = principal.record(policy);
         headers.insert(X_AUTH_SUBJECT, record.subject.clone());
