@@ -295,6 +295,9 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
                 methods.push("HEAD");
             }
         }
+        if group.routes.iter().any(|index| routes[*index].methods.is_empty()) {
+            methods.extend(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]);
+        }
         methods.sort_unstable();
         methods.dedup();
         group.allow = value(&methods.join(", "), "methods")?;
