@@ -16,6 +16,7 @@ mod interfaces;
 mod journal;
 mod list_changes;
 mod lists;
+mod notify;
 mod observe;
 mod outbox;
 mod problems;
@@ -26,6 +27,7 @@ mod sockets;
 mod start;
 mod supervisor;
 mod top;
+mod upgrade;
 mod upkeep;
 mod view;
 
@@ -56,11 +58,13 @@ use self::{
     host::host_facts,
     interfaces::{Watch, describe, start_or_detach},
     lists::RuntimeLists,
+    notify::Notifier,
     outbox::Outbox,
     problems::{Problem, Problems},
     reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
+    upkeep::End,
 };
 use crate::{
     admin::{SOCKET_NAME, server::Server},
@@ -76,15 +80,6 @@ use crate::{
 /// Build id of this binary.
 pub(crate) const BUILD: &str = env!("LIMITER_BUILD_ID");
 
-/// How often the kernel's ring buffer is emptied.
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
-
-/// How often the source table is looked at while somebody watches.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// How often what is gathered is told, bans are swept, the book is saved.
-const TICK: Duration = Duration::from_secs(1);
-
 /// How long sinks may take to write what they hold when the agent ends.
 const FINISH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -94,6 +89,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// The running agent. One thread, so that nothing of it is shared.
 pub(crate) struct Agent {
     args: RunArgs,
+    /// Where the next version of this program is put.
+    program: PathBuf,
+    notifier: Notifier,
     file: Option<PathBuf>,
     started_ns: u64,
     events: EventStream,
@@ -153,6 +151,10 @@ struct Inner {
 /// `limiter run`: until a signal ends it.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let loaded = start::load(args).map_err(|error| UsageError(error.to_string()))?;
+    if args.check_only {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let program = upgrade::program();
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
     let prepared = match &loaded.policy.kernel {
@@ -163,7 +165,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     start::keep_least_privilege().context("giving up capabilities")?;
     let events = EventStream::start(&loaded.policy.sinks).context("opening the event sinks")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = LocalSet::new().block_on(&runtime, live(args, loaded, events, user, prepared));
+    let code =
+        LocalSet::new().block_on(&runtime, live(args, program, loaded, events, user, prepared));
     drop((lock, pins_lock));
     code
 }
@@ -176,6 +179,7 @@ pub(crate) fn restore_host(state: &Path) -> std::io::Result<Option<String>> {
 /// The agent's life: kernel half first, so that packets are filtered before anything listens.
 async fn live(
     args: &RunArgs,
+    program: PathBuf,
     loaded: Loaded,
     events: EventStream,
     user: Option<(u32, u32)>,
@@ -207,6 +211,8 @@ async fn live(
     let (to_proxy, messages) = mpsc::channel(supervisor::QUEUE);
     let agent = Rc::new(Agent {
         args: args.clone(),
+        program,
+        notifier: Notifier::default(),
         file,
         started_ns: clock::monotonic_ns(),
         events,
@@ -257,44 +263,14 @@ async fn live(
     tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user).await?;
 
-    let patience = attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await;
-    agent.stop(patience, &mut terminate, &mut interrupt).await;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What the agent does again and again, until a signal ends it: how long it may take to end.
-async fn attend(
-    agent: &Rc<Agent>,
-    terminate: &mut Signal,
-    interrupt: &mut Signal,
-    hangup: &mut Signal,
-) -> Duration {
-    let mut drain = time::interval(DRAIN_EVERY);
-    let mut tick = time::interval(TICK);
-    let mut look = time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = drain.tick() => {
-                agent.notice_links();
-                agent.collect_drops(false);
-                agent.watch_floods();
-            }
-            _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
-            _ = tick.tick() => {
-                agent.tick();
-                agent.keep_lists();
-            }
-            _ = hangup.recv() => {
-                agent.events.reopen();
-                // The outcome is an event; whatever else happens meanwhile is not kept waiting.
-                let reloading = Rc::clone(agent);
-                tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
-            }
-            _ = terminate.recv() => break agent.drain_patience(),
-            _ = interrupt.recv() => break Duration::ZERO,
+    match upkeep::attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await? {
+        End::Stop(patience) => agent.stop(patience, &mut terminate, &mut interrupt).await,
+        End::Upgrade => {
+            let failed = agent.give_way();
+            return Err(failed).context("the new program cannot be executed");
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Binds each listener once (or takes it over from a proxy that an earlier agent left) and keeps a
@@ -311,15 +287,16 @@ async fn start_proxy(
             listeners.map(|all| all.iter().map(|one| one.address.clone()).collect::<Vec<_>>());
         (addresses, inner.policy.agent.runtime.join("proxy.sock"))
     };
-    let (mut earlier, mut found) = match supervisor::take_over(&rendezvous_path).await {
-        Some((link, sockets)) => (Some(link), sockets),
-        None => (None, Vec::new()),
+    let (mut earlier, mut found, memory) = match supervisor::take_over(&rendezvous_path).await {
+        Some(handed) => (Some(handed.link), handed.sockets, handed.memory),
+        None => (None, Vec::new(), None),
     };
     let Some(addresses) = addresses else {
         // There is no [http] any more: what an earlier agent's proxy serves ends.
         if let Some(link) = earlier.as_mut() {
             drop(link.send(&ToProxy::Drain, &[]).await);
         }
+        agent.notifier.ready();
         return Ok(());
     };
     let mut sockets: Vec<(ListenAddress, OwnedFd)> = Vec::new();
@@ -336,7 +313,8 @@ async fn start_proxy(
         }
     }
     drop(found);
-    let setup = ProxySetup { sockets, rendezvous_path, user };
+    let memory = memory.or_else(supervisor::limiter_memory);
+    let setup = ProxySetup { sockets, rendezvous_path, user, memory };
     let supervised = Rc::clone(agent);
     tokio::task::spawn_local(supervisor::supervise(supervised, setup, messages, earlier));
     Ok(())
@@ -391,6 +369,7 @@ impl Agent {
     /// signal ends the wait.
     async fn stop(&self, patience: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
         self.stopping.set(true);
+        notify::stopping();
         self.tell_proxy(ToProxy::Drain);
         let drained = async {
             while self.inner.borrow().proxy_pid.is_some() {

@@ -1,21 +1,24 @@
 //! Rate limits: the arithmetic, the shared store, and how a client becomes a key in it.
 //!
 //! Knows requests only as keys. One [`Counter`] per limit, shared by all cores; a reload that
-//! leaves a limit's arithmetic as it was keeps its counter, so that nobody's debt is forgiven.
+//! leaves a limit's arithmetic as it was keeps its counter, so that nobody's debt is forgiven, and
+//! so does the next proxy, because the words lie in an [`arena`] that outlives this one.
 
 pub mod algorithm;
+pub mod arena;
+mod hash;
 pub mod table;
 mod windows;
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher as _, RandomState},
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 pub use self::algorithm::{Decision, Meter};
-use self::table::Table;
+use self::{arena::Arena, hash::Secret, table::Table};
 
 /// A limit's refused attempts within its period, beyond this many times what it allows at once,
 /// are going on regardless: with what was allowed, three times the limit.
@@ -47,7 +50,7 @@ impl AddressKey {
 }
 
 /// Whom a request is counted against.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub enum Key<'a> {
     /// A client address.
     Address(AddressKey),
@@ -71,7 +74,7 @@ pub struct Counter {
     persistence: Meter,
     allowed: Table,
     refused: Table,
-    hasher: RandomState,
+    secret: Secret,
 }
 
 impl Counter {
@@ -82,38 +85,50 @@ impl Counter {
 
     /// As [`Self::new`], for about `clients` clients.
     pub fn with_capacity(meter: Meter, period: std::time::Duration, clients: usize) -> Self {
+        let tables = (Table::new(clients), Table::new(clients.min(TRACKED_REFUSED)));
+        Self::over(meter, period, tables, random_secret())
+    }
+
+    fn over(
+        meter: Meter,
+        period: std::time::Duration,
+        (allowed, refused): (Table, Table),
+        secret: Secret,
+    ) -> Self {
         let attempts = meter.limit().saturating_mul(FAR_FACTOR);
-        Self {
-            meter,
-            persistence: Meter::fixed_window(attempts, period),
-            allowed: Table::new(clients),
-            refused: Table::new(clients.min(TRACKED_REFUSED)),
-            hasher: RandomState::new(),
-        }
+        let persistence = Meter::fixed_window(attempts, period);
+        Self { meter, persistence, allowed, refused, secret }
     }
 
     /// Counts one request.
     pub fn charge(&self, key: Key<'_>, now_ns: u64) -> Verdict {
-        let fingerprint = self.hasher.hash_one(key);
+        let fingerprint = self.fingerprint(key);
         let decision = self.allowed.charge(fingerprint, &self.meter, now_ns);
         Verdict { decision, far: !decision.allowed && !self.persists(fingerprint, now_ns) }
     }
 
     /// What [`Self::charge`] would say; counts only refused attempts.
     pub fn check(&self, key: Key<'_>, now_ns: u64) -> Verdict {
-        let fingerprint = self.hasher.hash_one(key);
+        let fingerprint = self.fingerprint(key);
         let decision = self.allowed.peek(fingerprint, &self.meter, now_ns);
         Verdict { decision, far: !decision.allowed && !self.persists(fingerprint, now_ns) }
     }
 
     /// What [`Self::charge`] would decide, counting nothing.
     pub fn peek(&self, key: Key<'_>, now_ns: u64) -> Decision {
-        self.allowed.peek(self.hasher.hash_one(key), &self.meter, now_ns)
+        self.allowed.peek(self.fingerprint(key), &self.meter, now_ns)
     }
 
     /// Entries in use, and requests that found no entry.
     pub fn usage(&self) -> (u64, u64) {
         self.allowed.usage()
+    }
+
+    fn fingerprint(&self, key: Key<'_>) -> u64 {
+        match key {
+            Key::Address(AddressKey(bits)) => self.secret.of_bytes(0, &bits.to_le_bytes()),
+            Key::Principal(name) => self.secret.of_bytes(1, name.as_bytes()),
+        }
     }
 
     /// Counts a refused attempt; whether it is still within what an honest client does.
@@ -122,13 +137,28 @@ impl Counter {
     }
 }
 
+/// A secret of this process alone.
+fn random_secret() -> Secret {
+    let random = RandomState::new();
+    Secret::new([random.hash_one(0), random.hash_one(1)])
+}
+
 /// The counters of a policy by name, kept over reloads.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Without it, words end with this process.
+    arena: Option<Arc<Arena>>,
     by_name: HashMap<String, Arc<Counter>>,
+    /// By identity, as long as a request of an earlier policy may count in one.
+    shared: HashMap<u64, Weak<Counter>>,
 }
 
 impl Counters {
+    /// From now on in memory that outlives this process. Counters made before stay where they are.
+    pub fn share(&mut self, arena: Arc<Arena>) {
+        self.arena = Some(arena);
+    }
+
     /// The counter for the limit of this name: the one before if its arithmetic is the same.
     pub fn counter(
         &mut self,
@@ -139,11 +169,39 @@ impl Counters {
         match self.by_name.get(name) {
             Some(counter) if counter.meter == meter => Arc::clone(counter),
             _ => {
-                let counter = Arc::new(Counter::new(meter, period));
+                let counter = self
+                    .shared_counter(name, meter, period)
+                    .unwrap_or_else(|| Arc::new(Counter::new(meter, period)));
                 self.by_name.insert(name.to_owned(), Arc::clone(&counter));
                 counter
             }
         }
+    }
+
+    /// The counter that this process or an earlier one had for the limit, or a new one beside it.
+    fn shared_counter(
+        &mut self,
+        name: &str,
+        meter: Meter,
+        period: std::time::Duration,
+    ) -> Option<Arc<Counter>> {
+        let arena = self.arena.as_ref()?;
+        let secret = arena.secret();
+        let identity = secret.of_bytes(meter.identity(secret), name.as_bytes());
+        self.shared.retain(|_, counter| counter.strong_count() > 0);
+        if let Some(counter) = self.shared.get(&identity).and_then(Weak::upgrade) {
+            return Some(counter);
+        }
+        let Some(slot) = arena.claim(identity) else {
+            log::warn!("limit {name} is counted in this process only: too many limits");
+            return None;
+        };
+        let slot = Arc::new(slot);
+        let allowed = Table::shared(&slot, 0, TRACKED_CLIENTS);
+        let refused = Table::shared(&slot, Table::lines(TRACKED_CLIENTS), TRACKED_REFUSED);
+        let counter = Arc::new(Counter::over(meter, period, (allowed, refused), secret));
+        self.shared.insert(identity, Arc::downgrade(&counter));
+        Some(counter)
     }
 
     /// Forgets the counters of limits that are no longer in force.
@@ -206,5 +264,38 @@ mod tests {
         assert!(other.charge(key("192.0.2.1"), 0).decision.allowed);
         counters.retain(|name| name != "a");
         assert_eq!(counters.usage(), (0, 0));
+    }
+
+    #[test]
+    fn the_next_process_goes_on_where_one_was() {
+        let file = arena::create([3, 4]).unwrap();
+        let minute = Duration::from_mins(1);
+        let counter = |counters: &mut Counters, name: &str, most| {
+            counters.counter(name, Meter::fixed_window(most, minute), minute)
+        };
+        let mut one = Counters::default();
+        one.share(Arena::open(&file).unwrap());
+        let first = counter(&mut one, "a", 2);
+        assert!(first.charge(key("192.0.2.1"), 0).decision.allowed);
+        let mut two = Counters::default();
+        two.share(Arena::open(&file).unwrap());
+        let second = counter(&mut two, "a", 2);
+        assert!(second.charge(key("192.0.2.1"), 0).decision.allowed);
+        assert!(!first.charge(key("192.0.2.1"), 0).decision.allowed, "both count together");
+        assert!(!second.charge(key("192.0.2.1"), 0).decision.allowed);
+        assert!(second.charge(Key::Principal("x"), 0).decision.allowed);
+        assert!(counter(&mut two, "b", 2).charge(key("192.0.2.1"), 0).decision.allowed);
+        assert!(counter(&mut two, "a", 3).charge(key("192.0.2.1"), 0).decision.allowed);
+        // Back again, also while a request still holds the counter from before.
+        assert!(!counter(&mut two, "a", 2).charge(key("192.0.2.1"), 0).decision.allowed);
+        drop(second);
+        counter(&mut two, "a", 3);
+        assert!(!counter(&mut two, "a", 2).charge(key("192.0.2.1"), 0).decision.allowed);
+    }
+
+    #[test]
+    fn both_tables_fit_into_a_slot() {
+        let lines = Table::lines(TRACKED_CLIENTS) + Table::lines(TRACKED_REFUSED);
+        assert!(lines < arena::SLOT_LINES);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
-/// those may change with the build.
+/// those may change with the build, and these keep their places.
 pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Longest frame body. The largest message is a policy with its keys.
@@ -56,6 +56,9 @@ pub enum ToProxy {
     HandOver,
     /// Stop accepting, finish what is in flight within the policy's drain time, then exit.
     Drain,
+    /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
+    /// the first policy.
+    LimiterMemory,
 }
 
 /// From the proxy to the agent.
@@ -77,7 +80,8 @@ pub enum FromProxy {
     },
     /// Totals since the proxy started; sent at most once a second, when changed.
     Counters(Box<ProxyCounters>),
-    /// The listening sockets, in this order, as file descriptors beside the frame.
+    /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
+    /// limiter memory, if there is one.
     HandOver(Vec<ListenAddress>),
 }
 

@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod listener;
 pub mod networks;
 pub mod rate;
+pub mod routing;
 
 use std::{path::PathBuf, time::Duration};
 

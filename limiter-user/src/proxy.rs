@@ -10,6 +10,7 @@
 //! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
 //! thread (`conductor`) stands between them and the agent.
 
+mod authority;
 mod body;
 mod clients;
 mod compiled;
@@ -21,10 +22,12 @@ mod core;
 pub(crate) mod diagnostics;
 mod exchange;
 pub(crate) mod explain;
+mod framing;
 mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod pace;
 mod pipeline;
 pub mod privileges;
 mod proof;

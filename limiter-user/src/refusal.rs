@@ -50,6 +50,8 @@ macro_rules! refusals {
 refusals! {
     /// The request could be read in two ways, or breaks the protocol.
     MalformedRequest = "malformed_request", 400, Client;
+    /// A minor version of HTTP/1 that is not spoken here.
+    UnsupportedVersion = "unsupported_version", 505, Client;
     /// The connection was made for another host name (RFC 9110, 15.5.20).
     Misdirected = "misdirected", 421, Client;
     /// A credential or a body was sent without TLS where only redirects to HTTPS are served.

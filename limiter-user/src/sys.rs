@@ -9,6 +9,8 @@ use std::{
     process::{Child, Command},
 };
 
+use nix::sys::signal::{SigHandler, Signal};
+
 /// Starts a process that has `descriptor` as number `number`, and no other beside the standard
 /// streams (everything here is opened close-on-exec).
 #[expect(unsafe_code, reason = "a descriptor can be placed only between fork and exec")]
@@ -31,4 +33,21 @@ pub(crate) fn spawn_with_descriptor(
     // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
     unsafe { command.pre_exec(place) };
     command.spawn()
+}
+
+/// Ignores a signal in this process and in what it executes.
+#[expect(unsafe_code, reason = "handlers could do anything; this is none")]
+pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
+    // SAFETY: no handler runs: the signal has no effect any more.
+    let earlier = unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) };
+    earlier.map(drop).map_err(io::Error::from)
+}
+
+/// Has every descriptor from `first` on closed by the next `exec` (`close_range(2)`, Linux 5.11).
+#[expect(unsafe_code, reason = "no safe interface to close_range")]
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: sets a flag on descriptors; none is closed in this program.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod change;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod keys;
@@ -10,6 +12,10 @@ mod keys;
 mod malformed;
 #[cfg(test)]
 mod order;
+#[cfg(test)]
+mod pace;
+#[cfg(test)]
+mod routing;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]

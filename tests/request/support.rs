@@ -86,7 +86,7 @@ impl Site {
     }
 }
 
-fn configuration(origin: &Origin, http: &str, route: &str, sections: &str) -> String {
+pub(crate) fn configuration(origin: &Origin, http: &str, route: &str, sections: &str) -> String {
     format!(
         "{SINKS}[http]\n{http}\n[[http.listener]]\naddress = \"0.0.0.0:8080\"\n\
          [[http.upstream]]\nname = \"api\"\nservers = [\"{}\"]\n\

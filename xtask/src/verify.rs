@@ -15,9 +15,9 @@ use aya_obj::{Object, maps::PinningType};
 
 use crate::stack;
 
-/// Three tenths of what the kernel would verify (`BPF_COMPLEXITY_LIMIT_INSNS`, 1,000,000 since
+/// A quarter of what the kernel would verify (`BPF_COMPLEXITY_LIMIT_INSNS`, 1,000,000 since
 /// 5.2): the same program costs more on other kernel versions.
-const INSTRUCTIONS_BUDGET: u32 = 300_000;
+const INSTRUCTIONS_BUDGET: u32 = 250_000;
 /// The kernel's limit for a chain of calls (`MAX_BPF_STACK`).
 const STACK_BUDGET: u32 = 512;
 /// The verifier's reasons are at the end of its log.

@@ -64,13 +64,13 @@ impl Home {
 }
 
 impl KeySet {
-    /// The way of this key, [`NO_WAY`] if it is not here; of two with the same key (see [`super`])
+    /// The way of this key by the tags read before, [`NO_WAY`] if it is not here; of two with the same key (see [`super`])
     /// always the first. The verifier forgets which way it was, or it would follow each.
     #[inline]
-    fn find<M: Machine>(&self, key: u64, tag: u64) -> u64 {
+    fn find<M: Machine>(&self, tags: u64, key: u64, tag: u64) -> u64 {
         // Bytes equal to the tag become 0; subtracting 1 from each borrows into its high bit
         // (Warren, Hacker's Delight, 6-1). Some above an equal one may look equal too.
-        let different = M::read(&self.tags) ^ tag.wrapping_mul(ALL_LOW_BITS);
+        let different = tags ^ tag.wrapping_mul(ALL_LOW_BITS);
         let mut equal = different.wrapping_sub(ALL_LOW_BITS) & !different & (LOW_BITS * TAKEN);
         for _ in 0..WAYS {
             if equal == 0 {
@@ -120,11 +120,14 @@ pub fn find_in<'a, M: Machine>(
     key: u64,
 ) -> Option<Place> {
     let [first, second] = home.sets;
-    let way = keys(first)?.find::<M>(key, home.tag);
+    let (keys_first, keys_second) = (keys(first)?, keys(second)?);
+    // Both lines are on their way from memory before the first is looked at.
+    let (tags_first, tags_second) = (M::read(&keys_first.tags), M::read(&keys_second.tags));
+    let way = keys_first.find::<M>(tags_first, key, home.tag);
     if way != NO_WAY {
         return Some(Place { set: first, way });
     }
-    let way = keys(second)?.find::<M>(key, home.tag);
+    let way = keys_second.find::<M>(tags_second, key, home.tag);
     if way == NO_WAY { None } else { Some(Place { set: second, way }) }
 }
 

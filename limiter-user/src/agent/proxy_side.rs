@@ -38,6 +38,9 @@ impl Agent {
 
     pub(super) fn proxy_applied(&self, generation: u64) {
         self.inner.borrow_mut().applied = generation;
+        if !self.notifier.is_ready() {
+            self.notifier.ready();
+        }
         self.judge(Problem::ProxyDown, Ok(()));
     }
 

@@ -54,6 +54,15 @@ impl Agent {
         confirm: Option<Duration>,
     ) -> Result<ReloadView, Failure> {
         let _turn = self.changing.lock().await;
+        self.notifier.reloading();
+        let outcome = self.read_and_apply_now(confirm).await;
+        if self.notifier.is_ready() {
+            self.notifier.ready();
+        }
+        outcome
+    }
+
+    async fn read_and_apply_now(&self, confirm: Option<Duration>) -> Result<ReloadView, Failure> {
         // A long file takes its time; the agent goes on meanwhile.
         let args = self.args.clone();
         let loading = tokio::task::spawn_blocking(move || start::load(&args)).await;

@@ -25,9 +25,10 @@ use nix::{
 };
 use tokio::{sync::mpsc, time};
 
-use super::Agent;
+use super::{Agent, upgrade};
 use crate::{
     clock,
+    limits::arena,
     link::{
         FromProxy, Hello, LINK_FD, ToProxy,
         codec::{Link, LinkSender},
@@ -45,6 +46,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A proxy that lived shorter than this is not replaced at once.
 const SHORT_LIFE_NS: u64 = 1_000_000_000;
 
+/// How many that served and died young are replaced at once, one after the other.
+const AT_ONCE_IN_A_ROW: u32 = 10;
+
 /// Pause before replacing proxies that die young: the first, doubled up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -60,6 +64,16 @@ pub(super) struct ProxySetup {
     pub(super) sockets: Vec<(ListenAddress, OwnedFd)>,
     pub(super) rendezvous_path: PathBuf,
     pub(super) user: Option<(u32, u32)>,
+    /// What limits are counted in, whichever proxy counts.
+    pub(super) memory: Option<OwnedFd>,
+}
+
+/// What a proxy that an earlier agent left gives to this one.
+#[derive(Debug)]
+pub(super) struct HandedOver {
+    pub(super) link: Link,
+    pub(super) sockets: Vec<(ListenAddress, OwnedFd)>,
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// Keeps a proxy running until the agent stops. `earlier` is drained once the first one serves.
@@ -69,25 +83,49 @@ pub(super) async fn supervise(
     mut messages: mpsc::Receiver<ToProxy>,
     mut earlier: Option<Link>,
 ) {
+    let mut pauses = Pauses::default();
     let mut pause = Duration::ZERO;
     while !agent.is_stopping() {
-        time::sleep(pause).await;
+        if !pause.is_zero() {
+            time::sleep(pause).await;
+        }
         let born_ns = clock::monotonic_ns();
         // The new process is given everything as it is now.
         while messages.try_recv().is_ok() {}
+        let mut has_served = false;
         match start(&agent, &setup).await {
             Ok((mut child, link)) => {
-                let ended = attend(&agent, link, &mut messages, &mut earlier).await;
+                let link = attend(&agent, link, &mut messages, &mut earlier, &mut has_served);
+                let ended = link.await;
                 agent.proxy_ended(&describe_end(&mut child, ended).await);
             }
             Err(error) => agent.proxy_ended(&format!("it cannot be started: {error}")),
         }
         let died_young = clock::monotonic_ns().saturating_sub(born_ns) < SHORT_LIFE_NS;
-        pause = match (died_young, pause) {
-            (false, _) => Duration::ZERO,
-            (true, Duration::ZERO) => PAUSES.0,
-            (true, pause) => (pause * 2).min(PAUSES.1),
+        pause = pauses.after(has_served, died_young);
+    }
+}
+
+/// How long to wait before a proxy that ended is replaced. One that served was ended by something
+/// that happened to it, and connections wait: it is replaced at once, unless that happens again
+/// and again. One that cannot even begin is tried ever more rarely.
+#[derive(Debug, Default)]
+struct Pauses {
+    in_a_row: u32,
+    last: Duration,
+}
+
+impl Pauses {
+    fn after(&mut self, has_served: bool, died_young: bool) -> Duration {
+        self.in_a_row = if died_young { self.in_a_row + 1 } else { 0 };
+        self.last = match (has_served, died_young) {
+            (_, false) => Duration::ZERO,
+            (true, true) if self.in_a_row <= AT_ONCE_IN_A_ROW => Duration::ZERO,
+            (true, true) => PAUSES.0,
+            (false, true) if self.last.is_zero() => PAUSES.0,
+            (false, true) => (self.last * 2).min(PAUSES.1),
         };
+        self.last
     }
 }
 
@@ -128,6 +166,9 @@ async fn equip(agent: &Agent, setup: &ProxySetup, ours: UnixStream) -> io::Resul
     greeted.await??;
     let rendezvous: UnixListener = super::start::rendezvous(&setup.rendezvous_path)?;
     link.send(&ToProxy::Rendezvous, &[rendezvous.as_fd()]).await?;
+    if let Some(memory) = &setup.memory {
+        link.send(&ToProxy::LimiterMemory, &[memory.as_fd()]).await?;
+    }
     let (generation, policy, bans) = agent.proxy_policy();
     let Some(policy) = policy else {
         return Err(io::Error::other("there is no [http] policy"));
@@ -157,12 +198,14 @@ async fn attend(
     link: Link,
     messages: &mut mpsc::Receiver<ToProxy>,
     earlier: &mut Option<Link>,
+    has_served: &mut bool,
 ) -> io::Result<()> {
     let (mut sender, mut receiver) = link.split();
     loop {
         tokio::select! {
             said = receiver.recv::<FromProxy>() => match said? {
                 Some((FromProxy::PolicyApplied { generation }, _)) => {
+                    *has_served = true;
                     agent.proxy_applied(generation);
                     if let Some(mut earlier) = earlier.take() {
                         // Its connections finish; if it is gone already, so much the better.
@@ -205,9 +248,7 @@ async fn describe_end(child: &mut Child, link: io::Result<()>) -> String {
 }
 
 /// Asks a proxy that an earlier agent left for its listening sockets.
-pub(super) async fn take_over(
-    path: &std::path::Path,
-) -> Option<(Link, Vec<(ListenAddress, OwnedFd)>)> {
+pub(super) async fn take_over(path: &std::path::Path) -> Option<HandedOver> {
     let socket = UnixStream::connect(path).ok()?;
     let mut link = Link::from_std(socket).ok()?;
     let asked = time::timeout(GREETING_TIMEOUT, async {
@@ -215,8 +256,14 @@ pub(super) async fn take_over(
         link.send(&ToProxy::HandOver, &[]).await?;
         loop {
             match link.recv::<FromProxy>().await? {
+                Some((FromProxy::Hello(hello), _)) => {
+                    // This process may have been its agent's, with an earlier program.
+                    tokio::task::spawn_local(upgrade::reap(hello.pid));
+                }
                 Some((FromProxy::HandOver(addresses), descriptors)) => {
-                    return Ok(addresses.into_iter().zip(descriptors).collect());
+                    let mut descriptors = descriptors.into_iter();
+                    let sockets: Vec<_> = addresses.into_iter().zip(descriptors.by_ref()).collect();
+                    return Ok((sockets, descriptors.next()));
                 }
                 Some(_) => {}
                 None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
@@ -224,7 +271,7 @@ pub(super) async fn take_over(
         }
     });
     match asked.await {
-        Ok(Ok(sockets)) => Some((link, sockets)),
+        Ok(Ok((sockets, memory))) => Some(HandedOver { link, sockets, memory }),
         Ok(Err(error)) => {
             log::warn!("a proxy at {} did not hand over: {error}", path.display());
             None
@@ -236,10 +283,36 @@ pub(super) async fn take_over(
     }
 }
 
+/// New memory for limits to be counted in; without it each proxy counts in its own.
+pub(super) fn limiter_memory() -> Option<OwnedFd> {
+    let mut secret = [0; 16];
+    let made = aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other).and_then(|()| {
+        let words = u128::from_ne_bytes(secret);
+        #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+        arena::create([words as u64, (words >> 64) as u64])
+    });
+    made.inspect_err(|error| log::warn!("limits will not outlive the proxy: {error}")).ok()
+}
+
 /// Ends a proxy that did not drain in time.
 pub(super) fn end(pid: u32) {
     let Ok(pid) = i32::try_from(pid) else { return };
     if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
         log::warn!("the proxy cannot be ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_served_is_replaced_at_once_and_what_cannot_begin_ever_more_rarely() {
+        let mut pauses = Pauses::default();
+        assert!((0..AT_ONCE_IN_A_ROW).all(|_| pauses.after(true, true).is_zero()));
+        assert_eq!(pauses.after(true, true), PAUSES.0, "again and again");
+        assert_eq!(pauses.after(true, false), Duration::ZERO, "it lived for a while");
+        let begun: Vec<_> = (0..8).map(|_| pauses.after(false, true).as_millis()).collect();
+        assert_eq!(begun, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     }
 }

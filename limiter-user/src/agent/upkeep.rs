@@ -1,7 +1,84 @@
-//! What the agent does again and again: bans swept, sums told, problems kept.
+//! What the agent does again and again: signals followed, bans swept, sums told, problems kept.
 
-use super::{Agent, bans, problems::Problem};
+use std::{rc::Rc, time::Duration};
+
+use anyhow::Result;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time,
+};
+
+use super::{Agent, bans, notify, problems::Problem};
 use crate::{clock, link::ToProxy, policy::BanScope};
+
+/// How often the kernel's ring buffer is emptied.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the source table is looked at while somebody watches.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often what is gathered is told, bans are swept, the book is saved.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why the agent's loop ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// Requests in flight may take so long to finish.
+    Stop(Duration),
+    /// Another version of the program goes on.
+    Upgrade,
+}
+
+/// The agent's loop, until a signal ends it.
+pub(super) async fn attend(
+    agent: &Rc<Agent>,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+    hangup: &mut Signal,
+) -> Result<End> {
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let (approve, mut approved) = mpsc::channel(1);
+    let watchdog = notify::watchdog_interval();
+    let mut alive = time::interval(watchdog.unwrap_or(TICK));
+    let mut drain = time::interval(DRAIN_EVERY);
+    let mut tick = time::interval(TICK);
+    let mut look = time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = drain.tick() => {
+                agent.notice_links();
+                agent.collect_drops(false);
+                agent.watch_floods();
+            }
+            _ = look.tick(), if agent.is_watched() => agent.look_at_sources(),
+            _ = tick.tick() => {
+                agent.tick();
+                agent.keep_lists();
+            }
+            _ = hangup.recv() => {
+                agent.events.reopen();
+                // The outcome is an event; whatever else happens meanwhile is not kept waiting.
+                let reloading = Rc::clone(agent);
+                tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
+            }
+            _ = alive.tick(), if watchdog.is_some() => notify::alive(),
+            _ = upgrade.recv() => {
+                let (trying, approve) = (Rc::clone(agent), approve.clone());
+                tokio::task::spawn_local(async move {
+                    if trying.try_successor().await {
+                        // A second one that comes meanwhile adds nothing.
+                        approve.try_send(()).ok();
+                    }
+                });
+            }
+            Some(()) = approved.recv() => break Ok(End::Upgrade),
+            _ = terminate.recv() => break Ok(End::Stop(agent.drain_patience())),
+            _ = interrupt.recv() => break Ok(End::Stop(Duration::ZERO)),
+        }
+    }
+}
 
 impl Agent {
     /// Once a second.
@@ -44,6 +121,14 @@ impl Agent {
         self.judge(Problem::BanTable, table);
         self.judge(Problem::Connections, connections.map_or(Ok(()), Err));
         self.judge_journal();
+        let sentence = {
+            let inner = self.inner.borrow();
+            match inner.problems.sentences().as_slice() {
+                [] => format!("policy generation {} is in force", inner.generation),
+                problems => format!("degraded: {}", problems.join("; ")),
+            }
+        };
+        self.notifier.status(sentence);
     }
 
     /// Whether bans reach the disk.

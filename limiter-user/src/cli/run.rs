@@ -27,6 +27,9 @@ pub struct RunArgs {
     /// Serve others than loopback even where nothing asks for a credential
     #[arg(long)]
     pub allow_unauthenticated: bool,
+    /// Read the configuration and exit: whether this program could take over
+    #[arg(long, hide = true)]
+    pub check_only: bool,
     /// Print the kernel program's own diagnostics (error, warn, info, debug, trace); costs time
     #[arg(long, value_name = "LEVEL", hide = true)]
     pub kernel_log: Option<log::LevelFilter>,

@@ -89,7 +89,8 @@ fn of_base(name: String, base: Base) -> HeadersPolicy {
     }
 }
 
-fn header_value(text: &str) -> Result<String, String> {
+/// What follows the colon: printable ASCII on one line.
+pub(super) fn header_value(text: &str) -> Result<String, String> {
     let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if text.is_empty() || text.len() > 8192 || !printable {
         return Err("a header value is printable ASCII on one line".to_owned());

@@ -1,5 +1,7 @@
 //! `[http]` and the tables that routes name: written -> checked.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use toml::Spanned;
 
@@ -19,6 +21,9 @@ use crate::policy::{
     http::{ClientAddressSource, GuardPolicy, HttpBounds, HttpTimeouts},
 };
 
+/// Slower than any line that a person would wait on.
+const MIN_BODY_RATE: Rate = Rate { count: 256, period: Duration::from_secs(1) };
+
 /// `None`: packets only.
 pub(super) fn check(
     document: &Document,
@@ -36,7 +41,6 @@ pub(super) fn check(
     let fallback = HttpDocument::default();
     let written = document.http.as_ref().unwrap_or(&fallback);
     report.later(&[&written.max_inspected_body], "max_body");
-    report.later(&[&written.min_body_rate], "timeouts.body");
     report.choice(written.access_log.as_ref(), &[("off", ())], &["json", "combined"]);
     let listeners = listener::check(written, scope, report);
     let mut resources = Resources {
@@ -145,12 +149,18 @@ fn bounds(written: &HttpDocument, report: &mut Report) -> HttpBounds {
         max_connections_per_client: report
             .number_or(per_client, 1..=1_000_000, 256)
             .min(max_connections),
+        max_requests: report.number_or(written.max_requests.as_ref(), 1..=1_000_000, 10_000),
+        min_body_rate: report.value_or(
+            written.min_body_rate.as_ref(),
+            values::byte_rate,
+            MIN_BODY_RATE,
+        ),
     }
 }
 
 fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
     let mut seconds = |written: Option<&Text>, default| {
-        let default = std::time::Duration::from_secs(default);
+        let default = Duration::from_secs(default);
         report.value_or(written, values::positive_duration, default)
     };
     HttpTimeouts {
@@ -174,7 +184,7 @@ fn guard(escalation: &EscalationPolicy) -> GuardPolicy {
         .find(|(refusal, _)| *refusal == crate::refusal::Refusal::InvalidCredential)
         .map_or(u32::MAX, |(_, points)| *points);
     let failures = u64::from(escalation.threshold.div_ceil(points.max(1)));
-    let period = escalation.window.max(std::time::Duration::from_secs(1));
+    let period = escalation.window.max(Duration::from_secs(1));
     GuardPolicy {
         failures: Rate { count: AT_LEAST.max(2 * failures), period },
         mode: Mode::Enforce,

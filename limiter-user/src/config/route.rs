@@ -1,14 +1,19 @@
 //! `[[http.route]]`: written -> checked, names resolved, gaps filled by the preset.
 
 mod defaults;
+mod edits;
 mod names;
+mod reach;
 mod target;
 mod unused;
+
+use std::cmp::{Ordering, Reverse};
 
 use toml::Spanned;
 
 use self::{
     defaults::Defaults,
+    edits::Side,
     names::{find, names_of, optional},
 };
 use super::{
@@ -19,10 +24,10 @@ use super::{
 };
 use crate::policy::{
     http::{
-        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, PathPattern, RouteAuth, RoutePolicy,
-        UpstreamPolicy,
+        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::ListenerPolicy,
+    routing,
 };
 
 /// What routes name. Presets add to it.
@@ -48,6 +53,7 @@ pub(super) fn check(
     let fallback = [Spanned::new(0..0, RouteDocument::default())];
     let written = if written.is_empty() { &fallback } else { written };
     let mut routes: Vec<RoutePolicy> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
     for entry in written {
         let Some(route) = one(entry, &defaults, resources, document, report) else {
             continue;
@@ -59,12 +65,14 @@ pub(super) fn check(
             report.risk(place.clone(), sentence);
         }
         if routes.iter().any(|other| overlaps(other, &route)) {
-            report.refuse(place, "another route matches the same requests");
+            report.refuse(place.clone(), "another route matches the same requests");
         }
         routes.push(route);
+        places.push(place);
     }
+    reach::warn(&routes, &places, listeners, report);
     unused::warn(document, &routes, resources, report);
-    routes.sort_by_key(specificity);
+    routes.sort_by(order);
     routes
 }
 
@@ -120,12 +128,12 @@ fn one(
         }
         None => defaults.allow.clone(),
     };
+    let request_headers = edits::check(&written.request_headers, Side::Request, report);
+    let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
-    let pattern = match &path {
-        PathPattern::Prefix(path) | PathPattern::Exact(path) => path,
-    };
+    let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
     Some(RoutePolicy {
-        name: format!("{}{pattern}", host.as_deref().unwrap_or_default()),
+        name: format!("{}{}", host.as_deref().unwrap_or_default(), path.text()),
         host,
         path,
         methods: methods.unwrap_or_default(),
@@ -135,6 +143,9 @@ fn one(
         cors,
         headers,
         allow,
+        request_headers,
+        response_headers,
+        strip_prefix,
     })
 }
 
@@ -181,19 +192,11 @@ fn auth_of(
 }
 
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
-    report.later(&[&written.glob], "path, exact");
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
-        &[
-            &written.scopes,
-            &written.validate,
-            &written.request_headers,
-            &written.response_headers,
-            &written.mask_response_fields,
-            &written.strip_prefix,
-            &written.deprecated,
-        ],
-        "host, path, exact, methods, upstream, auth, limits, cors, headers, allow",
+        &[&written.scopes, &written.validate, &written.mask_response_fields, &written.deprecated],
+        "host, path, exact, glob, methods, upstream, auth, limits, cors, headers, allow, \
+         request_headers, response_headers, strip_prefix",
     );
 }
 
@@ -206,11 +209,15 @@ fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
     methods && left.host == right.host && left.path == right.path
 }
 
-/// Smaller is more specific: a host, then an exact path, then a longer one, then methods.
-fn specificity(route: &RoutePolicy) -> (bool, bool, std::cmp::Reverse<usize>, bool) {
-    let (prefix, path) = match &route.path {
-        PathPattern::Exact(path) => (false, path),
-        PathPattern::Prefix(path) => (true, path),
+/// The order of the router: a host before a wildcard before any, then the path, then methods.
+fn order(one: &RoutePolicy, other: &RoutePolicy) -> Ordering {
+    let host = |route: &RoutePolicy| match route.host.as_deref() {
+        Some(host) => (host.starts_with("*."), Reverse(host.len())),
+        None => (true, Reverse(0)),
     };
-    (route.host.is_none(), prefix, std::cmp::Reverse(path.len()), route.methods.is_empty())
+    host(one)
+        .cmp(&host(other))
+        .then_with(|| one.host.cmp(&other.host))
+        .then_with(|| routing::specificity(&one.path, &other.path))
+        .then_with(|| one.methods.is_empty().cmp(&other.methods.is_empty()))
 }

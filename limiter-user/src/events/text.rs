@@ -86,6 +86,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
         Refusal::RateLimitedFar => ("Rate limit far exceeded for IP:", false),
         Refusal::BodyTooLarge => ("Request body too large from", true),
         Refusal::HeadTooLarge => ("Request head too large from", false),
+        Refusal::UnsupportedVersion => ("Unsupported version of HTTP from", false),
         Refusal::Timeout => ("Request timed out from", false),
         Refusal::Overloaded => ("Overloaded, request refused from", false),
         Refusal::UpstreamFailed => ("Upstream failed for request from", true),

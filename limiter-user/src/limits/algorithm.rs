@@ -7,7 +7,10 @@
 use std::time::Duration;
 
 pub use super::windows::MAX_WINDOW_COUNT;
-use super::windows::{Windows, fixed, sliding};
+use super::{
+    hash::Secret,
+    windows::{Windows, fixed, sliding},
+};
 use crate::policy::{
     Rate,
     http::{Algorithm, LimitPolicy},
@@ -96,6 +99,17 @@ impl Meter {
             Self::TokenBucket { burst, .. } => burst,
             Self::SlidingWindow { count, .. } | Self::FixedWindow { count, .. } => count,
         }
+    }
+
+    /// Different for every other meter: what words of one mean, they mean for no other.
+    pub(super) fn identity(&self, secret: Secret) -> u64 {
+        let [kind, first, second] = match *self {
+            Self::TokenBucket { cost_ticks, burst } => [0, cost_ticks, burst],
+            Self::SlidingWindow { count, period_ns } => [1, count, period_ns],
+            Self::FixedWindow { count, period_ns } => [2, count, period_ns],
+        };
+        let both = u128::from(first) << 64 | u128::from(second);
+        secret.of_bytes(kind, &both.to_le_bytes())
     }
 
     /// Whether `word` says nothing that a fresh one would not.

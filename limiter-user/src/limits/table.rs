@@ -9,12 +9,18 @@
 //! what one would. Only while an entry is made may threads that insert the same client at the same
 //! moment, or charge an entry as it changes hands, each admit one request more.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
-use super::algorithm::{Decision, Meter};
+use super::{
+    algorithm::{Decision, Meter},
+    arena::{LINE_WORDS, Line, Slot},
+};
 
 /// Entries in one set; a set spans two cache lines.
-const WAYS: usize = 8;
+const WAYS: usize = LINE_WORDS / 2;
 
 /// Fingerprint of an entry that was never used.
 const FREE: u64 = 0;
@@ -22,37 +28,52 @@ const FREE: u64 = 0;
 /// One table, for one limit.
 #[derive(Debug)]
 pub struct Table {
-    sets: Box<[Set]>,
-    /// Shared by those that find their set full.
-    overflow: AtomicU64,
-    entries: AtomicU64,
-    full: AtomicU64,
+    lines: Lines,
+    /// How many, a power of two; one more line is for totals.
+    sets: usize,
 }
 
+/// Where the words are.
 #[derive(Debug)]
-#[repr(align(128))]
-struct Set {
-    ways: [Entry; WAYS],
+enum Lines {
+    /// In this process.
+    Own(Box<[Aligned]>),
+    /// Shared with other processes, from this line of the slot on.
+    Shared(Arc<Slot>, usize),
 }
 
 #[derive(Debug, Default)]
-struct Entry {
-    fingerprint: AtomicU64,
-    word: AtomicU64,
-}
+#[repr(align(128))]
+struct Aligned(Line);
+
+/// Fingerprints and words in turn.
+#[derive(Clone, Copy)]
+struct Set<'a>(&'a Line);
+
+/// Places in the line of totals.
+const OVERFLOW: usize = 0;
+const ENTRIES: usize = 1;
+const FULL: usize = 2;
 
 impl Table {
     /// A table for about `capacity` clients (rounded up to a power of two, 128 bytes per 8).
     pub fn new(capacity: usize) -> Self {
-        let sets = capacity.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two();
-        Self {
-            sets: (0..sets)
-                .map(|_| Set { ways: std::array::from_fn(|_| Entry::default()) })
-                .collect(),
-            overflow: AtomicU64::new(0),
-            entries: AtomicU64::new(0),
-            full: AtomicU64::new(0),
-        }
+        let sets = Self::sets(capacity);
+        Self { lines: Lines::Own((0..=sets).map(|_| Aligned::default()).collect()), sets }
+    }
+
+    /// As [`Self::new`], in memory that outlives this process: from line `start` of `slot` on.
+    pub(super) fn shared(slot: &Arc<Slot>, start: usize, capacity: usize) -> Self {
+        Self { lines: Lines::Shared(Arc::clone(slot), start), sets: Self::sets(capacity) }
+    }
+
+    /// Lines that a table for `capacity` clients takes.
+    pub(super) fn lines(capacity: usize) -> usize {
+        Self::sets(capacity) + 1
+    }
+
+    fn sets(capacity: usize) -> usize {
+        capacity.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two()
     }
 
     /// Decides one request of the client with this fingerprint, and counts it if allowed.
@@ -74,23 +95,29 @@ impl Table {
     /// What [`Self::charge`] would say, without counting anything or taking an entry.
     pub fn peek(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> Decision {
         let fingerprint = fingerprint.max(1);
-        let word = self
-            .set(fingerprint)
-            .find(fingerprint)
-            .map_or(0, |entry| entry.word.load(Ordering::Relaxed));
+        let word =
+            self.set(fingerprint).find(fingerprint).map_or(0, |word| word.load(Ordering::Relaxed));
         meter.charge(word, now_ns).0
     }
 
     /// Entries in use, and requests that found no entry.
     pub fn usage(&self) -> (u64, u64) {
-        (self.entries.load(Ordering::Relaxed), self.full.load(Ordering::Relaxed))
+        let totals = self.line(self.sets);
+        (totals[ENTRIES].load(Ordering::Relaxed), totals[FULL].load(Ordering::Relaxed))
     }
 
-    fn set(&self, fingerprint: u64) -> &Set {
-        // The length is a power of two; the low bits choose the set.
+    fn line(&self, index: usize) -> &Line {
+        match &self.lines {
+            Lines::Own(lines) => &lines[index].0,
+            Lines::Shared(slot, start) => &slot.lines()[start + index],
+        }
+    }
+
+    fn set(&self, fingerprint: u64) -> Set<'_> {
+        // The low bits choose the set.
         #[expect(clippy::cast_possible_truncation, reason = "masked by the number of sets")]
-        let index = fingerprint as usize & (self.sets.len() - 1);
-        &self.sets[index]
+        let index = fingerprint as usize & (self.sets - 1);
+        Set(self.line(index))
     }
 
     /// The word that counts for this client.
@@ -98,42 +125,55 @@ impl Table {
         let fingerprint = fingerprint.max(1);
         let set = self.set(fingerprint);
         loop {
-            if let Some(entry) = set.find(fingerprint) {
-                return &entry.word;
+            if let Some(word) = set.find(fingerprint) {
+                return word;
             }
             let Some((way, held)) = set.reusable(meter, now_ns) else {
-                self.full.fetch_add(1, Ordering::Relaxed);
-                return &self.overflow;
+                let totals = self.line(self.sets);
+                totals[FULL].fetch_add(1, Ordering::Relaxed);
+                return &totals[OVERFLOW];
             };
-            let entry = &set.ways[way];
+            let (owner, word) = set.way(way);
             // An idle word means the same as a fresh one, so only the fingerprint changes hands.
-            if entry
-                .fingerprint
+            if owner
                 .compare_exchange(held, fingerprint, Ordering::AcqRel, Ordering::Relaxed)
                 .is_err()
             {
                 continue;
             }
             if held == FREE {
-                self.entries.fetch_add(1, Ordering::Relaxed);
+                self.line(self.sets)[ENTRIES].fetch_add(1, Ordering::Relaxed);
             }
             // Another thread may have inserted the same client in an earlier way meanwhile: the
             // first one counts for everybody, this one stays unused until it is taken again.
-            return set.find(fingerprint).map_or(&entry.word, |first| &first.word);
+            return set.find(fingerprint).unwrap_or(word);
         }
     }
 }
 
-impl Set {
-    fn find(&self, fingerprint: u64) -> Option<&Entry> {
-        self.ways.iter().find(|entry| entry.fingerprint.load(Ordering::Acquire) == fingerprint)
+impl<'a> Set<'a> {
+    /// Fingerprint and word of a way.
+    fn way(self, way: usize) -> (&'a AtomicU64, &'a AtomicU64) {
+        (&self.0[2 * way], &self.0[2 * way + 1])
+    }
+
+    fn ways(self) -> impl Iterator<Item = (&'a AtomicU64, &'a AtomicU64)> {
+        let (pairs, _) = self.0.as_chunks::<2>();
+        pairs.iter().map(|[fingerprint, word]| (fingerprint, word))
+    }
+
+    /// The word of this fingerprint.
+    fn find(self, fingerprint: u64) -> Option<&'a AtomicU64> {
+        self.ways()
+            .find(|(owner, _)| owner.load(Ordering::Acquire) == fingerprint)
+            .map(|(_, word)| word)
     }
 
     /// The first way that may be taken, and the fingerprint it holds.
-    fn reusable(&self, meter: &Meter, now_ns: u64) -> Option<(usize, u64)> {
-        self.ways.iter().enumerate().find_map(|(way, entry)| {
-            let held = entry.fingerprint.load(Ordering::Acquire);
-            (held == FREE || meter.is_idle(entry.word.load(Ordering::Relaxed), now_ns))
+    fn reusable(self, meter: &Meter, now_ns: u64) -> Option<(usize, u64)> {
+        self.ways().enumerate().find_map(|(way, (owner, word))| {
+            let held = owner.load(Ordering::Acquire);
+            (held == FREE || meter.is_idle(word.load(Ordering::Relaxed), now_ns))
                 .then_some((way, held))
         })
     }

@@ -82,6 +82,11 @@ pub struct HttpBounds {
     pub max_connections: usize,
     /// Connections per client address (socket peer; IPv6 by /64).
     pub max_connections_per_client: usize,
+    /// Requests in flight in all.
+    pub max_requests: usize,
+    /// Bytes of a body that a client sends or takes, at least on average: beside the time that
+    /// `timeouts` give it.
+    pub min_body_rate: Rate,
 }
 
 /// How long each phase may take.
@@ -89,9 +94,9 @@ pub struct HttpBounds {
 pub struct HttpTimeouts {
     /// From the first wait for a request head to its end.
     pub header: Duration,
-    /// Between two reads of a request body.
+    /// Between two reads of a request body, and how far it may fall behind its rate.
     pub body: Duration,
-    /// A kept-alive connection without a request.
+    /// A kept-alive connection without a request; a response that is not taken.
     pub idle: Duration,
     /// To connect to an upstream.
     pub connect: Duration,
@@ -129,7 +134,7 @@ pub struct UpstreamPolicy {
 pub struct RoutePolicy {
     /// Label for metrics and events: the host and path pattern as written.
     pub name: String,
-    /// Exact host, lower case without port; `None`: any.
+    /// Lower-case host without port, or `*.` and a domain for all hosts below it; `None`: any.
     pub host: Option<String>,
     /// Which paths.
     pub path: PathPattern,
@@ -147,15 +152,41 @@ pub struct RoutePolicy {
     pub headers: Option<usize>,
     /// Client addresses that may call; `None`: any.
     pub allow: Option<Vec<IpNet>>,
+    /// Edits of the request as the upstream gets it.
+    pub request_headers: HeaderEdits,
+    /// Edits of the response as the client gets it.
+    pub response_headers: HeaderEdits,
+    /// Whole segments that every path of the route begins with, taken off for the upstream.
+    pub strip_prefix: Option<String>,
 }
 
-/// Which paths a route matches.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Header fields to take out and to put in, in this order.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HeaderEdits {
+    /// Lower-case names.
+    pub remove: Vec<String>,
+    /// Lower-case name and value; replaces what was there.
+    pub set: Vec<(String, String)>,
+}
+
+/// Which paths a route matches; which of several is `routing::Router`'s to say.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum PathPattern {
     /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. `/` matches all.
     Prefix(String),
     /// This path only.
     Exact(String),
+    /// `*` stands for a segment or part of one, `**` for any number of segments.
+    Glob(String),
+}
+
+impl PathPattern {
+    /// As written.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Prefix(text) | Self::Exact(text) | Self::Glob(text) => text,
+        }
+    }
 }
 
 /// Who may call a route.

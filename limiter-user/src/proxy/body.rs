@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{exchange::Exchange, upstream::Lease, watch::Watch};
-use crate::refusal::Refusal;
+use super::{exchange::Exchange, pace::Pace, upstream::Lease, watch::Watch};
+use crate::{clock, refusal::Refusal};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -26,7 +26,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     left_bytes: u64,
-    body_timeout: Duration,
+    pace: Pace,
     upstream_timeout: Duration,
     watch: Rc<Watch>,
 }
@@ -41,7 +41,7 @@ impl RequestBody {
         Self {
             incoming,
             left_bytes: policy.bounds.max_body_bytes,
-            body_timeout: policy.timeouts.body,
+            pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),
         }
@@ -62,10 +62,12 @@ impl RequestBody {
     }
 
     /// The client's turn to send is over or not: a deadline of its own while it is.
-    fn waits(&self, waits: bool) {
+    fn waits(&mut self, waits: bool) {
         if self.watch.awaits_body.replace(waits) != waits {
-            let limit = if waits { self.body_timeout } else { self.upstream_timeout };
-            self.watch.set_deadline(limit);
+            let now_ns = clock::coarse_monotonic_ns();
+            self.pace.stop_waiting(|| now_ns);
+            let limit = if waits { self.pace.wait(now_ns) } else { self.upstream_timeout };
+            self.watch.set_deadline_from(now_ns, limit);
         }
     }
 }
@@ -91,7 +93,11 @@ impl Body for RequestBody {
         self.waits(false);
         match frame {
             None => Poll::Ready(None),
-            Some(Err(error)) => self.fail(blame(&error), "the request body ended early"),
+            Some(Err(error)) => {
+                let violation = self.watch.violation.get();
+                let refusal = violation.unwrap_or_else(|| blame(&error));
+                self.fail(refusal, "the request body ended early")
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -99,6 +105,7 @@ impl Body for RequestBody {
                         return self.fail(Refusal::BodyTooLarge, "the request body is too large");
                     };
                     self.left_bytes = left;
+                    self.pace.earn(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
                 Err(_trailers) => Poll::Ready(None),
@@ -166,11 +173,15 @@ impl Body for ResponseBody {
         match &mut this.source {
             Source::Fixed(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                this.exchange.sent_bytes += bytes.as_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Source::Upstream(incoming, _) => {
-                let watch = &this.exchange.watch;
-                let timeouts = &this.exchange.in_force.policy.timeouts;
+                let exchange = &mut *this.exchange;
+                let watch = &exchange.watch;
+                let timeouts = &exchange.in_force.policy.timeouts;
+                // Asking for more, the client has taken what it was given.
+                exchange.pace.stop_waiting(clock::coarse_monotonic_ns);
                 let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
                     if !std::mem::replace(&mut this.awaits_upstream, true) {
                         watch.set_deadline(timeouts.upstream);
@@ -178,13 +189,17 @@ impl Body for ResponseBody {
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                watch.set_deadline(timeouts.idle);
-                match frame {
-                    Some(Ok(frame)) => {
-                        Poll::Ready(frame.into_data().ok().map(|d| Ok(Frame::data(d))))
-                    }
-                    other => Poll::Ready(other),
-                }
+                let data = match frame {
+                    Some(Ok(frame)) => frame.into_data().ok(),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => None,
+                };
+                let length = data.as_ref().map_or(0, Bytes::len);
+                exchange.sent_bytes += length as u64;
+                exchange.pace.earn(length);
+                let now_ns = clock::coarse_monotonic_ns();
+                watch.set_deadline_from(now_ns, exchange.pace.wait(now_ns));
+                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
             }
         }
     }
@@ -209,6 +224,14 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if self.exchange.watch.is_expired() {
+            let stalled = self.awaits_upstream;
+            self.exchange.give_up(if stalled {
+                Refusal::UpstreamTimeout
+            } else {
+                Refusal::Timeout
+            });
+        }
         if let Source::Upstream(incoming, lease) = &mut self.source
             && incoming.is_end_stream()
         {

@@ -4,12 +4,12 @@
 //! cores. Nothing here is built while a request waits.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::compiled_cors::Cors;
@@ -18,9 +18,10 @@ use crate::{
     policy::{
         HttpPolicy, Mode,
         http::{
-            AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeadersPolicy, HttpBounds,
-            HttpTimeouts, LimitKey, LimitPolicy, PathPattern, RouteAuth, RoutePolicy,
+            AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits, HeadersPolicy,
+            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
+        routing::Router,
     },
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Compiled {
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
     pub(super) upstreams: Vec<Upstream>,
+    /// Leads to one of `groups`.
+    pub(super) router: Router,
     pub(super) groups: Vec<RouteGroup>,
     pub(super) routes: Vec<Route>,
     pub(super) auth: Vec<Scheme>,
@@ -59,8 +62,6 @@ pub(super) struct Upstream {
 /// Routes of the same host and path, which differ by method.
 #[derive(Debug)]
 pub(super) struct RouteGroup {
-    pub(super) host: Option<String>,
-    pub(super) path: PathPattern,
     /// Indices of routes, in the policy's order.
     pub(super) routes: Vec<usize>,
     /// `Allow` of the refusal when no route of the group has the method.
@@ -80,6 +81,10 @@ pub(super) struct Route {
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
     pub(super) allow: Option<Vec<IpNet>>,
+    pub(super) request_headers: Headers,
+    pub(super) response_headers: Headers,
+    /// Bytes to take off the front of the path for the upstream.
+    pub(super) strip_bytes: usize,
 }
 
 /// One authentication scheme: API keys by digest.
@@ -115,11 +120,23 @@ pub(super) struct Limit {
     pub(super) policy_field: HeaderValue,
 }
 
-/// Response headers to set and to remove.
+/// Headers to remove and to set.
 #[derive(Debug)]
 pub(super) struct Headers {
     pub(super) set: Vec<(HeaderName, HeaderValue)>,
     pub(super) remove: Vec<HeaderName>,
+}
+
+impl Headers {
+    /// Removes, then sets.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+    }
 }
 
 impl Compiled {
@@ -144,6 +161,7 @@ impl Compiled {
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
+        let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
@@ -156,7 +174,8 @@ impl Compiled {
                 .iter()
                 .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
                 .collect(),
-            groups: group(&policy.routes, &routes)?,
+            router: finder,
+            groups,
             routes,
             auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
             limits,
@@ -226,25 +245,42 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .map(|index| within(index, policy.headers.len(), "headers policy"))
             .transpose()?,
         allow: route.allow.clone(),
+        request_headers: compile_edits(&route.request_headers)?,
+        response_headers: compile_edits(&route.response_headers)?,
+        strip_bytes: route.strip_prefix.as_deref().map_or(0, strip_bytes),
     })
 }
 
-/// Puts routes of the same host and path together, in the order of the first of them.
-fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<Vec<RouteGroup>, String> {
+fn compile_edits(edits: &HeaderEdits) -> Result<Headers, String> {
+    Ok(Headers {
+        set: edits
+            .set
+            .iter()
+            .map(|(key, text)| Ok((name(key)?, constant(text, key)?)))
+            .collect::<Result<_, String>>()?,
+        remove: edits.remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// What is left keeps its slash.
+fn strip_bytes(prefix: &str) -> usize {
+    prefix.trim_end_matches('/').len()
+}
+
+/// Puts routes of the same host and path together.
+fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<RouteGroup>), String> {
     let mut groups: Vec<RouteGroup> = Vec::new();
+    let mut places = BTreeMap::new();
     for (index, policy) in policies.iter().enumerate() {
-        let known =
-            groups.iter_mut().find(|group| group.host == policy.host && group.path == policy.path);
-        match known {
-            Some(group) => group.routes.push(index),
-            None => groups.push(RouteGroup {
-                host: policy.host.clone(),
-                path: policy.path.clone(),
-                routes: vec![index],
-                allow: HeaderValue::from_static(""),
-            }),
-        }
+        let place = *places.entry((policy.host.as_deref(), &policy.path)).or_insert_with(|| {
+            groups.push(RouteGroup { routes: Vec::new(), allow: HeaderValue::from_static("") });
+            groups.len() - 1
+        });
+        groups[place].routes.push(index);
     }
+    let first = |group: &RouteGroup| &policies[group.routes[0]];
+    let patterns = groups.iter().map(first);
+    let finder = Router::new(patterns.map(|route| (route.host.as_deref(), &route.path)));
     for group in &mut groups {
         let mut methods: Vec<&str> = Vec::new();
         for method in group.routes.iter().flat_map(|index| &routes[*index].methods) {
@@ -257,7 +293,7 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<Vec<RouteGroup>, 
         methods.dedup();
         group.allow = value(&methods.join(", "), "methods")?;
     }
-    Ok(groups)
+    Ok((finder, groups))
 }
 
 fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {

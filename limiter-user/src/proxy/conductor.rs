@@ -26,7 +26,7 @@ use super::{
     tls::TlsConfigs,
 };
 use crate::{
-    limits::Counters,
+    limits::{Counters, arena::Arena},
     link::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
@@ -48,6 +48,8 @@ const BATCH_QUEUE: usize = 256;
 pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
+    /// What limits are counted in, for the next proxy.
+    memory: Option<OwnedFd>,
     tls: TlsConfigs,
     sockets: Arc<Vec<(ListenAddress, OwnedFd)>>,
     rendezvous: Option<Rc<UnixListener>>,
@@ -80,6 +82,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let mut conductor = Conductor {
         cores: start_cores(cores, &batches)?,
         limits: Counters::default(),
+        memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
         rendezvous: None,
@@ -110,16 +113,19 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
 
 fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
     let clients = Arc::<ClientConnections>::default();
-    (0..count.max(1))
-        .map(|number| {
+    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    all.iter()
+        .enumerate()
+        .map(|(number, counters)| {
             let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::<CoreCounters>::default();
+            let counters = Arc::clone(counters);
             let mut seed = [0; 8];
             aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
             let setup = CoreSetup {
                 messages: received,
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
+                all_counters: Arc::clone(&all),
                 clients: Arc::clone(&clients),
                 seed: u64::from_le_bytes(seed),
             };
@@ -222,6 +228,7 @@ impl Conductor {
                 let peers = prefixes.into_iter().collect::<Peers>();
                 self.tell(&ToCore::Close(Arc::new(peers))).await;
             }
+            ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
         }
@@ -253,6 +260,21 @@ impl Conductor {
         }
     }
 
+    /// Counts in the agent's memory from the next policy on.
+    fn share_limits(&mut self, descriptors: Vec<OwnedFd>) {
+        let Some(memory) = descriptors.into_iter().next() else {
+            log::error!("no limiter memory beside its frame");
+            return;
+        };
+        match Arena::open(&memory) {
+            Ok(arena) => {
+                self.limits.share(arena);
+                self.memory = Some(memory);
+            }
+            Err(error) => log::error!("limits end with this process: {error}"),
+        }
+    }
+
     async fn tell(&self, message: &ToCore) {
         for core in &self.cores {
             if core.messages.send(message.clone()).await.is_err() {
@@ -262,8 +284,13 @@ impl Conductor {
     }
 
     fn hand_over(&mut self) {
-        let copies: io::Result<Vec<OwnedFd>> =
-            self.sockets.iter().map(|(_, socket)| socket.try_clone()).collect();
+        let copies: io::Result<Vec<OwnedFd>> = self
+            .sockets
+            .iter()
+            .map(|(_, socket)| socket)
+            .chain(&self.memory)
+            .map(OwnedFd::try_clone)
+            .collect();
         let addresses = self.sockets.iter().map(|(address, _)| address.clone()).collect();
         match copies {
             Ok(copies) => self.send(FromProxy::HandOver(addresses), copies),

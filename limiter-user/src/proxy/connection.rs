@@ -18,6 +18,7 @@ use super::{
     clients::Permit,
     compiled_listener::Listener,
     core::{Core, InForce},
+    framing::Limits,
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
@@ -50,7 +51,8 @@ pub(super) struct Arrival {
 pub(super) async fn serve(core: Rc<Core>, in_force: Rc<InForce>, socket: Socket, arrival: Arrival) {
     let Arrival { listener, peer, permit } = arrival;
     let timeouts = in_force.policy.timeouts;
-    let connection = Rc::new(Connection::new(peer, listener, timeouts.header));
+    let limits = limits(in_force.policy.bounds);
+    let connection = Rc::new(Connection::new(peer, listener, timeouts.header, limits));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();
@@ -135,7 +137,7 @@ async fn end(core: &Core, state: &Connection, ended: Ended, mut stream: ClientSt
         Ended::Aborted => stream.transport.socket().set_zero_linger(),
         Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
-            let answer = reply::raw(Refusal::Timeout, &core.new_request_id());
+            let answer = reply::raw(Refusal::Timeout, &core.new_request_id(), true);
             stream.transport.send_now(&answer);
             linger(stream).await;
         }
@@ -153,9 +155,13 @@ async fn linger(mut stream: ClientStream) {
     drop(tokio::time::timeout(LINGER, drained).await);
 }
 
+fn limits(bounds: HttpBounds) -> Limits {
+    Limits { head_bytes: bounds.max_header_bytes, fields: bounds.max_headers }
+}
+
 /// Counts and tells a request of which no head was read.
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refuse(refusal);
-    let who = (connection.peer, connection.source().unwrap_or(connection.peer));
+    let who = (connection.peer, connection.client());
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

@@ -60,6 +60,8 @@ pub(super) struct CoreSetup {
     pub(super) messages: mpsc::Receiver<ToCore>,
     pub(super) batches: mpsc::Sender<Batch>,
     pub(super) counters: Arc<CoreCounters>,
+    /// Of every core.
+    pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) seed: u64,
 }
@@ -89,6 +91,7 @@ pub(super) struct Core {
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) counters: Arc<CoreCounters>,
+    all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
@@ -110,6 +113,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             connections: Registry::default(),
             clients: setup.clients,
             counters: setup.counters,
+            all_counters: setup.all_counters,
             report: Report::new(setup.batches),
             authenticated: Recent::default(),
             opened: Notify::new(),
@@ -216,6 +220,15 @@ impl Core {
     pub(super) fn new_request_id(&self) -> http::HeaderValue {
         let none = http::HeaderMap::new();
         take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
+    }
+
+    /// Whether more than `most` requests are in flight. A core with no more than its share of them
+    /// does not look at the others, so that for a moment there may be up to twice as many.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        let cores = u64::try_from(self.all_counters.len()).unwrap_or(u64::MAX).max(1);
+        self.counters.in_flight() > most / cores
+            && self.all_counters.iter().map(|core| core.in_flight()).sum::<u64>() > most
     }
 
     /// Random bytes for request ids: unpredictable seed, not a secret.

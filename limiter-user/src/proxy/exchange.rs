@@ -6,7 +6,7 @@
 use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Response, Uri,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
     header::{CONNECTION, USER_AGENT},
     request::Parts,
 };
@@ -15,6 +15,7 @@ use super::{
     body::{ResponseBody, Source},
     compiled::{Compiled, Route},
     core::{Core, InForce},
+    pace::Pace,
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::Reply,
@@ -51,6 +52,10 @@ pub(super) struct Exchange {
     refusal: Option<Refusal>,
     pub(super) forwarded: bool,
     status: u16,
+    /// Of the answer's body, as given to the connection.
+    pub(super) sent_bytes: u64,
+    /// The client's time to take it.
+    pub(super) pace: Pace,
 }
 
 impl Exchange {
@@ -65,6 +70,8 @@ impl Exchange {
         let unix_ns = clock::coarse_unix_ns();
         let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
         core.counters.requests.bump();
+        let policy = &in_force.policy;
+        let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
         watch.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
@@ -86,6 +93,8 @@ impl Exchange {
             refusal: None,
             forwarded: false,
             status: 0,
+            sent_bytes: 0,
+            pace,
         })
     }
 
@@ -153,15 +162,23 @@ impl Exchange {
         let (mut parts, source) = response.into_parts();
         self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.connection.framer().open();
+        }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
+    }
+
+    /// The answer had begun and was not brought to its end.
+    pub(super) fn give_up(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
     }
 
     fn complete(&self, headers: &mut HeaderMap) {
         let policy = &*self.in_force.policy;
         let route = self.route.map(|index| &policy.routes[index]);
         let own = route.and_then(|route| route.headers).map(|index| &policy.headers[index]);
-        response_headers::apply(own, &self.id, headers);
+        response_headers::apply(own, route, &self.id, headers);
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
@@ -207,7 +224,12 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // In the body, perhaps after the answer had begun.
+        if let Some(refusal) = self.watch.violation.take() {
+            self.refusal.get_or_insert(refusal);
+        }
         let counters = &self.core.counters;
+        counters.requests_ended.bump();
         let client = self.client.map_or(self.peer(), |client| client.address);
         for finding in &self.findings {
             counters.monitored[*finding as usize].bump();

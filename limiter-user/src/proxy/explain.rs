@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
     compiled::Compiled,
-    stage::{address, auth, client_address, cors, route, target},
+    stage::{address, auth, client_address, cors, route, target, transform},
 };
 use crate::{limits::Counters, policy::HttpPolicy, refusal::Refusal};
 
@@ -75,7 +75,7 @@ fn stages(
 ) -> Result<(), Refusal> {
     let refusal = |reply: super::reply::Reply| reply.refusal().unwrap_or(Refusal::MalformedRequest);
     told.push(format!("the client is {}", client.address));
-    let target = target::check(parts, &[]).map_err(refusal)?;
+    let target = target::check(parts, "http").map_err(refusal)?;
     let index = route::select(compiled, &target, &parts.method).map_err(refusal)?;
     let (route, written) = (&compiled.routes[index], &policy.routes[index]);
     told.push(format!("route {}", route.name));
@@ -101,6 +101,7 @@ fn stages(
         format!("counted by limit {}: {} in {period}", limit.name, limit.rate.count)
     }));
     let upstream = &policy.upstreams[written.upstream];
-    told.push(format!("goes to upstream {}", upstream.name));
+    let sent = transform::target(route, target.path_and_query);
+    told.push(format!("goes to upstream {} as {}", upstream.name, sent.path()));
     Ok(())
 }

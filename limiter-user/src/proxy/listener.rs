@@ -120,7 +120,7 @@ pub(super) fn refuse(core: &Core, socket: Option<Socket>, peer: IpAddr) {
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     if let Some(socket) = socket {
-        let answer = reply::raw(Refusal::Overloaded, &core.new_request_id());
+        let answer = reply::raw(Refusal::Overloaded, &core.new_request_id(), true);
         socket.send_now(&answer);
     }
 }

@@ -26,7 +26,7 @@ use super::{
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, redirect, route, target,
+        address, auth, bans, client_address, cors, guard, limits, redirect, route, target, trace,
         transform,
     },
     upstream,
@@ -100,7 +100,11 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
 
-    let target = target::check(parts, &exchange.connection.head())?;
+    if exchange.core.is_full(policy.bounds.max_requests) {
+        let soon = HeaderValue::from_static("1");
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
+    }
+    let target = target::check(parts, exchange.connection.scheme())?;
     let who = (exchange.peer(), exchange.connection.source());
     let client = client_address::resolve(policy, who, &parts.headers);
     exchange.client = Some(client);
@@ -142,7 +146,7 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     edit(exchange, route, &client, &mut parts.headers);
     let mut request = Request::new(RequestBody::new(body, exchange));
     *request.method_mut() = std::mem::take(&mut parts.method);
-    *request.uri_mut() = Uri::from(target.path_and_query);
+    *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     Ok(Cleared { request, upstream: route.upstream })
 }
@@ -158,6 +162,7 @@ fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut Heade
     let forwarded = exchange.forwarded_for(client);
     let who = (client, &*forwarded);
     transform::headers(&exchange.in_force.policy, route, headers, who, exchange.principal);
+    trace::sanitise(headers);
     headers.insert(X_REQUEST_ID, exchange.id().clone());
 }
 
@@ -177,9 +182,7 @@ pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Req
 /// The fields of a head that was parsed before.
 fn reread(head: &[u8]) -> Option<HeaderMap> {
     let line = |line| <[u8]>::strip_suffix(line, b"\r").unwrap_or(line);
-    let lines = head.split(|byte| *byte == b'\n').map(line);
-    // Empty lines may come before the request line.
-    let fields = lines.skip_while(|line| line.is_empty()).skip(1);
+    let fields = head.split(|byte| *byte == b'\n').map(line).skip(1);
     let mut headers = HeaderMap::new();
     for field in fields {
         if field.is_empty() {

@@ -4,20 +4,22 @@
 //! whoever changes it wakes the task. What belongs to one request is its [`Watch`].
 
 use std::{
-    cell::{Cell, OnceCell, Ref, RefCell},
+    cell::{Cell, OnceCell, Ref, RefCell, RefMut},
     collections::HashSet,
+    io,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
-    task::Context,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::{io::ReadBuf, sync::Notify};
 
 use super::{
     compiled_listener::Listener,
+    framing::{Framer, Limits, Violation},
     stage::{bans::one_client, transform::ForwardedFor},
     tls::TlsFacts,
     watch::{Phase, Watch},
@@ -30,12 +32,6 @@ const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// Requests over HTTP/2 that a client may take back beyond those that were answered: as many as
 /// it may have at a time, twice.
 const MAX_RESETS: u32 = 200;
-
-/// Bytes of a request head that are kept as received: as many as a policy can let a head have.
-const MAX_HEAD_BYTES: usize = 1 << 20;
-
-/// Memory that an idle connection keeps for its next head.
-const KEPT_HEAD_BYTES: usize = 4096;
 
 /// One connection as others see it.
 #[derive(Debug)]
@@ -53,7 +49,8 @@ pub(super) struct Connection {
     resets: Cell<u32>,
     aborted: Cell<bool>,
     draining: Cell<bool>,
-    head: RefCell<Vec<u8>>,
+    /// Of HTTP/1.
+    framer: RefCell<Framer>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
 }
@@ -101,7 +98,12 @@ pub(super) enum Ended {
 
 impl Connection {
     /// `header_timeout`: until a request head has come, from the first wait for it.
-    pub(super) fn new(peer: IpAddr, listener: Arc<Listener>, header_timeout: Duration) -> Self {
+    pub(super) fn new(
+        peer: IpAddr,
+        listener: Arc<Listener>,
+        header_timeout: Duration,
+        limits: Limits,
+    ) -> Self {
         let watch = Watch::new(Phase::Idle);
         watch.set_deadline(header_timeout);
         Self {
@@ -114,7 +116,7 @@ impl Connection {
             resets: Cell::new(0),
             aborted: Cell::new(false),
             draining: Cell::new(false),
-            head: RefCell::default(),
+            framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
         }
@@ -123,6 +125,16 @@ impl Connection {
     /// What the PROXY protocol says that the client is; `None` where it is not spoken.
     pub(super) fn source(&self) -> Option<IpAddr> {
         self.source.get()
+    }
+
+    /// The client as far as the connection says.
+    pub(super) fn client(&self) -> IpAddr {
+        self.source.get().unwrap_or(self.peer)
+    }
+
+    /// Scheme of its requests.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.listener.tls.is_some() { "https" } else { "http" }
     }
 
     pub(super) fn set_source(&self, client: IpAddr) {
@@ -161,19 +173,49 @@ impl Connection {
         }
     }
 
-    /// Bytes came from the client over HTTP/1.
-    pub(super) fn received(&self, bytes: &[u8]) {
-        match self.watch.phase() {
-            Phase::Idle => {
-                self.begin_head();
-                self.head.borrow_mut().clear();
+    /// Reads by `read` what hyper may see now of HTTP/1. A request that is refused here ends the
+    /// stream for it, and [`Framer::violation`] says why.
+    pub(super) fn poll_passed(
+        &self,
+        buffer: &mut ReadBuf<'_>,
+        mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let mut framer = self.framer.borrow_mut();
+        let before = buffer.filled().len();
+        loop {
+            let Some(kept) = framer.release(buffer.remaining()) else {
+                return Poll::Ready(Ok(()));
+            };
+            buffer.put_slice(kept);
+            if !kept.is_empty() {
+                return Poll::Ready(Ok(()));
             }
-            Phase::Head => {}
-            Phase::Opening | Phase::Request | Phase::Response => return,
+            if framer.is_full() {
+                // The end of the answer wakes the task.
+                return Poll::Pending;
+            }
+            if framer.is_in_head() {
+                self.begin_head();
+            }
+            ready!(read(buffer))?;
+            let bytes = &buffer.filled()[before..];
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = framer.receive(bytes).unwrap_or(0);
+            if let Some(Violation { refusal, unseen: false }) = framer.violation() {
+                self.watch.violation.set(Some(refusal));
+            }
+            buffer.set_filled(before + passed);
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let mut head = self.head.borrow_mut();
-        let room = MAX_HEAD_BYTES.saturating_sub(head.len()).min(bytes.len());
-        head.extend_from_slice(&bytes[..room]);
+    }
+
+    /// What came over HTTP/1 and how it is framed.
+    pub(super) fn framer(&self) -> RefMut<'_, Framer> {
+        self.framer.borrow_mut()
     }
 
     /// What the next request over HTTP/1 is watched by.
@@ -189,10 +231,9 @@ impl Connection {
         stream
     }
 
-    /// The bytes that came since the request before, until its answer ends: its head, unless some
-    /// of that came together with the request before, and perhaps more. Empty over HTTP/2.
-    pub(super) fn head(&self) -> Ref<'_, Vec<u8>> {
-        self.head.borrow()
+    /// The head of the request as received, until its answer ends. Empty over HTTP/2.
+    pub(super) fn head(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.framer.borrow(), Framer::head)
     }
 
     /// A request that was watched by `watch` has ended; another may come.
@@ -203,10 +244,8 @@ impl Connection {
             if !streams.is_empty() {
                 return;
             }
-        } else {
-            let mut head = self.head.borrow_mut();
-            head.clear();
-            head.shrink_to(KEPT_HEAD_BYTES);
+        } else if self.framer.borrow_mut().answered() {
+            self.watch.wake();
         }
         let limit = if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle };
         self.watch.enter(Phase::Idle, limit);

@@ -38,6 +38,7 @@ impl Reply {
             close: matches!(
                 refusal,
                 Refusal::MalformedRequest
+                    | Refusal::UnsupportedVersion
                     | Refusal::Banned
                     | Refusal::HeadTooLarge
                     | Refusal::BodyTooLarge
@@ -119,8 +120,9 @@ impl From<Refusal> for Reply {
     }
 }
 
-/// The whole answer to a request whose head never came; the connection is closed after it.
-pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue) -> Vec<u8> {
+/// The whole answer to a request that no exchange answers, perhaps without its body; the
+/// connection is closed after it.
+pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue, with_body: bool) -> Vec<u8> {
     let body = problem(refusal, request_id);
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
     let mut answer = format!(
@@ -132,7 +134,9 @@ pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue) -> Vec<u8> {
     .into_bytes();
     answer.extend_from_slice(request_id.as_bytes());
     answer.extend_from_slice(b"\r\n\r\n");
-    answer.extend_from_slice(&body);
+    if with_body {
+        answer.extend_from_slice(&body);
+    }
     answer
 }
 
@@ -225,7 +229,7 @@ mod tests {
             assert_eq!(document["status"], refusal.status());
             assert_eq!(document["request_id"], "0123456789abcdef");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-            let raw = String::from_utf8(raw(*refusal, &id)).unwrap();
+            let raw = String::from_utf8(raw(*refusal, &id, true)).unwrap();
             assert!(raw.starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
             let (head, raw_body) = raw.split_once("\r\n\r\n").unwrap();
             assert!(head.ends_with("x-request-id: 0123456789abcdef"));

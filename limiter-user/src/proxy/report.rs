@@ -202,6 +202,7 @@ impl Inner {
 #[derive(Debug, Default)]
 pub(super) struct CoreCounters {
     pub(super) requests: Count,
+    pub(super) requests_ended: Count,
     pub(super) forwarded: Count,
     pub(super) refused: [Count; REFUSALS],
     pub(super) monitored: [Count; REFUSALS],
@@ -244,6 +245,11 @@ impl CoreCounters {
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused[refusal as usize].bump();
         self.outcomes.count(None, refusal.status(), Some(refusal));
+    }
+
+    /// Requests of this core that have not ended.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.requests.get().saturating_sub(self.requests_ended.get())
     }
 
     /// Adds this core's totals to `sum`.

@@ -15,4 +15,5 @@ pub(super) mod request_id;
 pub(super) mod response_headers;
 pub(super) mod route;
 pub(super) mod target;
+pub(super) mod trace;
 pub(super) mod transform;

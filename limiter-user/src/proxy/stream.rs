@@ -92,8 +92,8 @@ pub(super) struct ClientStream {
     connection: Rc<Connection>,
     /// Bytes that were read before it was known which version of HTTP they are of.
     ahead: Vec<u8>,
-    /// Whether the connection keeps the heads that are read (HTTP/1).
-    keeps_heads: bool,
+    /// Whether what is read passes the framing of HTTP/1.
+    frames: bool,
 }
 
 /// Most bytes read before the version is known: a whole head, usually.
@@ -101,7 +101,7 @@ const AHEAD_BYTES: usize = 2048;
 
 impl ClientStream {
     pub(super) fn new(transport: Transport, connection: Rc<Connection>) -> Self {
-        Self { transport, connection, ahead: Vec::new(), keeps_heads: false }
+        Self { transport, connection, ahead: Vec::new(), frames: false }
     }
 
     /// Waits for bytes and keeps them for the next read; how many came.
@@ -118,8 +118,8 @@ impl ClientStream {
     }
 
     /// What is read from now on is HTTP/1.
-    pub(super) fn keep_heads(&mut self) {
-        self.keeps_heads = true;
+    pub(super) fn frame(&mut self) {
+        self.frames = true;
     }
 
     /// What was read ahead.
@@ -134,22 +134,20 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        if self.ahead.is_empty() {
-            ready!(Pin::new(&mut self.transport).poll_read(context, buffer))?;
-        } else {
-            let count = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..count]);
-            self.ahead.drain(..count);
-            if self.ahead.is_empty() {
-                self.ahead = Vec::new();
+        let Self { transport, connection, ahead, frames } = &mut *self;
+        let mut read = |buffer: &mut ReadBuf<'_>| {
+            if ahead.is_empty() {
+                return Pin::new(&mut *transport).poll_read(context, buffer);
             }
-        }
-        let bytes = &buffer.filled()[before..];
-        if self.keeps_heads && !bytes.is_empty() {
-            self.connection.received(bytes);
-        }
-        Poll::Ready(Ok(()))
+            let count = ahead.len().min(buffer.remaining());
+            buffer.put_slice(&ahead[..count]);
+            ahead.drain(..count);
+            if ahead.is_empty() {
+                *ahead = Vec::new();
+            }
+            Poll::Ready(Ok(()))
+        };
+        if *frames { connection.poll_passed(buffer, read) } else { read(buffer) }
     }
 }
 
@@ -179,6 +177,10 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // An answer is to come that hyper does not know of.
+        if self.connection.framer().violation().is_some() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.transport).poll_shutdown(context)
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Watch {
     pub(super) awaits_body: Cell<bool>,
     /// What was wrong with a request body, told beside its error.
     pub(super) body_fault: Cell<Option<Refusal>>,
+    /// What the framing found in a request body, until it is told.
+    pub(super) violation: Cell<Option<Refusal>>,
 }
 
 impl Watch {
@@ -54,6 +56,7 @@ impl Watch {
             waker: RefCell::new(None),
             awaits_body: Cell::new(false),
             body_fault: Cell::new(None),
+            violation: Cell::new(None),
         }
     }
 
@@ -76,8 +79,14 @@ impl Watch {
     }
 
     pub(super) fn set_deadline(&self, limit: Duration) {
+        self.set_deadline_from(clock::coarse_monotonic_ns(), limit);
+    }
+
+    /// As [`Self::set_deadline`], for whoever knows the time.
+    pub(super) fn set_deadline_from(&self, now_ns: u64, limit: Duration) {
         self.expired.set(false);
-        self.deadline_ns.set(after(limit));
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
+        self.deadline_ns.set(now_ns.saturating_add(limit_ns));
     }
 
     pub(super) fn clear_deadline(&self) {
@@ -125,9 +134,4 @@ impl Watch {
             self.wake();
         }
     }
-}
-
-fn after(limit: Duration) -> u64 {
-    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(NEVER);
-    clock::coarse_monotonic_ns().saturating_add(limit_ns)
 }

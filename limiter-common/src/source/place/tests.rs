@@ -27,13 +27,13 @@ fn keys_are_found_by_their_tags_whatever_lies_beside_them() {
                     word |= (if number == way { tag } else { other }) << (8 * number);
                 }
                 Native::write(&set.tags, word);
-                assert_eq!(set.find::<Native>(7, tag), way as u64, "{tag:x} among {other:x}");
-                assert_eq!(set.find::<Native>(8, tag), NO_WAY);
+                assert_eq!(set.find::<Native>(word, 7, tag), way as u64, "{tag:x} among {other:x}");
+                assert_eq!(set.find::<Native>(word, 8, tag), NO_WAY);
                 assert_eq!(set.occupied::<Native>(), WAYS as u64);
             }
         }
     }
-    assert_eq!(KeySet::default().find::<Native>(0, TAKEN), NO_WAY, "empty ways have no key");
+    assert_eq!(KeySet::default().find::<Native>(0, 0, TAKEN), NO_WAY, "empty ways have no key");
 }
 
 #[test]

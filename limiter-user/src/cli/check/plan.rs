@@ -93,6 +93,7 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
     let kind = match &route.path {
         PathPattern::Exact(_) => " (exactly)",
         PathPattern::Prefix(_) => "",
+        PathPattern::Glob(_) => " (glob)",
     };
     let upstream = &http.upstreams[route.upstream].name;
     writeln!(out, "  route       {}{kind} -> {upstream}", route.name)?;
@@ -122,6 +123,20 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
     }
     if let Some(at) = route.headers {
         writeln!(out, "    headers   {}", http.headers[at].name)?;
+    }
+    for (what, edits) in
+        [("request  ", &route.request_headers), ("response ", &route.response_headers)]
+    {
+        if !edits.remove.is_empty() {
+            writeln!(out, "    {what} without {}", edits.remove.join(", "))?;
+        }
+        if !edits.set.is_empty() {
+            let names = join(edits.set.iter().map(|(name, _)| name));
+            writeln!(out, "    {what} with its own {names}")?;
+        }
+    }
+    if let Some(prefix) = &route.strip_prefix {
+        writeln!(out, "    strips    {prefix}")?;
     }
     Ok(())
 }

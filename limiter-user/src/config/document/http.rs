@@ -1,5 +1,7 @@
 //! `[http]` as written.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -25,10 +27,12 @@ pub(in crate::config) struct HttpDocument {
     pub(in crate::config) max_connections: Option<Number>,
     /// Connections of one client. Default 256.
     pub(in crate::config) max_connections_per_client: Option<Number>,
+    /// Requests in flight in all. Default 10000.
+    pub(in crate::config) max_requests: Option<Number>,
     /// How long each phase may take.
     pub(in crate::config) timeouts: TimeoutsDocument,
-    /// Not supported by this version.
-    pub(in crate::config) min_body_rate: Option<Later>,
+    /// Of a body that a client sends or takes. Default `256B/s`.
+    pub(in crate::config) min_body_rate: Option<Text>,
     /// `off`.
     pub(in crate::config) access_log: Option<Text>,
     /// Where requests arrive. Default: `127.0.0.1:8080`.
@@ -121,14 +125,14 @@ pub(in crate::config) struct UpstreamDocument {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct RouteDocument {
-    /// Host without port. Default: any.
+    /// Host without port, or `*.` and a domain for all hosts below it. Default: any.
     pub(in crate::config) host: Option<Text>,
     /// Whole segments: `/api` matches `/api` and `/api/x`. Default `/`.
     pub(in crate::config) path: Option<Text>,
     /// This path only.
     pub(in crate::config) exact: Option<Text>,
-    /// Not supported by this version.
-    pub(in crate::config) glob: Option<Later>,
+    /// `*` stands for a segment or part of one, `**` for any number of segments.
+    pub(in crate::config) glob: Option<Text>,
     /// Upper case. Default: any.
     pub(in crate::config) methods: Option<Spanned<Vec<Text>>>,
     /// Name of an upstream. Default: the only one.
@@ -149,14 +153,24 @@ pub(in crate::config) struct RouteDocument {
     pub(in crate::config) detect: Option<Text>,
     /// Client networks that may call; empty: nobody. Default: any.
     pub(in crate::config) allow: Option<Spanned<Vec<Text>>>,
-    /// Not supported by this version.
-    pub(in crate::config) request_headers: Option<Later>,
-    /// Not supported by this version.
-    pub(in crate::config) response_headers: Option<Later>,
+    /// Edits of the request as the upstream gets it.
+    pub(in crate::config) request_headers: EditsDocument,
+    /// Edits of the response, after those of `headers`.
+    pub(in crate::config) response_headers: EditsDocument,
     /// Not supported by this version.
     pub(in crate::config) mask_response_fields: Option<Later>,
-    /// Not supported by this version.
-    pub(in crate::config) strip_prefix: Option<Later>,
+    /// Taken off the front of the path for the upstream; every path of the route begins with it.
+    pub(in crate::config) strip_prefix: Option<Text>,
     /// Not supported by this version.
     pub(in crate::config) deprecated: Option<Later>,
+}
+
+/// `request_headers` and `response_headers` of a route.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct EditsDocument {
+    /// Names and values; replace what was there.
+    pub(in crate::config) set: BTreeMap<Text, Text>,
+    /// Names to take out.
+    pub(in crate::config) remove: Vec<Text>,
 }

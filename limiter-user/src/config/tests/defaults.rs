@@ -114,6 +114,9 @@ fn the_most_specific_route_comes_first() {
         route("exact = \"/api\""),
         route("path = \"/api\"\nmethods = [\"POST\"]"),
         route("host = \"Api.Example.com\""),
+        route("host = \"*.example.com\"\nglob = \"/a*\""),
+        route("glob = \"/api/*\""),
+        route("glob = \"/b/**\""),
     ]
     .concat();
     let http = accepted(&text).policy.http.unwrap();
@@ -121,8 +124,38 @@ fn the_most_specific_route_comes_first() {
         http.routes.iter().map(|route| (route.name.as_str(), route.methods.len())).collect();
     assert_eq!(
         order,
-        [("api.example.com/", 0), ("/api", 0), ("/api/v1", 0), ("/api", 1), ("/api", 0), ("/", 0)]
+        [
+            ("api.example.com/", 0),
+            ("*.example.com/a*", 0),
+            ("/api/v1", 0),
+            ("/api", 0),
+            ("/api/*", 0),
+            ("/api", 1),
+            ("/api", 0),
+            ("/b", 0),
+            ("/", 0)
+        ]
     );
+}
+
+#[test]
+fn routes_that_nothing_reaches_and_credentials_in_the_clear_are_risks() {
+    let text = format!(
+        "[[http.listener]]\naddress = \"127.0.0.1:1\"\n[[http.listener]]\naddress = \"192.0.2.1:80\"\n\
+         {API}[[http.route]]\npath = \"/a\"\nauth = [\"keys\"]\n\
+         [[http.route]]\npath = \"/b\"\nmethods = [\"CONNECT\"]\nauth = \"none\"\n\
+         request_headers = {{ set = {{ Authorization = \"x\" }} }}\n\
+         [auth.keys]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"\n"
+    );
+    let risks = accepted(&text).risks;
+    let of = |key: &str| -> Vec<&str> {
+        risks.iter().filter(|risk| risk.key == key).map(|risk| risk.sentence.as_str()).collect()
+    };
+    assert!(of("http.route[2]").contains(&"no request can match it: CONNECT is always refused"));
+    let plain = "192.0.2.1:80: whoever is on the way can read the credentials for /a: no TLS";
+    assert_eq!(of("http.listener"), [plain]);
+    let secret = of("http.route[2].request_headers.set.Authorization");
+    assert_eq!(secret, ["a secret stands in the configuration file"], "{risks:?}");
 }
 
 #[test]

@@ -1,20 +1,25 @@
 //! hyper's HTTP/1.1 on one connection.
 //!
-//! In: a stream on which a request began; out: requests to the pipeline, one at a time. Never
-//! answers by itself what hyper finds malformed: that is told, and hyper's answer goes out.
+//! In: a stream on which a request began; out: requests to the pipeline, one at a time, and the
+//! answers to those that the framing refused. hyper sees no other, and refuses none by itself.
 
 use std::rc::Rc;
 
+use http::HeaderValue;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 
 use super::{end, linger, tell, unless_ended};
 use crate::{
+    clock,
+    link::{ObservedOutcome, RequestFacts},
     policy::http::HttpBounds,
     proxy::{
         core::Core,
+        framing::{Framer, Violation},
         pipeline::{self, Answering},
         registry::Connection,
+        reply,
         stream::ClientStream,
     },
     refusal::Refusal,
@@ -33,7 +38,7 @@ pub(super) async fn drive(
     bounds: HttpBounds,
     mut stream: ClientStream,
 ) {
-    stream.keep_heads();
+    stream.frame();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         // Sockets are accepted only under a policy, and there is always one from then on.
         match core.policy() {
@@ -46,14 +51,12 @@ pub(super) async fn drive(
     let mut http = builder(bounds).serve_connection(TokioIo::new(stream), service);
     let outcome = unless_ended(state, &mut http).await;
     let parts = http.into_parts();
-    let stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner();
     match outcome {
-        Ok(Ok(())) => linger(stream).await,
-        Ok(Err(error)) => {
-            if error.is_parse_too_large() {
-                tell(core, state, Refusal::HeadTooLarge);
-            } else if error.is_parse() {
-                tell(core, state, Refusal::MalformedRequest);
+        Ok(_) => {
+            let violation = state.framer().violation();
+            if let Some(violation) = violation {
+                refuse(core, state, violation, &mut stream);
             }
             linger(stream).await;
         }
@@ -61,7 +64,46 @@ pub(super) async fn drive(
     }
 }
 
-/// Without `pipeline_flush`: with bytes unread it keeps the answer to a malformed head back for ever.
+/// Answers what the framing refused, unless it was in the body of a request, which has an answer.
+fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut ClientStream) {
+    let Violation { refusal, unseen } = violation;
+    if !unseen {
+        // Nothing was told if the answer ended before.
+        if state.watch().violation.take().is_some() {
+            tell(core, state, refusal);
+        }
+        return;
+    }
+    let id = core.new_request_id();
+    let framer = state.framer();
+    core.counters.refuse(refusal);
+    let who = (state.peer, state.client());
+    core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
+        facts(&framer, refusal, &id)
+    });
+    stream.transport.send_now(&reply::raw(refusal, &id, !framer.is_bodiless()));
+}
+
+/// What a refused head was for, without the query, if its first line was in order.
+fn facts(framer: &Framer, refusal: Refusal, id: &HeaderValue) -> Option<Box<RequestFacts>> {
+    let mut words = framer.request_line()?.split(|byte| *byte == b' ');
+    let mut next = |most: usize| {
+        let word = words.next().unwrap_or_default();
+        let word = word.split(|byte| *byte == b'?').next().unwrap_or_default();
+        String::from_utf8_lossy(&word[..word.len().min(most)]).into_owned()
+    };
+    Some(Box::new(RequestFacts {
+        id: String::from_utf8_lossy(id.as_bytes()).into_owned(),
+        method: next(32),
+        path: next(256),
+        user_agent: String::new(),
+        status: refusal.status(),
+        route: String::new(),
+        principal: None,
+    }))
+}
+
+/// The bounds are those of the framing, which looks first.
 fn builder(bounds: HttpBounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder

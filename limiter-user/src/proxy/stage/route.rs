@@ -5,7 +5,6 @@
 use http::{Method, header::ALLOW};
 
 use crate::{
-    policy::http::PathPattern,
     proxy::{
         compiled::{Compiled, RouteGroup},
         proof::Target,
@@ -21,13 +20,13 @@ pub(in crate::proxy) fn select(
     target: &Target,
     method: &Method,
 ) -> Result<usize, Reply> {
-    let group = find(policy, target.host(), target.path());
+    let place = policy.router.find(target.host(), target.path());
     if let Some(alternate) = target.alternate()
-        && !same(group, find(policy, target.host(), alternate))
+        && policy.router.find(target.host(), alternate) != place
     {
         return Err(Refusal::MalformedRequest.into());
     }
-    let Some(group) = group else {
+    let Some(group) = place.map(|place| &policy.groups[place]) else {
         return Err(Refusal::NotFound.into());
     };
     if let Some(announced) = &target.preflight {
@@ -43,61 +42,18 @@ pub(in crate::proxy) fn select(
         .ok_or_else(|| Reply::refuse(Refusal::MethodNotAllowed).with(ALLOW, group.allow.clone()))
 }
 
+/// The route that names the method, or else GET for HEAD, or else none.
 fn by_method(policy: &Compiled, group: &RouteGroup, method: &Method) -> Option<usize> {
-    group.routes.iter().copied().find(|index| {
-        let methods = &policy.routes[*index].methods;
-        methods.is_empty()
-            || methods.contains(method)
-            || (*method == Method::HEAD && methods.contains(&Method::GET))
-    })
-}
-
-fn find<'a>(policy: &'a Compiled, host: &str, path: &str) -> Option<&'a RouteGroup> {
-    policy.groups.iter().find(|group| {
-        group.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
-            && matches(&group.path, path)
-    })
-}
-
-fn same(one: Option<&RouteGroup>, other: Option<&RouteGroup>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => std::ptr::eq(one, other),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-fn matches(pattern: &PathPattern, path: &str) -> bool {
-    match pattern {
-        PathPattern::Exact(exact) => path == exact,
-        PathPattern::Prefix(prefix) => {
-            let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let rank = |index: usize| {
+        let methods = &policy.routes[index].methods;
+        if methods.contains(method) {
+            Some(0)
+        } else if *method == Method::HEAD && methods.contains(&Method::GET) {
+            Some(1)
+        } else {
+            methods.is_empty().then_some(2)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_match_whole_segments() {
-        let prefix = |text: &str| PathPattern::Prefix(text.into());
-        for (pattern, path, expected) in [
-            ("/", "/", true),
-            ("/", "/x/y", true),
-            ("/", "*", false),
-            ("/api", "/api", true),
-            ("/api", "/api/", true),
-            ("/api/", "/api", true),
-            ("/api", "/api/x", true),
-            ("/api", "/apix", false),
-            ("/api", "/API", false),
-        ] {
-            assert_eq!(matches(&prefix(pattern), path), expected, "{pattern} {path}");
-        }
-        let exact = PathPattern::Exact("/a".into());
-        assert!(matches(&exact, "/a") && !matches(&exact, "/a/"));
-    }
+    };
+    let ranked = group.routes.iter().filter_map(|index| Some((rank(*index)?, *index)));
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, index)| index)
 }

@@ -1,4 +1,4 @@
-//! The request's target and framing, read in the one way that is left after strictness.
+//! The request's target, read in the one way that is left after strictness.
 //!
 //! In: the head; out: the path and host that every later stage and the upstream see. What another
 //! parser could read differently is refused; the path is normalised once (`path`).
@@ -7,13 +7,16 @@ mod path;
 
 use http::{
     HeaderMap, HeaderValue, Method, Version,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING},
+    header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TE},
     request::Parts,
     uri::PathAndQuery,
 };
 
 use self::path::{Normal, normalise};
-use crate::{proxy::reply::Reply, refusal::Refusal};
+use crate::{
+    proxy::{authority, framing, reply::Reply},
+    refusal::Refusal,
+};
 
 /// Where a request is for; what the policy sees is what the upstream gets.
 #[derive(Debug)]
@@ -47,28 +50,30 @@ impl Target {
     }
 }
 
-/// Reads the target. `head` is the request head as received, for what the parser does not keep.
-pub(in crate::proxy) fn check(parts: &Parts, head: &[u8]) -> Result<Target, Reply> {
-    read(parts, head).ok_or_else(|| Reply::refuse(Refusal::MalformedRequest))
+/// Reads the target of a request that came over this scheme.
+pub(in crate::proxy) fn check(parts: &Parts, scheme: &str) -> Result<Target, Reply> {
+    read(parts, scheme).ok_or_else(|| Reply::refuse(Refusal::MalformedRequest))
 }
 
-fn read(parts: &Parts, head: &[u8]) -> Option<Target> {
-    if parts.method == Method::CONNECT || !framing_is_plain(parts, head) {
+fn read(parts: &Parts, scheme: &str) -> Option<Target> {
+    // What the framing sees to over HTTP/1.
+    if parts.version == Version::HTTP_2 && !is_sound(parts) {
+        return None;
+    }
+    if parts.method == Method::CONNECT {
         return None;
     }
     let host = only(&parts.headers, HOST)?;
-    let host_bytes = host_bytes(host.as_bytes())?;
-    if let Some(authority) = parts.uri.authority()
-        && !(authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
-            && parts.uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")))
-    {
-        return None;
+    let host_bytes = authority::host_bytes(host.as_bytes())?;
+    if let Some(named) = parts.uri.authority() {
+        let port: &[u8] = if scheme == "https" { b"443" } else { b"80" };
+        let agrees = authority::same(named.as_str().as_bytes(), host.as_bytes(), port)
+            && parts.uri.scheme_str().is_some_and(|named| named.eq_ignore_ascii_case(scheme));
+        if !agrees {
+            return None;
+        }
     }
     let sent = parts.uri.path_and_query()?;
-    let graphic = |byte: u8| byte.is_ascii_graphic();
-    if !sent.as_str().bytes().all(graphic) {
-        return None;
-    }
     let (path_and_query, alternate) = if sent.path() == "*" {
         (parts.method == Method::OPTIONS).then(|| (sent.clone(), None))?
     } else {
@@ -107,63 +112,23 @@ fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
-/// `Transfer-Encoding` may only be `chunked`, in HTTP/1.1, without a `Content-Length`. The parser
-/// drops the length of such a request, so it is looked for in the head as received; a pipelined
-/// request, whose head may not be there as a whole, has no such body.
-fn framing_is_plain(parts: &Parts, head: &[u8]) -> bool {
-    if !parts.headers.contains_key(TRANSFER_ENCODING) {
-        return true;
-    }
-    parts.version == Version::HTTP_11
-        && only(&parts.headers, TRANSFER_ENCODING)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        && !parts.headers.contains_key(CONTENT_LENGTH)
-        && is_whole_without_length(parts, head)
-}
-
-/// Whether `head` begins with this request's line and has all its fields, and no length. A client
-/// can split a pipelined request so that its rest looks like a request, but not with as many fields.
-fn is_whole_without_length(parts: &Parts, head: &[u8]) -> bool {
-    const NAME: &[u8] = b"content-length";
-    let head = head.trim_ascii_start();
-    if !head.strip_prefix(parts.method.as_str().as_bytes()).is_some_and(|h| h.starts_with(b" ")) {
-        return false;
-    }
-    for (fields, line) in head.split(|byte| *byte == b'\n').skip(1).enumerate() {
-        if line.trim_ascii().is_empty() {
-            return fields == parts.headers.len();
-        }
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            return false;
-        }
-    }
-    false
-}
-
-/// Length of the host in `host[:port]`; `None` if it is not one (RFC 3986, 3.2.2, without
-/// percent-encoding and sub-delimiters, which no host name has).
-fn host_bytes(value: &[u8]) -> Option<usize> {
-    let length = if value.first() == Some(&b'[') {
-        let end = value.iter().position(|byte| *byte == b']')?;
-        let address = std::str::from_utf8(&value[1..end]).ok()?;
-        address.parse::<std::net::Ipv6Addr>().ok()?;
-        end + 1
-    } else {
-        let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
-        let name = &value[..end];
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-        if name.is_empty() || name == b"." || !name.iter().all(plain) {
-            return None;
-        }
-        end
-    };
-    match &value[length..] {
-        [] => Some(length),
-        [b':', port @ ..] if (1..=5).contains(&port.len()) => {
-            port.iter().all(u8::is_ascii_digit).then_some(length)
-        }
-        _ => None,
-    }
+/// What another parser could read differently in a head that came over HTTP/2, beyond what that
+/// refuses by itself (RFC 9113, 8.2 and 8.3): upstreams may get it over HTTP/1.
+fn is_sound(parts: &Parts) -> bool {
+    const OF_THE_CONNECTION: [&str; 5] =
+        ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+    let trimmed = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
+    let length = |value: &HeaderValue| framing::length(value.as_bytes()).is_some();
+    let headers = &parts.headers;
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    framing::is_method(parts.method.as_str().as_bytes())
+        && framing::is_target(parts.method.as_str().as_bytes(), path.as_bytes())
+        && !OF_THE_CONNECTION.iter().any(|name| headers.contains_key(*name))
+        && headers.get_all(TE).iter().all(|value| value == "trailers")
+        && (!headers.contains_key(CONTENT_LENGTH)
+            || only(headers, CONTENT_LENGTH).is_some_and(length))
+        && headers.values().all(trimmed)
+        && !headers.keys().any(|name| framing::is_disguised(name.as_str().as_bytes()))
 }
 
 #[cfg(test)]
@@ -182,78 +147,70 @@ mod tests {
 
     #[test]
     fn separators_in_disguise_have_an_alternate() {
-        let read = |uri| read(&parts("GET", uri, &[("host", "a.test")]), b"").unwrap();
+        let read = |uri| read(&parts("GET", uri, &[("host", "a.test")]), "http").unwrap();
         assert_eq!(read("/api%2Fadmin").alternate(), Some("/api/admin"));
         assert_eq!(read("/admin;x/y").alternate(), Some("/admin/y"));
         assert_eq!(read("/admin/y").alternate(), None);
     }
 
     #[test]
-    fn hosts() {
-        let accepts = |headers: &[(&str, &str)]| read(&parts("GET", "/", headers), b"").is_some();
-        for host in ["a.test", "A.test:8080", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b.test", "a."]
-        {
-            assert!(accepts(&[("host", host)]), "{host}");
-        }
-        for host in [
-            "",
-            ".",
-            "a b",
-            "u@a.test",
-            "a.test:",
-            "a.test:x",
-            "a.test:123456",
-            "[::1",
-            "[x]",
-            ":80",
-            "a/b",
-            "a?b",
-            "a,b",
-            "a%00",
-        ] {
-            assert!(!accepts(&[("host", host)]), "{host}");
-        }
+    fn there_is_one_host() {
+        let accepts =
+            |headers: &[(&str, &str)]| read(&parts("GET", "/", headers), "http").is_some();
+        assert!(accepts(&[("host", "a.test")]));
+        assert!(!accepts(&[("host", "u@a.test")]));
         assert!(!accepts(&[]), "missing");
         assert!(!accepts(&[("host", "a.test"), ("host", "a.test")]), "twice");
     }
 
     #[test]
     fn absolute_form_must_agree_with_host() {
-        let accepts = |uri: &str| read(&parts("GET", uri, &[("host", "a.test")]), b"").is_some();
+        let accepts = |uri: &str| read(&parts("GET", uri, &[("host", "a.test")]), "http").is_some();
         assert!(accepts("http://a.test/x") && accepts("http://A.TEST/x"));
         assert!(!accepts("http://b.test/x"));
         assert!(!accepts("http://u@a.test/x"));
         assert!(!accepts("https://a.test/x"));
-        assert!(!accepts("http://a.test:80/x"));
+        assert!(accepts("http://a.test:80/x") && !accepts("http://a.test:81/x"));
     }
 
     #[test]
     fn methods_with_their_own_targets() {
         let host = [("host", "a.test")];
-        assert!(read(&parts("CONNECT", "a.test:80", &host), b"").is_none());
-        assert!(read(&parts("GET", "*", &host), b"").is_none());
-        assert!(read(&parts("OPTIONS", "*", &host), b"").is_some());
+        assert!(read(&parts("CONNECT", "a.test:80", &host), "http").is_none());
+        assert!(read(&parts("GET", "*", &host), "http").is_none());
+        assert!(read(&parts("OPTIONS", "*", &host), "http").is_some());
     }
 
     #[test]
-    fn framing() {
-        let refused = |headers: &[(&str, &str)], head: &[u8]| {
+    fn heads_of_http2_are_held_to_the_same() {
+        let accepts = |method: &str, uri: &str, headers: &[(&str, &str)]| {
             let mut all = vec![("host", "a.test")];
             all.extend_from_slice(headers);
-            read(&parts("POST", "/", &all), head).is_none()
+            let mut parts = parts(method, uri, &all);
+            parts.version = Version::HTTP_2;
+            read(&parts, "http").is_some()
         };
-        let chunked = [("transfer-encoding", "chunked")];
-        let head: &[u8] =
-            b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 5";
-        assert!(!refused(&chunked, head), "what follows the head is the body's");
-        let both = b"POST / HTTP/1.1\r\nContent-LENGTH: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(refused(&chunked, both));
-        assert!(refused(&chunked, b""), "a pipelined head was not kept");
-        assert!(refused(&chunked, &head[10..]), "nor was this as a whole");
-        assert!(refused(&[chunked[0], ("x", "POST / HTTP/1.1")], head), "a rest in disguise");
-        assert!(refused(&[("transfer-encoding", "gzip, chunked")], head));
-        assert!(refused(&[chunked[0], chunked[0]], head));
-        assert!(!refused(&[("content-length", "5")], b""));
+        assert!(accepts("POST", "/x?y", &[("content-length", "5"), ("te", "trailers")]));
+        assert!(accepts("OPTIONS", "*", &[]));
+        for (name, value) in [
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "x"),
+            ("keep-alive", "x"),
+            ("proxy-connection", "x"),
+            ("te", "gzip"),
+            ("content-length", "+5"),
+            ("content-length", "05"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("x", " y"),
+            ("x", "y\t"),
+        ] {
+            assert!(!accepts("POST", "/", &[(name, value)]), "{name}: {value}");
+        }
+        assert!(!accepts("POST", "/", &[("content-length", "5"), ("content-length", "5")]));
+        assert!(!accepts("get", "/", &[]) && !accepts("GET", "/{x}", &[]));
+        assert!(!accepts("GET", "*", &[]) && !accepts("GET", "/?%zz", &[]));
     }
 
     #[test]
@@ -261,7 +218,7 @@ mod tests {
         let preflight = |method, headers: &[(&str, &str)]| {
             let mut all = vec![("host", "a.test")];
             all.extend_from_slice(headers);
-            read(&parts(method, "/", &all), b"").unwrap().preflight
+            read(&parts(method, "/", &all), "http").unwrap().preflight
         };
         let origin = ("origin", "https://x.test");
         let announced = ("access-control-request-method", "PUT");

@@ -5,6 +5,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST},
+    uri::PathAndQuery,
 };
 
 use crate::proxy::{
@@ -57,6 +58,20 @@ impl ForwardedFor {
     }
 }
 
+/// The path for the upstream, without what the route takes off its front.
+pub(in crate::proxy) fn target(route: &Route, target: PathAndQuery) -> PathAndQuery {
+    let Some(rest) = target.as_str().get(route.strip_bytes..).filter(|_| route.strip_bytes > 0)
+    else {
+        return target;
+    };
+    let stripped = if rest.starts_with('/') {
+        PathAndQuery::try_from(rest)
+    } else {
+        PathAndQuery::try_from(format!("/{rest}"))
+    };
+    stripped.unwrap_or(target)
+}
+
 /// Edits the headers for the upstream.
 pub(in crate::proxy) fn headers(
     policy: &Compiled,
@@ -80,6 +95,7 @@ pub(in crate::proxy) fn headers(
             headers.remove(AUTHORIZATION);
         }
     }
+    route.request_headers.apply(headers);
     if let Some(principal) = principal {
         let record = principal.record(policy);
         headers.insert(X_AUTH_SUBJECT, record.subject.clone());

@@ -13,8 +13,8 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey, LimitPolicy,
-        OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
+        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
 };
@@ -107,6 +107,8 @@ const BOUNDS: HttpBounds = HttpBounds {
     max_header_bytes: 16384,
     max_connections: 1000,
     max_connections_per_client: 500,
+    max_requests: 400,
+    min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
@@ -123,6 +125,9 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         cors: None,
         headers: None,
         allow: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        strip_prefix: None,
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],

@@ -1,0 +1,47 @@
+//! What `check` warns about: routes that no request reaches, credentials on plain connections.
+//!
+//! Asks the very router that decides about requests.
+
+use super::super::error::{Place, Report};
+use crate::policy::{
+    http::{RouteAuth, RoutePolicy},
+    listener::ListenerPolicy,
+    routing::{Router, witness},
+};
+
+/// `places` are those of `routes`.
+pub(super) fn warn(
+    routes: &[RoutePolicy],
+    places: &[Place],
+    listeners: &[ListenerPolicy],
+    report: &mut Report,
+) {
+    let finder = Router::new(routes.iter().map(|route| (route.host.as_deref(), &route.path)));
+    for (route, place) in routes.iter().zip(places) {
+        let (host, path) = witness(route.host.as_deref(), &route.path);
+        let found = finder.find(&host, &path).map(|index| &routes[index]);
+        if let Some(other) = found
+            && (&other.host, &other.path) != (&route.host, &route.path)
+        {
+            let sentence = format!("no request can match it: {} is more specific", other.name);
+            report.risk(place.clone(), sentence);
+        }
+        if !route.methods.is_empty() && route.methods.iter().all(|method| method == "CONNECT") {
+            report.risk(place.clone(), "no request can match it: CONNECT is always refused");
+        }
+    }
+    let secured = routes.iter().find(|route| matches!(route.auth, RouteAuth::AnyOf(_)));
+    if let Some(route) = secured {
+        // What redirects refuses credentials.
+        let reachable = listeners.iter().filter(|listener| {
+            listener.tls.is_none() && !listener.redirect_https && !listener.address.is_local()
+        });
+        for listener in reachable {
+            let sentence = format!(
+                "{}: whoever is on the way can read the credentials for {}: no TLS",
+                listener.address, route.name
+            );
+            report.risk("http.listener", sentence);
+        }
+    }
+}

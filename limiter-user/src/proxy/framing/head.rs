@@ -1,0 +1,556 @@
+//! One request head, judged line by line as it comes (RFC 9112, 2 to 6), in one pass.
+//!
+//! In: the bytes of the head so far; out: where it ends and what body follows. What is legal but
+//! read differently by some is refused too; what a value means is left to later stages, except
+//! where it decides about framing.
+
+use memchr::{memchr, memchr_iter};
+
+use super::{Body, Limits};
+use crate::{proxy::authority, refusal::Refusal};
+
+/// Longest method; the longest registered one has 17 bytes.
+const MAX_METHOD_BYTES: usize = 24;
+
+/// Longest field name.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// Most digits of a `Content-Length`.
+const MAX_LENGTH_DIGITS: usize = 18;
+
+/// Longest target that hyper takes.
+const MAX_TARGET_BYTES: usize = 65_534;
+
+/// `tchar` of RFC 9110, 5.6.2: in names.
+const NAME: u8 = 1;
+/// In methods: upper case, since some servers read `get` as `GET` and some do not.
+const METHOD: u8 = 2;
+/// In a path: RFC 3986's, with `|`, `[` and `]`, which browsers send as they are.
+const PATH: u8 = 4;
+/// In a query: what browsers send as it is besides.
+const QUERY: u8 = 8;
+
+const CLASSES: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut code: u8 = 0x21;
+    while code < 0x7f {
+        let byte = code as usize;
+        let word = code.is_ascii_alphanumeric();
+        if word || is_one_of(code, b"!#$%&'*+-.^_`|~") {
+            table[byte] |= NAME;
+        }
+        if code.is_ascii_uppercase() || code.is_ascii_digit() || code == b'-' || code == b'_' {
+            table[byte] |= METHOD;
+        }
+        if word || is_one_of(code, b"-._~!$&'()*+,;=:@/%|[]") {
+            table[byte] |= PATH | QUERY;
+        }
+        if is_one_of(code, b"?\\^`{}") {
+            table[byte] |= QUERY;
+        }
+        code += 1;
+    }
+    table
+}
+
+const fn is_one_of(byte: u8, list: &[u8]) -> bool {
+    let mut at = 0;
+    while at < list.len() {
+        if list[at] == byte {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether every byte is of a class.
+fn all(bytes: &[u8], class: u8) -> bool {
+    bytes.iter().all(|byte| CLASSES[usize::from(*byte)] & class != 0)
+}
+
+/// Whether a byte may be in no line: controls but tab. Branchless, so that it runs on vectors.
+pub(super) fn has_controls(bytes: &[u8]) -> bool {
+    let found = bytes.iter().fold(0, |found, byte| {
+        let known = u8::from(*byte == b'\t') | u8::from(*byte == b'\r') | u8::from(*byte == b'\n');
+        found | (u8::from(*byte < 0x20) & !known) | u8::from(*byte == 0x7f)
+    });
+    found != 0
+}
+
+/// Methods whose requests or answers are framed in their own way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Method {
+    /// Its answer has no body.
+    Head,
+    /// Has no body.
+    Trace,
+    Other,
+}
+
+/// What is known of a head whose end has not come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scan {
+    /// Where the first line begins that has not ended.
+    line: usize,
+    /// Up to where there is no line feed behind `line`.
+    searched: usize,
+    /// Up to where bytes were looked at one by one.
+    checked: usize,
+    /// Carriage returns up to there.
+    returns: usize,
+    lines: usize,
+    /// Of a request line in order.
+    method: Option<Method>,
+    http_10: bool,
+    host: bool,
+    chunked: bool,
+    length: Option<u64>,
+}
+
+/// A whole head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Whole {
+    /// Its length with the empty line.
+    pub(super) bytes: usize,
+    /// What follows.
+    pub(super) body: Body,
+}
+
+impl Scan {
+    /// Looks at what came since the last time. `head` is everything since the request line's
+    /// first byte, and may go on behind the end. `None`: there is more to come.
+    pub(super) fn feed(&mut self, head: &[u8], limits: Limits) -> Result<Option<Whole>, Refusal> {
+        while let Some(found) = memchr(b'\n', &head[self.searched..]) {
+            let end = self.searched + found;
+            let Some(line) = head[self.line..end].strip_suffix(b"\r") else {
+                return Err(Refusal::MalformedRequest);
+            };
+            self.line = end + 1;
+            self.searched = self.line;
+            self.lines += 1;
+            if self.line > limits.head_bytes {
+                return Err(Refusal::HeadTooLarge);
+            }
+            match line {
+                [] if self.lines > 1 => {
+                    self.check(&head[..self.line])?;
+                    return self.end().map(Some);
+                }
+                _ if self.lines == 1 => self.request_line(line)?,
+                _ if self.lines > limits.fields + 1 => return Err(Refusal::HeadTooLarge),
+                _ => self.field(line)?,
+            }
+        }
+        self.searched = head.len();
+        self.check(head)?;
+        if head.len() >= limits.head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) }
+    }
+
+    /// Controls, and carriage returns other than before a line feed: there are as many as lines
+    /// ended, and perhaps one more whose line feed is still to come.
+    fn check(&mut self, head: &[u8]) -> Result<(), Refusal> {
+        let fresh = &head[self.checked..];
+        self.returns += memchr_iter(b'\r', fresh).count();
+        self.checked = head.len();
+        let open = head.len() > self.line && head.last() == Some(&b'\r');
+        if has_controls(fresh) || self.returns != self.lines + usize::from(open) {
+            return Err(Refusal::MalformedRequest);
+        }
+        Ok(())
+    }
+
+    /// The method, if the request line came and is in order.
+    pub(super) fn method(&self) -> Option<Method> {
+        self.method
+    }
+
+    fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        const MALFORMED: Refusal = Refusal::MalformedRequest;
+        let space = memchr(b' ', line).ok_or(MALFORMED)?;
+        let (method, rest) = (&line[..space], &line[space + 1..]);
+        if !is_method(method) {
+            return Err(MALFORMED);
+        }
+        let (target, version) =
+            rest.split_at_checked(rest.len().wrapping_sub(9)).ok_or(MALFORMED)?;
+        self.http_10 = match version {
+            b" HTTP/1.1" => false,
+            b" HTTP/1.0" => true,
+            // One of the future, if the rest of the line can be read.
+            [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => {
+                let refusal =
+                    if is_target(method, target) { Refusal::UnsupportedVersion } else { MALFORMED };
+                return Err(refusal);
+            }
+            _ => return Err(MALFORMED),
+        };
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(Refusal::HeadTooLarge);
+        }
+        if !is_target(method, target) {
+            return Err(MALFORMED);
+        }
+        self.method = Some(match method {
+            b"HEAD" => Method::Head,
+            b"TRACE" => Method::Trace,
+            _ => Method::Other,
+        });
+        Ok(())
+    }
+
+    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let (name, value) = split_field(line).ok_or(Refusal::MalformedRequest)?;
+        let fine = match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                !std::mem::replace(&mut self.host, true)
+                    && authority::host_bytes(trim_spaces(value)).is_some()
+            }
+            14 if is_called(name, b"content-length") => {
+                let length = length(trim_spaces(value));
+                name[7] == b'-' && length.is_some() && self.length.is_none() && {
+                    self.length = length;
+                    true
+                }
+            }
+            17 if is_called(name, b"transfer-encoding") => {
+                name[8] == b'-'
+                    && !std::mem::replace(&mut self.chunked, true)
+                    && trim_spaces(value).eq_ignore_ascii_case(b"chunked")
+            }
+            4..=MAX_NAME_BYTES | 1..4 => true,
+            _ => return Err(Refusal::HeadTooLarge),
+        };
+        if fine { Ok(()) } else { Err(Refusal::MalformedRequest) }
+    }
+
+    /// What the fields say together.
+    fn end(&self) -> Result<Whole, Refusal> {
+        let body = match (self.chunked, self.length) {
+            (true, None) => Body::Chunked,
+            (true, Some(_)) => return Err(Refusal::MalformedRequest),
+            (false, length) => Body::Bytes(length.unwrap_or(0)),
+        };
+        if !self.host
+            || (self.chunked && self.http_10)
+            || (self.method == Some(Method::Trace) && body != Body::Bytes(0))
+        {
+            return Err(Refusal::MalformedRequest);
+        }
+        Ok(Whole { bytes: self.line, body })
+    }
+}
+
+/// Name and value of a field line; `None` for anything else, such as a folded line.
+pub(super) fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|byte| CLASSES[usize::from(*byte)] & NAME == 0)?;
+    (colon > 0 && line[colon] == b':').then(|| (&line[..colon], &line[colon + 1..]))
+}
+
+/// Whether a name is this, or would be to a server that takes `_` for `-`.
+pub(super) fn is_called(name: &[u8], wanted: &[u8]) -> bool {
+    name.len() == wanted.len()
+        && name.iter().zip(wanted).all(|(byte, wanted)| {
+            byte.to_ascii_lowercase() == *wanted || (*byte == b'_' && *wanted == b'-')
+        })
+}
+
+/// Without spaces around it. Tabs, which are as legal, stay and are refused where this is used:
+/// they are how a framing field is hidden from one of two parsers.
+fn trim_spaces(mut value: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Upper-case letters, and digits, `-` and `_` behind the first.
+pub(in crate::proxy) fn is_method(method: &[u8]) -> bool {
+    method.first().is_some_and(u8::is_ascii_uppercase)
+        && method.len() <= MAX_METHOD_BYTES
+        && all(method, METHOD)
+}
+
+/// Whether a name is one of framing to servers that take `_` for `-`, and to those only.
+pub(in crate::proxy) fn is_disguised(name: &[u8]) -> bool {
+    memchr(b'_', name).is_some()
+        && (is_called(name, b"content-length") || is_called(name, b"transfer-encoding"))
+}
+
+/// Digits without a leading zero, which some read as octal.
+pub(in crate::proxy) fn length(digits: &[u8]) -> Option<u64> {
+    if !(1..=MAX_LENGTH_DIGITS).contains(&digits.len()) || (digits[0] == b'0' && digits.len() > 1) {
+        return None;
+    }
+    digits.iter().try_fold(0, |value: u64, digit| {
+        digit.is_ascii_digit().then(|| value * 10 + u64::from(digit - b'0'))
+    })
+}
+
+/// The forms of RFC 9112, 3.2, but the one of CONNECT, which is not spoken here.
+pub(in crate::proxy) fn is_target(method: &[u8], target: &[u8]) -> bool {
+    if method == b"CONNECT" {
+        return false;
+    }
+    match target {
+        [b'/', ..] => is_path_and_query(target),
+        b"*" => method == b"OPTIONS",
+        _ => {
+            let after = |scheme: &[u8]| {
+                let (first, rest) = target.split_at_checked(scheme.len())?;
+                first.eq_ignore_ascii_case(scheme).then_some(rest)
+            };
+            let Some(rest) = after(b"http://").or_else(|| after(b"https://")) else {
+                return false;
+            };
+            let (host, path) = rest.split_at(memchr(b'/', rest).unwrap_or(rest.len()));
+            authority::host_bytes(host).is_some() && (path.is_empty() || is_path_and_query(path))
+        }
+    }
+}
+
+/// Known bytes, whole escapes, and no NUL, also escaped.
+fn is_path_and_query(target: &[u8]) -> bool {
+    let mut class = PATH;
+    let mut bytes = target;
+    while let [byte, rest @ ..] = bytes {
+        bytes = rest;
+        if CLASSES[usize::from(*byte)] & class == 0 {
+            if *byte != b'?' {
+                return false;
+            }
+            class = QUERY;
+        }
+        if *byte == b'%' {
+            match bytes {
+                [b'0', b'0', ..] => return false,
+                [high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    bytes = rest;
+                }
+                _ => return false,
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 1000, fields: 10 };
+
+    /// At once and byte by byte: the same.
+    fn judge(head: &[u8]) -> Result<Option<Whole>, Refusal> {
+        let whole = Scan::default().feed(head, LIMITS);
+        let mut scan = Scan::default();
+        let mut slow = Ok(None);
+        for end in 1..=head.len() {
+            slow = scan.feed(&head[..end], LIMITS);
+            if slow != Ok(None) {
+                break;
+            }
+        }
+        assert_eq!(whole, slow, "{}", head.escape_ascii());
+        whole
+    }
+
+    fn with(fields: &str) -> Result<Option<Whole>, Refusal> {
+        judge(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes())
+    }
+
+    fn line(line: &str) -> Result<(), Refusal> {
+        judge(format!("{line}\r\nHost: a\r\n\r\n").as_bytes()).map(drop)
+    }
+
+    #[test]
+    fn bodies() {
+        let body = |fields: &str| with(fields).map(|whole| whole.unwrap().body).ok();
+        for (fields, expected) in [
+            ("", Body::Bytes(0)),
+            ("Content-Length: 0\r\n", Body::Bytes(0)),
+            ("content-LENGTH:12\r\n", Body::Bytes(12)),
+            ("Content-Length:  12  \r\n", Body::Bytes(12)),
+            ("Content-Length: 999999999999999999\r\n", Body::Bytes(999_999_999_999_999_999)),
+            ("Transfer-Encoding: chunked\r\n", Body::Chunked),
+            ("TRANSFER-ENCODING:Chunked\r\n", Body::Chunked),
+        ] {
+            assert_eq!(body(fields), Some(expected), "{fields}");
+        }
+        for fields in [
+            "Content-Length: \r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 1,1\r\n",
+            "Content-Length: 1 1\r\n",
+            "Content-Length: 0x1\r\n",
+            "Content-Length: 01\r\n",
+            "Content-Length: 1.0\r\n",
+            "Content-Length:\t1\r\n",
+            "Content-Length: 9999999999999999999\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nContent_Length: 1\r\n",
+            "Content_Length: 1\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Transfer-Encoding: \"chunked\"\r\n",
+            "Transfer-Encoding: chunked;q=1\r\n",
+            "Transfer-Encoding: , chunked\r\n",
+            "Transfer-Encoding:\tchunked\r\n",
+            "Transfer-Encoding: chunked\t\r\n",
+            "Transfer-Encoding: \r\n",
+            "Transfer_Encoding: chunked\r\n",
+            "Transfer-Encoding : chunked\r\n",
+        ] {
+            assert_eq!(with(fields), Err(Refusal::MalformedRequest), "{fields}");
+        }
+        let old = b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(judge(old), Err(Refusal::MalformedRequest));
+        let trace = b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(judge(trace), Err(Refusal::MalformedRequest));
+    }
+
+    #[test]
+    fn request_lines() {
+        for text in [
+            "GET / HTTP/1.1",
+            "GET / HTTP/1.0",
+            "PATCH /a/b?c=d&e[]=%20{}|\\^` HTTP/1.1",
+            "M-SEARCH /x HTTP/1.1",
+            "OPTIONS * HTTP/1.1",
+            "GET http://a HTTP/1.1",
+            "GET HTTP://a:80/x?y HTTP/1.1",
+            "GET //a HTTP/1.1",
+            "GET /?? HTTP/1.1",
+            "GET /a:b@c HTTP/1.1",
+        ] {
+            assert_eq!(line(text), Ok(()), "{text}");
+        }
+        for text in [
+            "",
+            "GET",
+            "GET /",
+            "GET  / HTTP/1.1",
+            "GET /  HTTP/1.1",
+            "GET / HTTP/1.1 ",
+            " GET / HTTP/1.1",
+            "GET\t/ HTTP/1.1",
+            "GET /\tHTTP/1.1",
+            "GET HTTP/1.1",
+            "get / HTTP/1.1",
+            "GE(T / HTTP/1.1",
+            "-X / HTTP/1.1",
+            "AAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1",
+            "GET / http/1.1",
+            "GET / HTTP/1",
+            "GET / HTTP/01.1",
+            "GET / HTTP/ 1.1",
+            "GET / HTTP/2.0",
+            "GET / HTTP/1.10",
+            "GET /a b HTTP/1.1",
+            "GET /a#b HTTP/1.1",
+            "GET /?a#b HTTP/1.1",
+            "GET /<a> HTTP/1.1",
+            "GET /\"a HTTP/1.1",
+            "GET /{a} HTTP/1.1",
+            "GET /a\\b HTTP/1.1",
+            "GET /\u{e9} HTTP/1.1",
+            "GET /?\u{e9} HTTP/1.1",
+            "GET /% HTTP/1.1",
+            "GET /%4 HTTP/1.1",
+            "GET /%zz HTTP/1.1",
+            "GET /?%u0041 HTTP/1.1",
+            "GET /%00 HTTP/1.1",
+            "GET /?a=%00 HTTP/1.1",
+            "GET * HTTP/1.1",
+            "GET *x HTTP/1.1",
+            "GET a HTTP/1.1",
+            "GET a:80 HTTP/1.1",
+            "CONNECT a:80 HTTP/1.1",
+            "CONNECT / HTTP/1.1",
+            "GET ftp://a/ HTTP/1.1",
+            "GET http:// HTTP/1.1",
+            "GET http:///x HTTP/1.1",
+            "GET http://u@a/x HTTP/1.1",
+            "GET http://a?x HTTP/1.1",
+            "GET http:/a HTTP/1.1",
+            "PRI * HTTP/2.0",
+        ] {
+            assert_eq!(line(text), Err(Refusal::MalformedRequest), "{text}");
+        }
+        assert_eq!(line("GET / HTTP/1.2"), Err(Refusal::UnsupportedVersion));
+        assert_eq!(line("GET /  HTTP/1.2"), Err(Refusal::MalformedRequest));
+    }
+
+    #[test]
+    fn lines() {
+        for fields in [
+            "X: \r\n",
+            "X:\r\n",
+            "X:a\r\n",
+            "X:\t a b\t\r\n",
+            "X: \u{e9}\u{fc}\r\n",
+            "!#$%&'*+-.^_`|~0aZ: x\r\n",
+            "X: a:b,\"c\r\n",
+            "Content_Type: x\r\n",
+        ] {
+            assert!(with(fields).is_ok(), "{fields:?}");
+        }
+        for fields in [
+            " X: a\r\n",
+            "X: a\r\n b\r\n",
+            "X: a\r\n\tb\r\n",
+            " \r\nX: a\r\n",
+            "X : a\r\n",
+            "X\t: a\r\n",
+            ": a\r\n",
+            "X\r\n",
+            "X[: a\r\n",
+            "X\u{e9}: a\r\n",
+            "X: a\n",
+            "X: a\rb\r\n",
+            "X: a\r\r\n",
+            "X: \0\r\n",
+            "X: \u{7f}\r\n",
+            "X: \u{1}\r\n",
+            "X: \u{b}\r\n",
+            "\rX: a\r\n",
+            "Host: a\r\n",
+            "Host: b\r\n",
+        ] {
+            assert_eq!(with(fields), Err(Refusal::MalformedRequest), "{fields:?}");
+        }
+        for head in [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\rHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rX: \r\r",
+            b"GET / HTTP/1.1\r\nHo\0",
+        ] {
+            assert_eq!(judge(head), Err(Refusal::MalformedRequest), "{}", head.escape_ascii());
+        }
+        assert_eq!(judge(b"GET / HTTP/1.1\r\nHost: a\r\n\r"), Ok(None));
+        let behind = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\0\n\r";
+        assert_eq!(judge(behind).unwrap().unwrap().bytes, behind.len() - 3);
+    }
+
+    #[test]
+    fn bounds() {
+        let many = |count: usize| with(&"X: y\r\n".repeat(count)).map(drop);
+        assert_eq!((many(9), many(10)), (Ok(()), Err(Refusal::HeadTooLarge)));
+        let long = |bytes: usize| with(&format!("X: {}\r\n", "y".repeat(bytes))).map(drop);
+        // 26 and 2 around it, 5 of the line itself.
+        assert_eq!((long(1000 - 33), long(1000 - 32)), (Ok(()), Err(Refusal::HeadTooLarge)));
+        let unended = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(1000));
+        assert_eq!(judge(unended.as_bytes()), Err(Refusal::HeadTooLarge));
+    }
+}
