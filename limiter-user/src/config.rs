@@ -14,10 +14,12 @@ mod headers;
 mod http;
 mod kernel;
 mod limits;
+mod listener;
 mod locate;
 mod preset;
 mod route;
 mod secret;
+pub(crate) mod tls;
 mod upstream;
 mod values;
 

@@ -8,12 +8,15 @@
 pub mod codec;
 pub mod descriptors;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{policy::HttpPolicy, refusal::Refusal};
+use crate::{
+    policy::{HttpPolicy, listener::ListenAddress},
+    refusal::Refusal,
+};
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
@@ -31,8 +34,8 @@ pub const LINK_FD: i32 = 3;
 pub enum ToProxy {
     /// First frame.
     Hello(Hello),
-    /// Listening TCP sockets, in this order, as file descriptors beside the frame.
-    Listeners(Vec<SocketAddr>),
+    /// Listening sockets, in this order, as file descriptors beside the frame.
+    Listeners(Vec<ListenAddress>),
     /// A socket on which a later agent may reach a proxy whose agent died, beside the frame.
     Rendezvous,
     /// The policy to act on from now on.
@@ -79,7 +82,7 @@ pub enum FromProxy {
     Counters(Box<ProxyCounters>),
     /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
     /// limiter memory, if there is one.
-    HandOver(Vec<SocketAddr>),
+    HandOver(Vec<ListenAddress>),
     /// Unknown clients are refused from now on, for this reason; `None`: no more.
     Overload(Option<Strain>),
 }
@@ -181,6 +184,12 @@ pub struct ProxyCounters {
     pub connections_open: u64,
     /// Connections refused at a bound.
     pub connections_refused: u64,
+    /// TLS handshakes that succeeded.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that failed.
+    pub tls_failed: u64,
     /// Limiter entries in use.
     pub limiter_entries: u64,
     /// Requests for which no limiter entry was left.

@@ -118,7 +118,7 @@ pub(super) fn host_facts(policy: &Policy, is_overloaded: bool) -> HostFacts {
     let listeners = policy.http.iter().flat_map(|http| &http.listeners);
     HostFacts {
         sshd_ports: sshd_ports(),
-        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+        listening_ports: listeners.filter_map(|listener| listener.address.port()).collect(),
         own_addresses: addresses_by_importance(),
         forwards: forwards(),
         is_overloaded,

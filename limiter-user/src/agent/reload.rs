@@ -24,7 +24,7 @@ const APPLY_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Trial {
     /// What comes back otherwise.
-    before: Policy,
+    pub(super) before: Policy,
     /// When, `CLOCK_MONOTONIC`.
     until_ns: u64,
 }
@@ -297,7 +297,7 @@ fn keep_what_needs_restart(policy: &mut Policy, old: &Policy) -> Vec<String> {
         policy.http.clone_from(&old.http);
     }
     if let (Some(new), Some(old)) = (policy.http.as_mut(), old.http.as_ref())
-        && new.listeners != old.listeners
+        && !new.listens_as(old)
     {
         lines.push("http.listener: sockets are bound only at restart".to_owned());
         new.listeners.clone_from(&old.listeners);

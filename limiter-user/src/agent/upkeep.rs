@@ -85,6 +85,7 @@ impl Agent {
     pub(super) fn tick(&self) {
         self.end_trial();
         self.look_at_interfaces();
+        self.follow_certificates();
         self.collect_drops(true);
         self.catch_proxy_up();
         let now = bans::now();

@@ -5,14 +5,7 @@
 //! Without that socket, or without listeners, there is nothing to go on for: the proxy ends.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::ExitCode,
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+    io, os::fd::OwnedFd, process::ExitCode, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration,
 };
 
 use tokio::{
@@ -23,12 +16,14 @@ use tokio::{
 
 use super::{
     compiled::Compiled,
+    compiled_listener,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
+    tls::TlsConfigs,
 };
 use crate::{
     limits::{Counters, arena::Arena},
@@ -36,7 +31,7 @@ use crate::{
         FromProxy, ProxyCounters, ToProxy,
         codec::{Link, LinkReceiver},
     },
-    policy::HttpPolicy,
+    policy::{HttpPolicy, listener::ListenAddress},
 };
 
 /// How often totals are sent, if they changed.
@@ -56,8 +51,8 @@ pub(super) struct Conductor {
     watchman: Watchman,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
-    addresses: Vec<SocketAddr>,
-    sockets: Arc<Vec<TcpListener>>,
+    tls: TlsConfigs,
+    sockets: Arc<Vec<(ListenAddress, OwnedFd)>>,
     rendezvous: Option<Rc<UnixListener>>,
     /// Waits for a later agent while there is none.
     meeting: Option<tokio::task::JoinHandle<Link>>,
@@ -91,7 +86,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         watchman,
         limits: Counters::default(),
         memory: None,
-        addresses: Vec::new(),
+        tls: TlsConfigs::default(),
         sockets: Arc::default(),
         rendezvous: None,
         meeting: None,
@@ -226,8 +221,7 @@ impl Conductor {
         match message {
             ToProxy::Hello(_) => {}
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
-                self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
-                self.addresses = addresses;
+                self.sockets = Arc::new(addresses.into_iter().zip(descriptors).collect());
                 self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
@@ -257,8 +251,11 @@ impl Conductor {
     /// Puts a policy in force on every core, then says so. One that does not compile changes
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
-        let compiled = match Compiled::new(policy, &mut self.limits) {
-            Ok(compiled) => Arc::new(compiled),
+        // Listeners first: they change nothing that is shared with the policy in force.
+        let compiled = compiled_listener::compile(&policy.listeners, &mut self.tls)
+            .and_then(|listeners| Ok((Compiled::new(policy, &mut self.limits)?, listeners)));
+        let (compiled, listeners) = match compiled {
+            Ok((compiled, listeners)) => (Arc::new(compiled), listeners),
             Err(error) => {
                 log::error!("policy {generation} is not applied: {error}");
                 return;
@@ -266,7 +263,7 @@ impl Conductor {
         };
         self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
-        self.tell(&ToCore::Policy(compiled, acknowledge)).await;
+        self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
         let mut cores = 0;
         while acknowledged.recv().await.is_some() {
@@ -304,12 +301,13 @@ impl Conductor {
         let copies: io::Result<Vec<OwnedFd>> = self
             .sockets
             .iter()
-            .map(AsFd::as_fd)
-            .chain(self.memory.as_ref().map(AsFd::as_fd))
-            .map(|descriptor| BorrowedFd::try_clone_to_owned(&descriptor))
+            .map(|(_, socket)| socket)
+            .chain(&self.memory)
+            .map(OwnedFd::try_clone)
             .collect();
+        let addresses = self.sockets.iter().map(|(address, _)| address.clone()).collect();
         match copies {
-            Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
+            Ok(copies) => self.send(FromProxy::HandOver(addresses), copies),
             Err(error) => log::error!("cannot hand the listening sockets over: {error}"),
         }
     }

@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::{IpAddr, TcpListener},
+    net::IpAddr,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -20,7 +21,8 @@ use tokio::{
 use super::{
     clients::ClientConnections,
     compiled::Compiled,
-    listener,
+    compiled_listener::{Listener, Listeners},
+    listener::{self, Listening},
     overload::Overload,
     recent::Recent,
     registry::{Peers, Registry},
@@ -32,18 +34,22 @@ use crate::{
     clock,
     limits::{AddressKey, Key},
     link::HttpBan,
+    policy::listener::ListenAddress,
 };
 
 /// How often deadlines are looked at while connections are open: their precision.
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
+/// Listening sockets, shared by all cores.
+pub(super) type Sockets = Arc<Vec<(ListenAddress, OwnedFd)>>;
+
 /// From the conductor to a core.
 #[derive(Clone, Debug)]
 pub(super) enum ToCore {
     /// Accept from these, in place of those before.
-    Listeners(Arc<Vec<TcpListener>>),
+    Listeners(Sockets),
     /// Act on this policy; acknowledged when it is in force.
-    Policy(Arc<Compiled>, mpsc::Sender<()>),
+    Policy(Arc<Compiled>, Listeners, mpsc::Sender<()>),
     /// Replace all bans.
     Bans(Arc<Vec<HttpBan>>),
     /// Add or replace bans.
@@ -71,8 +77,16 @@ pub(super) struct CoreSetup {
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) policy: Arc<Compiled>,
+    listeners: Listeners,
     /// In the order of the policy's upstreams.
     pub(super) pools: Vec<Rc<Pool>>,
+}
+
+impl InForce {
+    /// What is in force for connections to `address`.
+    pub(super) fn listener(&self, address: &ListenAddress) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.address == *address)
+    }
 }
 
 /// One core.
@@ -125,7 +139,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
 
 /// Follows the conductor's messages until it says to drain, or is gone.
 async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
-    let mut sockets: Option<Arc<Vec<TcpListener>>> = None;
+    let mut sockets: Option<Sockets> = None;
     let mut accepting: Vec<JoinHandle<()>> = Vec::new();
     while let Some(message) = messages.recv().await {
         match message {
@@ -133,9 +147,9 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
                 stop(&mut accepting);
                 sockets = Some(listeners);
             }
-            ToCore::Policy(policy, acknowledge) => {
+            ToCore::Policy(policy, listeners, acknowledge) => {
                 let pools = core.pools.select(&policy.upstreams);
-                core.in_force.replace(Some(Rc::new(InForce { policy, pools })));
+                core.in_force.replace(Some(Rc::new(InForce { policy, listeners, pools })));
                 if accepting.is_empty() {
                     accepting = start(core, sockets.as_deref());
                 }
@@ -169,24 +183,18 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
     }
 }
 
-fn start(core: &Rc<Core>, sockets: Option<&Vec<TcpListener>>) -> Vec<JoinHandle<()>> {
+fn start(core: &Rc<Core>, sockets: Option<&Vec<(ListenAddress, OwnedFd)>>) -> Vec<JoinHandle<()>> {
     sockets
         .into_iter()
         .flatten()
-        .filter_map(|socket| {
-            let copy = socket.try_clone().and_then(|copy| {
-                copy.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(copy)
-            });
-            match copy {
-                Ok(socket) => {
-                    let core = Rc::clone(core);
-                    Some(tokio::task::spawn_local(listener::accept(core, socket)))
-                }
-                Err(error) => {
-                    log::error!("cannot accept from a listening socket: {error}");
-                    None
-                }
+        .filter_map(|(address, socket)| match socket.try_clone().and_then(Listening::new) {
+            Ok(socket) => {
+                let accepting = listener::accept(Rc::clone(core), address.clone(), socket);
+                Some(tokio::task::spawn_local(accepting))
+            }
+            Err(error) => {
+                log::error!("cannot accept from a listening socket: {error}");
+                None
             }
         })
         .collect()

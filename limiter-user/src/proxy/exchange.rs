@@ -132,7 +132,11 @@ impl Exchange {
         match kept.as_ref() {
             Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
             _ => {
-                let made = Rc::new(ForwardedFor::new(client.address, self.peer()));
+                let made = Rc::new(ForwardedFor::new(
+                    client.address,
+                    self.peer(),
+                    self.connection.tls().is_some(),
+                ));
                 *kept = Some(Rc::clone(&made));
                 made
             }

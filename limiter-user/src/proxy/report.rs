@@ -209,6 +209,9 @@ pub(super) struct CoreCounters {
     pub(super) connections: Count,
     pub(super) connections_closed: Count,
     pub(super) connections_refused: Count,
+    pub(super) handshakes: Count,
+    pub(super) handshakes_resumed: Count,
+    pub(super) handshakes_failed: Count,
     pub(super) responses: [Count; 5],
     pub(super) outcomes: Outcomes,
     pub(super) beat: Beat,
@@ -231,6 +234,14 @@ impl Count {
 }
 
 impl CoreCounters {
+    /// Counts a TLS handshake that succeeded.
+    pub(super) fn handshake(&self, is_resumed: bool) {
+        self.handshakes.bump();
+        if is_resumed {
+            self.handshakes_resumed.bump();
+        }
+    }
+
     /// Counts a request that was refused before there was an exchange.
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused[refusal as usize].bump();
@@ -250,6 +261,9 @@ impl CoreCounters {
         sum.connections_open +=
             self.connections.get().saturating_sub(self.connections_closed.get());
         sum.connections_refused += self.connections_refused.get();
+        sum.tls_handshakes += self.handshakes.get();
+        sum.tls_resumed += self.handshakes_resumed.get();
+        sum.tls_failed += self.handshakes_failed.get();
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
         }

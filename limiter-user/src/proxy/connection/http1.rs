@@ -51,21 +51,21 @@ pub(super) async fn drive(
     let mut http = builder(bounds).serve_connection(TokioIo::new(stream), service);
     let outcome = unless_ended(state, &mut http).await;
     let parts = http.into_parts();
-    let stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner();
     match outcome {
         Ok(_) => {
             let violation = state.framer().violation();
             if let Some(violation) = violation {
-                refuse(core, state, violation, &stream);
+                refuse(core, state, violation, &mut stream);
             }
-            linger(stream.socket).await;
+            linger(stream).await;
         }
         Err(ended) => end(core, state, ended, stream).await,
     }
 }
 
 /// Answers what the framing refused, unless it was in the body of a request, which has an answer.
-fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &ClientStream) {
+fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut ClientStream) {
     let Violation { refusal, unseen } = violation;
     if !unseen {
         // Nothing was told if the answer ended before.
@@ -77,12 +77,11 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &Client
     let id = core.new_request_id();
     let framer = state.framer();
     core.counters.refuse(refusal);
-    let who = (state.peer, state.peer);
+    let who = (state.peer, state.client());
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
         facts(&framer, refusal, &id)
     });
-    // As much as the socket takes without waiting.
-    drop(stream.socket.try_write(&reply::raw(refusal, &id, !framer.is_bodiless())));
+    stream.transport.send_now(&reply::raw(refusal, &id, !framer.is_bodiless()));
 }
 
 /// What a refused head was for, without the query, if its first line was in order.

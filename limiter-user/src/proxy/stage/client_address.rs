@@ -24,10 +24,16 @@ pub(in crate::proxy) struct Client {
     pub(in crate::proxy) trusted: bool,
 }
 
-/// Resolves the client of a request that came from `peer`.
-pub(in crate::proxy) fn resolve(policy: &Compiled, peer: IpAddr, headers: &HeaderMap) -> Client {
+/// Resolves the client of a request that came from `peer`, which said over the PROXY protocol that
+/// it speaks for `source`.
+pub(in crate::proxy) fn resolve(
+    policy: &Compiled,
+    (peer, source): (IpAddr, Option<IpAddr>),
+    headers: &HeaderMap,
+) -> Client {
     let address = match policy.client_address {
         ClientAddressSource::Peer => peer,
+        ClientAddressSource::Proxy => source.unwrap_or(peer),
         _ if !contains(&policy.trusted_proxies, peer) => peer,
         ClientAddressSource::Forwarded => {
             let hops = backwards(headers, FORWARDED.as_str())

@@ -29,11 +29,17 @@ pub(in crate::proxy) struct ForwardedFor {
     client: std::net::IpAddr,
     chain: HeaderValue,
     forwarded: HeaderValue,
+    proto: &'static str,
 }
 
 impl ForwardedFor {
     /// For a client behind `peer`, which may be the client itself.
-    pub(in crate::proxy) fn new(client: std::net::IpAddr, peer: std::net::IpAddr) -> Self {
+    pub(in crate::proxy) fn new(
+        client: std::net::IpAddr,
+        peer: std::net::IpAddr,
+        is_tls: bool,
+    ) -> Self {
+        let proto = if is_tls { "https" } else { "http" };
         let node = match client {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -42,7 +48,8 @@ impl ForwardedFor {
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        Self { client, chain: value(chain), forwarded: value(format!("for={node};proto=http")) }
+        let forwarded = value(format!("for={node};proto={proto}"));
+        Self { client, chain: value(chain), forwarded, proto }
     }
 
     /// Whether these are the headers for `client`.
@@ -98,7 +105,7 @@ pub(in crate::proxy) fn headers(
         }
     }
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.proto));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
@@ -231,10 +238,10 @@ mod tests {
     #[test]
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
-        let alone = ForwardedFor::new(peer, peer);
+        let alone = ForwardedFor::new(peer, peer, false);
         assert_eq!(alone.chain, "10.0.0.1");
-        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer);
+        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, true);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
-        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
     }
 }
