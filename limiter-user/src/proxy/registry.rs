@@ -139,6 +139,16 @@ impl Connection {
         self.source.get()
     }
 
+    /// The client as far as the connection says.
+    pub(super) fn client(&self) -> IpAddr {
+        self.source.get().unwrap_or(self.peer)
+    }
+
+    /// Scheme of its requests.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.listener.tls.is_some() { "https" } else { "http" }
+    }
+
     pub(super) fn set_source(&self, client: IpAddr) {
         self.source.set(Some(client));
     }

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Uri, header::HOST};
+use http::{HeaderValue, header::HOST};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 
@@ -117,23 +117,15 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
     false
 }
 
-/// The head as HTTP/1 has it: the authority in `Host`, the rest in the target. One that contradicts
-/// itself is left as it is, for the pipeline to refuse.
+/// Lets a head say its host where HTTP/1 does too. Whether it contradicts itself is the pipeline's
+/// to see.
 fn into_http1(request: &mut hyper::Request<Incoming>) {
-    let Some(authority) = request.uri().authority() else {
-        return;
-    };
-    let Ok(host) = HeaderValue::from_str(authority.as_str()) else {
-        return;
-    };
-    if request.headers().get(HOST).is_some_and(|named| *named != host) {
-        return;
+    if !request.headers().contains_key(HOST)
+        && let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
     }
-    let Some(target) = request.uri().path_and_query().cloned() else {
-        return;
-    };
-    request.headers_mut().insert(HOST, host);
-    *request.uri_mut() = Uri::from(target);
 }
 
 /// Makes a task of each request.
