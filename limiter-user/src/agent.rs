@@ -4,6 +4,7 @@
 //! maps, bans, events. Root at first, then only the capabilities it needs. It never parses what a
 //! peer sent: requests are the proxy's, packets the kernel's. None of its ends takes XDP off.
 
+mod access_log;
 mod backend;
 mod bans;
 mod book;
@@ -22,6 +23,7 @@ mod outbox;
 mod problems;
 mod proxy_side;
 mod reload;
+mod rules;
 mod safety;
 mod sockets;
 mod start;
@@ -51,6 +53,7 @@ use tokio::{
 };
 
 use self::{
+    access_log::AccessLog,
     book::Book,
     certificates::CertificateFiles,
     cookies::Cookies,
@@ -61,6 +64,7 @@ use self::{
     notify::Notifier,
     outbox::Outbox,
     problems::{Problem, Problems},
+    proxy_side::ProxyOverload,
     reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
@@ -139,6 +143,7 @@ struct Inner {
     proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
+    overload: ProxyOverload,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
@@ -146,6 +151,7 @@ struct Inner {
     certificates: CertificateFiles,
     /// A policy that is undone unless somebody confirms it.
     trial: Option<Trial>,
+    access_log: AccessLog,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -241,6 +247,7 @@ async fn live(
             proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
+            overload: ProxyOverload::default(),
             observations_lost: 0,
             problems,
             configured,
@@ -250,6 +257,7 @@ async fn live(
             watch: Watch::start(routed),
             certificates: CertificateFiles::default(),
             trial: None,
+            access_log: AccessLog::default(),
         }),
     });
     agent.inner.borrow_mut().note_unfiltered();

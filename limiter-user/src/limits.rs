@@ -43,6 +43,13 @@ impl AddressKey {
         }
     }
 
+    /// A number that two keys hardly share, made by `mix` from either half.
+    pub fn hash(self, mix: fn(u64) -> u64) -> u64 {
+        let [high, low] = [self.0 >> 64, self.0 & u128::from(u64::MAX)];
+        let half = |half| u64::try_from(half).unwrap_or_default();
+        mix(half(high) ^ mix(half(low)))
+    }
+
     /// The first address that has this key.
     pub fn first_address(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from_bits(self.0)).to_canonical()
@@ -117,6 +124,12 @@ impl Counter {
     /// What [`Self::charge`] would decide, counting nothing.
     pub fn peek(&self, key: Key<'_>, now_ns: u64) -> Decision {
         self.allowed.peek(self.fingerprint(key), &self.meter, now_ns)
+    }
+
+    /// Whether anything counts against this key now.
+    pub fn has_any(&self, key: Key<'_>, now_ns: u64) -> bool {
+        let decision = self.peek(key, now_ns);
+        decision.remaining + u64::from(decision.allowed) < decision.limit
     }
 
     /// Entries in use, and requests that found no entry.

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Agent, Inner, host::Selected, host_facts, interfaces::describe, problems::Problem,
-    safety::Safety, start, view::failure,
+    Agent, Inner, host::Selected, interfaces::describe, problems::Problem, safety::Safety, start,
+    view::failure,
 };
 use crate::{
     admin::view::{Failure, ReloadView},
@@ -19,6 +19,9 @@ use crate::{
 /// How often, and with which pauses, is looked whether the proxy acts on a new policy.
 const APPLY_LOOKS: u32 = 1_000;
 const APPLY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Said to whoever asked for what is refused.
+const STAYS: &str = "the policy in force stays as it was";
 
 /// A policy in force that somebody must confirm.
 #[derive(Debug)]
@@ -70,7 +73,8 @@ impl Agent {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.lifecycle(Lifecycle::ConfigRejected, error.brief());
-                return Err(Failure::invalid(error.to_string()));
+                let error = error.to_string();
+                return Err(Failure::invalid(format!("{}\n{STAYS}", error.trim_end())));
             }
         };
         let (before, wanted) = {
@@ -83,7 +87,10 @@ impl Agent {
             Ok(applied) => applied,
             Err(failure) => {
                 self.lifecycle(Lifecycle::ConfigRejected, failure.message.clone());
-                return Err(failure);
+                return Err(Failure {
+                    message: format!("{}\n{STAYS}", failure.message),
+                    ..failure
+                });
             }
         };
         {
@@ -209,6 +216,8 @@ impl Agent {
                 changes.push("HTTP policy".to_owned());
             }
             self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http.clone()) });
+            // Attached when it is sent: by then this policy is in force.
+            self.tell_proxy(ToProxy::AccessLog);
         }
         if inner.policy.escalation != policy.escalation {
             changes.push("escalation".to_owned());
@@ -235,12 +244,11 @@ impl Inner {
         if is_strict && self.kernel.is_some() {
             refuse_newly_missing(&old, new).map_err(Failure::invalid)?;
         }
-        let facts = host_facts(policy);
+        let (facts, facts_before) = (self.host_facts(policy), self.host_facts(&self.policy));
         let Some(kernel) = self.kernel.as_mut() else { return Ok((Vec::new(), Vec::new())) };
         let unattached_before = kernel.unattached();
         // Interfaces first, by the policy that still holds: if one cannot be had, no packet has
         // seen the new one.
-        let facts_before = host_facts(&self.policy);
         let (interfaces, attach) = (new.interfaces.clone(), new.attach);
         let between = KernelPolicy { interfaces, attach, ..old.clone() };
         kernel.apply(&between, &facts_before).map_err(|error| failure(&error))?;
@@ -275,7 +283,7 @@ impl Inner {
 
     /// Puts the policy that still holds back into the kernel.
     fn restore_kernel(&mut self, routed: BTreeSet<String>) -> Result<(), Failure> {
-        let facts = host_facts(&self.policy);
+        let facts = self.host_facts(&self.policy);
         let (Some(kernel), Some(old)) = (self.kernel.as_mut(), self.policy.kernel.clone()) else {
             return Ok(());
         };

@@ -12,14 +12,18 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
-use super::compiled_cors::Cors;
+use super::{
+    compiled_cors::Cors,
+    overload::known_meter,
+    upstream::{Directory, Upstream},
+};
 use crate::{
     limits::{Counter, Counters, Meter},
     policy::{
         HttpPolicy, Mode,
         http::{
-            AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits, HeadersPolicy,
-            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits,
+            HeadersPolicy, HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
@@ -30,11 +34,14 @@ use crate::{
 pub(super) struct Compiled {
     pub(super) bounds: HttpBounds,
     pub(super) timeouts: HttpTimeouts,
+    pub(super) access_log: Option<AccessFormat>,
     pub(super) client_address: ClientAddressSource,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
-    pub(super) upstreams: Vec<Upstream>,
+    /// Who authenticated lately: not refused when there is too much to do.
+    pub(super) known: Arc<Counter>,
+    pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
     pub(super) groups: Vec<RouteGroup>,
@@ -50,13 +57,6 @@ pub(super) struct Compiled {
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
-}
-
-/// One server.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Upstream {
-    pub(super) host: String,
-    pub(super) port: u16,
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -141,20 +141,26 @@ impl Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(policy: &HttpPolicy, counters: &mut Counters) -> Result<Self, String> {
+    pub(super) fn new(
+        policy: &HttpPolicy,
+        counters: &mut Counters,
+        upstreams: &mut Directory,
+    ) -> Result<Self, String> {
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period),
         };
+        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
         let limits: Vec<Limit> = policy
             .limits
             .iter()
             .map(|limit| compile_limit(limit, counters))
             .collect::<Result<_, _>>()?;
         counters.retain(|name| {
-            name == GUARD_COUNTER || policy.limits.iter().any(|limit| limit.name == name)
+            [GUARD_COUNTER, KNOWN_COUNTER].contains(&name)
+                || policy.limits.iter().any(|limit| limit.name == name)
         });
         let routes: Vec<Route> = policy
             .routes
@@ -165,15 +171,12 @@ impl Compiled {
         Ok(Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
+            access_log: policy.access_log.as_ref().map(|log| log.format),
             client_address: policy.client_address,
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
-            upstreams: policy
-                .upstreams
-                .iter()
-                .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
-                .collect(),
+            known,
             router: finder,
             groups,
             routes,
@@ -181,12 +184,15 @@ impl Compiled {
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            // Last: what went before cannot undo it.
+            upstreams: upstreams.select(&policy.upstreams)?,
         })
     }
 }
 
-/// Cannot be the name of a limit, which is a TOML key of printable characters.
+/// Cannot be names of limits, which are TOML keys of printable characters.
 const GUARD_COUNTER: &str = "\0guard";
+const KNOWN_COUNTER: &str = "\0known";
 
 impl Scheme {
     /// Index of the key with this digest, compared in constant time.
@@ -288,6 +294,9 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
             if *method == Method::GET {
                 methods.push("HEAD");
             }
+        }
+        if group.routes.iter().any(|index| routes[*index].methods.is_empty()) {
+            methods.extend(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]);
         }
         methods.sort_unstable();
         methods.dedup();

@@ -51,8 +51,8 @@ pub(super) struct Arrival {
 pub(super) async fn serve(core: Rc<Core>, in_force: Rc<InForce>, socket: Socket, arrival: Arrival) {
     let Arrival { listener, peer, permit } = arrival;
     let timeouts = in_force.policy.timeouts;
-    let limits = limits(in_force.policy.bounds);
-    let connection = Rc::new(Connection::new(peer, listener, timeouts.header, limits));
+    let connection =
+        Rc::new(Connection::new(peer, listener, timeouts.header, limits(in_force.policy.bounds)));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();

@@ -19,20 +19,27 @@ use tokio::{
 };
 
 use super::{
+    access_log::{AccessLog, Writer},
     clients::ClientConnections,
     compiled::Compiled,
     compiled_listener::{Listener, Listeners},
     listener::{self, Listening},
+    overload::Overload,
     recent::Recent,
     registry::{Peers, Registry},
     report::{Batch, CoreCounters, Report},
     stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
 };
-use crate::{clock, link::HttpBan, policy::listener::ListenAddress};
+use crate::{
+    clock,
+    limits::{AddressKey, Key},
+    link::HttpBan,
+    policy::listener::ListenAddress,
+};
 
 /// How often deadlines are looked at while connections are open: their precision.
-const SWEEP: Duration = Duration::from_millis(100);
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
 /// Listening sockets, shared by all cores.
 pub(super) type Sockets = Arc<Vec<(ListenAddress, OwnedFd)>>;
@@ -63,7 +70,11 @@ pub(super) struct CoreSetup {
     /// Of every core.
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) access_log: Writer,
+    pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
+    /// From 0.
+    pub(super) number: usize,
 }
 
 /// A policy and this core's connections to its upstreams.
@@ -91,8 +102,10 @@ pub(super) struct Core {
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) counters: Arc<CoreCounters>,
+    pub(super) overload: Arc<Overload>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
+    pub(super) access_log: AccessLog,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
@@ -108,22 +121,27 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
     runtime.block_on(async {
         let core = Rc::new(Core {
             in_force: RefCell::new(None),
-            pools: Pools::default(),
+            pools: Pools::new(setup.number),
             bans: RefCell::default(),
             connections: Registry::default(),
             clients: setup.clients,
             counters: setup.counters,
+            overload: setup.overload,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
+            access_log: AccessLog::new(setup.access_log),
             authenticated: Recent::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
         });
         let flusher = Rc::clone(&core);
         tokio::task::spawn_local(async move { flusher.report.flush().await });
+        let logger = Rc::clone(&core);
+        tokio::task::spawn_local(async move { logger.access_log.flush().await });
         tokio::task::spawn_local(sweep(Rc::clone(&core)));
         serve(&core, setup.messages).await;
         core.report.flush_now();
+        core.access_log.flush_now();
     });
     Ok(())
 }
@@ -201,8 +219,10 @@ fn stop(accepting: &mut Vec<JoinHandle<()>>) {
 async fn sweep(core: Rc<Core>) {
     loop {
         while core.connections.is_empty() {
+            core.counters.beat.rest();
             core.opened.notified().await;
         }
+        core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
         core.connections.expire(now_ns);
@@ -214,6 +234,20 @@ impl Core {
     /// The policy in force; `None` before the first.
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
+    }
+
+    /// Whether there is too much to do for a request of this client, unless it is known.
+    pub(super) fn sheds_request(&self, policy: &Compiled, client: AddressKey, now_ns: u64) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), now_ns)
+            && self.overload.refuses_request(self.random_word())
+    }
+
+    /// As [`Self::sheds_request`] for a connection.
+    pub(super) fn sheds_connection(&self, policy: &Compiled, client: AddressKey) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
+            && self.overload.refuses_connection(self.random_word())
     }
 
     /// An id for what is answered without a request.
@@ -241,7 +275,7 @@ impl Core {
     }
 
     /// `SplitMix64`.
-    fn random_word(&self) -> u64 {
+    pub(super) fn random_word(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

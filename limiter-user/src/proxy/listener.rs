@@ -110,7 +110,11 @@ pub(super) fn admit(core: &Core, in_force: &InForce, client: IpAddr) -> Option<P
     let exempt =
         policy.trusted.iter().chain(&policy.trusted_proxies).any(|prefix| prefix.contains(&client));
     let per_client = if exempt { usize::MAX } else { bounds.max_connections_per_client };
-    core.clients.admit(AddressKey::new(client), bounds.max_connections, per_client)
+    let key = AddressKey::new(client);
+    if !exempt && core.sheds_connection(policy, key) {
+        return None;
+    }
+    core.clients.admit(key, bounds.max_connections, per_client)
 }
 
 /// Counts and tells a connection beyond a bound, and answers where that can be understood.

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use super::outcomes::Outcomes;
+use super::{outcomes::Outcomes, overload::Beat};
 use crate::{
     link::{Observation, ObservedOutcome, ProxyCounters, RequestFacts},
     refusal::Refusal,
@@ -214,6 +214,7 @@ pub(super) struct CoreCounters {
     pub(super) handshakes_failed: Count,
     pub(super) responses: [Count; 5],
     pub(super) outcomes: Outcomes,
+    pub(super) beat: Beat,
 }
 
 /// A counter with one writer.
@@ -244,7 +245,7 @@ impl CoreCounters {
     /// Counts a request that was refused before there was an exchange.
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused[refusal as usize].bump();
-        self.outcomes.count(None, refusal.status(), Some(refusal));
+        self.outcomes.count(None, refusal.status(), Some(refusal), 0);
     }
 
     /// Requests of this core that have not ended.
@@ -266,7 +267,7 @@ impl CoreCounters {
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
         }
-        self.outcomes.add_to(&mut sum.outcomes);
+        self.outcomes.add_to(&mut sum.outcomes, &mut sum.durations);
         add(&mut sum.refused, &self.refused);
         add(&mut sum.monitored, &self.monitored);
     }

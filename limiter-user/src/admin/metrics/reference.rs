@@ -7,7 +7,7 @@ mod tests {
 
     use limiter_common::verdict::{Action, Reason};
 
-    use super::super::{Kind, METRICS};
+    use super::super::{Kind, METRICS, durations};
     use crate::refusal::Refusal;
 
     const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
@@ -47,6 +47,8 @@ mod tests {
             let (name, labels, help) = (metric.name, labels.join(", "), metric.help);
             writeln!(out, "| `limiter_{name}{suffix}` | {kind} | {labels} | {help}. |").unwrap();
         }
+        let (name, label, help) = (durations::NAME, durations::LABEL, durations::HELP);
+        writeln!(out, "| `limiter_{name}` | histogram | `{label}` | {help}. |").unwrap();
         let list = |labels: &mut dyn Iterator<Item = &'static str>| {
             labels.map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ")
         };
@@ -63,7 +65,7 @@ mod tests {
                 - `scope`: `kernel`, `http`\n\
                 - `stage`: `kernel` (the ring buffer was full: the packets are told as source \
                 `other`), `proxy` (between the processes), `escalation` (evidence that found no \
-                room), `followers` (readers of the stream), `sink NAME`, `sinks_removed`\n";
+                room), `access_log` (lines that found no room or no disk), `followers` (readers of the stream), `sink NAME`, `sinks_removed`\n";
         out
     }
 }
