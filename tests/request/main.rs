@@ -5,6 +5,8 @@ mod answers;
 #[cfg(test)]
 mod change;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod keys;
@@ -17,8 +19,12 @@ mod pace;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod upstream;
