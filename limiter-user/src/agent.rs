@@ -7,6 +7,7 @@
 mod backend;
 mod bans;
 mod book;
+mod certificates;
 mod cookies;
 mod dropped;
 mod escalation;
@@ -21,7 +22,9 @@ mod outbox;
 mod problems;
 mod proxy_side;
 mod reload;
+mod rules;
 mod safety;
+mod sockets;
 mod start;
 mod supervisor;
 mod top;
@@ -33,6 +36,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
@@ -49,6 +53,7 @@ use tokio::{
 
 use self::{
     book::Book,
+    certificates::CertificateFiles,
     cookies::Cookies,
     escalation::Escalation,
     host::host_facts,
@@ -57,6 +62,7 @@ use self::{
     notify::Notifier,
     outbox::Outbox,
     problems::{Problem, Problems},
+    proxy_side::ProxyOverload,
     reload::Trial,
     safety::Safety,
     supervisor::ProxySetup,
@@ -70,7 +76,7 @@ use crate::{
     events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
     kernel::{Drops, Kernel, KernelError, ProgramNames},
     link::{ProxyCounters, ToProxy},
-    policy::Policy,
+    policy::{Policy, listener::ListenAddress},
 };
 
 /// Build id of this binary.
@@ -135,10 +141,12 @@ struct Inner {
     proxy_started_ns: u64,
     proxy_starts: u64,
     proxy_counters: ProxyCounters,
+    overload: ProxyOverload,
     /// Observations that the proxy or its link lost.
     observations_lost: u64,
     problems: Problems,
     watch: Watch,
+    certificates: CertificateFiles,
     /// A policy that is undone unless somebody confirms it.
     trial: Option<Trial>,
 }
@@ -234,6 +242,7 @@ async fn live(
             proxy_started_ns: 0,
             proxy_starts: 0,
             proxy_counters: ProxyCounters::default(),
+            overload: ProxyOverload::default(),
             observations_lost: 0,
             problems,
             configured,
@@ -241,6 +250,7 @@ async fn live(
             lists,
             policy,
             watch: Watch::start(routed),
+            certificates: CertificateFiles::default(),
             trial: None,
         }),
     });
@@ -277,7 +287,8 @@ async fn start_proxy(
     let (addresses, rendezvous_path) = {
         let inner = agent.inner.borrow();
         let listeners = inner.policy.http.as_ref().map(|http| &http.listeners);
-        let addresses = listeners.map(|all| all.iter().map(|one| one.address).collect::<Vec<_>>());
+        let addresses =
+            listeners.map(|all| all.iter().map(|one| one.address.clone()).collect::<Vec<_>>());
         (addresses, inner.policy.agent.runtime.join("proxy.sock"))
     };
     let (mut earlier, mut found, memory) = match supervisor::take_over(&rendezvous_path).await {
@@ -292,14 +303,18 @@ async fn start_proxy(
         agent.notifier.ready();
         return Ok(());
     };
-    let mut sockets = Vec::new();
+    let mut sockets: Vec<(ListenAddress, OwnedFd)> = Vec::new();
+    let mut systemd = sockets::from_systemd();
+    let group = user.map(|(_, group)| group);
     for address in addresses {
-        let known = found.iter().position(|(of, _)| *of == address);
-        let socket = match known {
-            Some(index) => supervisor::listener(found.swap_remove(index).1)?,
-            None => start::listen_on(address)?,
-        };
-        sockets.push((address, socket));
+        let (known, others) = found.into_iter().partition(|(of, _)| *of == address);
+        found = others;
+        if Vec::is_empty(&known) {
+            let opened = sockets::open(&address, &mut systemd, group)?;
+            sockets.extend(opened.into_iter().map(|socket| (address.clone(), socket)));
+        } else {
+            sockets.extend(known);
+        }
     }
     drop(found);
     let memory = memory.or_else(supervisor::limiter_memory);

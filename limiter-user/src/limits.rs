@@ -126,6 +126,12 @@ impl Counter {
         self.allowed.peek(self.fingerprint(key), &self.meter, now_ns)
     }
 
+    /// Whether anything counts against this key now.
+    pub fn has_any(&self, key: Key<'_>, now_ns: u64) -> bool {
+        let decision = self.peek(key, now_ns);
+        decision.remaining + u64::from(decision.allowed) < decision.limit
+    }
+
     /// Entries in use, and requests that found no entry.
     pub fn usage(&self) -> (u64, u64) {
         self.allowed.usage()

@@ -8,12 +8,15 @@
 pub mod codec;
 pub mod descriptors;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{policy::HttpPolicy, refusal::Refusal};
+use crate::{
+    policy::{HttpPolicy, listener::ListenAddress},
+    refusal::Refusal,
+};
 
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
@@ -31,8 +34,8 @@ pub const LINK_FD: i32 = 3;
 pub enum ToProxy {
     /// First frame.
     Hello(Hello),
-    /// Listening TCP sockets, in this order, as file descriptors beside the frame.
-    Listeners(Vec<SocketAddr>),
+    /// Listening sockets, in this order, as file descriptors beside the frame.
+    Listeners(Vec<ListenAddress>),
     /// A socket on which a later agent may reach a proxy whose agent died, beside the frame.
     Rendezvous,
     /// The policy to act on from now on.
@@ -79,9 +82,24 @@ pub enum FromProxy {
     Counters(Box<ProxyCounters>),
     /// The listening sockets, in this order, as file descriptors beside the frame; behind them the
     /// limiter memory, if there is one.
-    HandOver(Vec<SocketAddr>),
+    HandOver(Vec<ListenAddress>),
+    /// Unknown clients are refused from now on, for this reason; `None`: no more.
+    Overload(Option<Strain>),
     /// An upstream's server is no longer, or again, sent requests.
     Server(ServerNotice),
+}
+
+/// What there is too much of, or too little.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Strain {
+    /// Requests wait for a core.
+    Delay,
+    /// Requests in flight.
+    Requests,
+    /// Open connections.
+    Connections,
+    /// Memory.
+    Memory,
 }
 
 /// A change in the state of an upstream's server.
@@ -192,6 +210,12 @@ pub struct ProxyCounters {
     pub connections_open: u64,
     /// Connections refused at a bound.
     pub connections_refused: u64,
+    /// TLS handshakes that succeeded.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that failed.
+    pub tls_failed: u64,
     /// Limiter entries in use.
     pub limiter_entries: u64,
     /// Requests for which no limiter entry was left.
@@ -202,6 +226,10 @@ pub struct ProxyCounters {
     pub outcomes: Vec<OutcomeCount>,
     /// The servers of the policy in force.
     pub servers: Vec<ServerCount>,
+    /// How long requests took, by route.
+    pub durations: Vec<DurationCount>,
+    /// Lines of the access log that found no room.
+    pub access_lost: u64,
 }
 
 /// One server of an upstream.
@@ -225,6 +253,35 @@ pub struct ServerCount {
     pub up: bool,
     /// Left alone for a while.
     pub breaker_open: bool,
+}
+
+/// Upper bounds of the first buckets of durations, ns; one more has none.
+pub const DURATION_BOUNDS_NS: [u64; 13] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Requests of one route by how long they took, from head to the end of the answer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DurationCount {
+    /// Name of the route; empty: as for [`OutcomeCount`].
+    pub route: String,
+    /// How many took at most each of [`DURATION_BOUNDS_NS`] and more than the one before, and how
+    /// many took longer than all.
+    pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
+    /// All of them together, ns.
+    pub sum_ns: u64,
 }
 
 /// Requests that ended alike.

@@ -4,7 +4,7 @@
 //! what was observed to the agent. Never reads configuration, secrets or the kernel's maps.
 //!
 //! ```text
-//! listener -> connection -> pipeline::admit (stage/*) -> Cleared -> upstream -> response
+//! listener -> connection (PROXY, TLS, HTTP/1 or 2) -> pipeline::admit (stage/*) -> Cleared -> upstream -> response
 //! ```
 //!
 //! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
@@ -15,6 +15,7 @@ mod body;
 mod clients;
 mod compiled;
 mod compiled_cors;
+mod compiled_listener;
 mod conductor;
 mod connection;
 mod core;
@@ -26,10 +27,12 @@ mod listener;
 mod meeting;
 mod outbox;
 mod outcomes;
+mod overload;
 mod pace;
 mod pipeline;
 pub mod privileges;
 mod proof;
+mod proxy_protocol;
 mod recent;
 mod registry;
 mod reply;
@@ -38,6 +41,8 @@ mod stage;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod upstream;
 mod watch;
 

@@ -52,6 +52,10 @@ refusals! {
     MalformedRequest = "malformed_request", 400, Client;
     /// A minor version of HTTP/1 that is not spoken here.
     UnsupportedVersion = "unsupported_version", 505, Client;
+    /// The connection was made for another host name (RFC 9110, 15.5.20).
+    Misdirected = "misdirected", 421, Client;
+    /// A credential or a body was sent without TLS where only redirects to HTTPS are served.
+    HttpsRequired = "https_required", 403, Client;
     /// The client address is banned (scope `http`).
     Banned = "banned", 403, Client;
     /// The route does not admit this client address.

@@ -39,6 +39,8 @@ mod monitor;
 #[cfg(test)]
 mod observing;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod pace;
 #[cfg(test)]
 mod prefixes;

@@ -53,8 +53,10 @@ fn bytes_pass_both_ways_until_either_side_ends() {
     assert_eq!(seen.header("upgrade").as_deref(), Some("websocket"));
     assert_eq!(seen.header("connection").as_deref(), Some("upgrade"));
     assert!(seen.header("x-forwarded-for").is_some(), "{seen:?}");
-    let status = site.limiter.status();
-    assert_eq!((status.connections_open, status.servers[0].active), (1, 1), "{status:?}");
+    eventually(SOON, "the tunnel to be counted", || {
+        let status = site.limiter.status();
+        (status.connections_open, status.servers[0].active) == (1, 1)
+    });
     connection.send(b"bye").unwrap();
     connection.read_through(b"bye").unwrap();
     assert!(connection.is_closed_within(SOON));
@@ -77,13 +79,13 @@ fn what_the_client_sends_ahead_waits_for_the_101() {
     // Where the server declines, it never gets there.
     site.origin.take();
     site.origin.next(Behaviour::ok("no"));
+    site.origin.by_default(Behaviour::ok("plain"));
     let mut connection = site.connect();
     let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut bytes = http::request("GET", "/chat", &FIELDS, b"");
     bytes.extend_from_slice(smuggled);
     connection.send(&bytes).unwrap();
     assert_eq!(connection.response().unwrap().text(), "no");
-    site.origin.by_default(Behaviour::ok("plain"));
     assert_eq!(connection.response().unwrap().text(), "plain", "a request like any other");
     let seen = site.origin.take();
     assert_eq!(seen.len(), 2);
@@ -135,7 +137,8 @@ fn a_silent_tunnel_ends_and_one_that_is_used_does_not() {
 fn a_ban_and_the_drain_end_tunnels() {
     let mut site = site("75s");
     let mut connection = open(&site);
-    site.limiter.cli(&["ban", "127.0.0.1", "--for", "10s", "--scope", "http", "--force"]);
+    let ban = ["ban", "127.0.0.1", "--for", "10s", "--scope", "http", "--force"];
+    site.limiter.cli(&ban).succeeded();
     let closed = connection.is_closed_within(SOON);
     site.limiter.cli(&["unban", "127.0.0.1"]);
     assert!(closed, "by the ban");

@@ -11,8 +11,8 @@ use super::{
     problems::Problem,
     safety::ban_prefix,
     view::{
-        ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, servers,
-        source_view,
+        ban_view, by_label, durations, explain_packets, failure, kernel, kernel_status, outcomes,
+        servers, source_view,
     },
 };
 use crate::{
@@ -59,6 +59,7 @@ impl Backend for Agent {
             refused: by_label(&inner.proxy_counters.refused),
             monitored: by_label(&inner.proxy_counters.monitored),
             outcomes: outcomes(&inner.proxy_counters.outcomes),
+            durations: durations(&inner.proxy_counters.durations),
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };

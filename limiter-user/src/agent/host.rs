@@ -114,13 +114,14 @@ pub(super) fn sysctls() -> BTreeMap<String, String> {
 }
 
 /// What the kernel half needs to know of this host.
-pub(super) fn host_facts(policy: &Policy) -> HostFacts {
+pub(super) fn host_facts(policy: &Policy, is_overloaded: bool) -> HostFacts {
     let listeners = policy.http.iter().flat_map(|http| &http.listeners);
     HostFacts {
         sshd_ports: sshd_ports(),
-        listening_ports: listeners.map(|listener| listener.address.port()).collect(),
+        listening_ports: listeners.filter_map(|listener| listener.address.port()).collect(),
         own_addresses: addresses_by_importance(),
         forwards: forwards(),
+        is_overloaded,
         // The kernel half knows them.
         slots: Vec::new(),
     }

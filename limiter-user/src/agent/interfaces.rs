@@ -79,7 +79,7 @@ fn start_kernel(
     if kernel_policy.required {
         selected.complete().map_err(anyhow::Error::msg)?;
     }
-    let facts = host_facts(policy);
+    let facts = host_facts(policy, false);
     let diagnostics = args.kernel_log.unwrap_or(log::LevelFilter::Off);
     let pins = &policy.agent.pins;
     Ok(Kernel::start(kernel_policy, &selected.present, pins, &facts, diagnostics, names)?)

@@ -5,7 +5,7 @@
 use std::{net::IpAddr, rc::Rc};
 
 use super::{
-    Agent, host_facts,
+    Agent,
     lists::{RuntimeLists, save},
     problems::Problem,
     safety::Safety,
@@ -88,7 +88,7 @@ impl Agent {
         {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
-            let facts = host_facts(&policy);
+            let facts = inner.host_facts(&policy);
             if let (Some(kernel), Some(wanted)) = (inner.kernel.as_mut(), policy.kernel.as_ref()) {
                 kernel.apply(wanted, &facts).map_err(|error| failure(&error))?;
             }
@@ -109,7 +109,7 @@ impl Agent {
     /// agent goes on. Whoever calls has the turn.
     pub(super) async fn bring_lists(&self, policy: &Policy) -> Result<(), Failure> {
         let Some(wanted) = policy.kernel.as_ref() else { return Ok(()) };
-        let facts = host_facts(policy);
+        let facts = self.inner.borrow().host_facts(policy);
         let filling = {
             let mut inner = self.inner.borrow_mut();
             inner.kernel.as_mut().and_then(|kernel| kernel.begin_filling(wanted, &facts))

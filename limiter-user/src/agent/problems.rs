@@ -35,6 +35,8 @@ pub(super) enum Problem {
     SynCookies,
     /// The proxy ended and is being replaced.
     ProxyDown,
+    /// The proxy refuses unknown clients because there is too much to do.
+    Overloaded,
 }
 
 /// The problems of the moment.

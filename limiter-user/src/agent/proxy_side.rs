@@ -1,11 +1,45 @@
 //! The proxy as the rest of the agent sees it: what it must know, what it said, whether it runs.
 
-use super::{Agent, problems::Problem};
+use super::{Agent, Inner, host::host_facts, problems::Problem};
 use crate::{
     clock,
-    link::{FromProxy, HttpBan, ProxyCounters, ToProxy},
-    policy::{BanScope, HttpPolicy},
+    kernel::image::HostFacts,
+    link::{FromProxy, HttpBan, ProxyCounters, Strain, ToProxy},
+    policy::{BanScope, HttpPolicy, Policy},
 };
+
+/// How long new connections stay tightened after the proxy had too much to do: changing the kernel
+/// half again and again would only add to it.
+const HOLD_NS: u64 = 5_000_000_000;
+
+/// Whether the proxy has too much to do, as the kernel half follows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ProxyOverload {
+    is_on: bool,
+    ended_ns: Option<u64>,
+}
+
+impl ProxyOverload {
+    fn tell(&mut self, is_on: bool, now_ns: u64) {
+        if self.is_on && !is_on {
+            self.ended_ns = Some(now_ns);
+        }
+        self.is_on = is_on;
+    }
+
+    /// Whether new connections are to be tightened.
+    pub(super) fn tightens(&self, now_ns: u64) -> bool {
+        self.is_on
+            || self.ended_ns.is_some_and(|ended_ns| now_ns < ended_ns.saturating_add(HOLD_NS))
+    }
+}
+
+impl Inner {
+    /// What the kernel half needs to know of this host and this moment.
+    pub(super) fn host_facts(&self, policy: &Policy) -> HostFacts {
+        host_facts(policy, self.overload.tightens(clock::monotonic_ns()))
+    }
+}
 
 impl Agent {
     /// A message to the proxy. What finds no room is made up for by the next tick, which sends
@@ -49,11 +83,28 @@ impl Agent {
             let mut inner = self.inner.borrow_mut();
             inner.proxy_pid = None;
             inner.applied = 0;
+            inner.overload.tell(false, clock::monotonic_ns());
         }
+        self.judge(Problem::Overloaded, Ok(()));
         if !self.is_stopping() {
             let sentence = format!("the proxy ended and is replaced: {why}");
             self.judge(Problem::ProxyDown, Err(sentence));
         }
+    }
+
+    /// The proxy refuses unknown clients, or no more. The kernel half follows with the next tick,
+    /// and lets go of it some time after the end.
+    fn overloaded(&self, strain: Option<Strain>) {
+        self.inner.borrow_mut().overload.tell(strain.is_some(), clock::monotonic_ns());
+        let what = match strain {
+            None => return self.judge(Problem::Overloaded, Ok(())),
+            Some(Strain::Delay) => "requests wait too long for a core",
+            Some(Strain::Requests) => "too many requests are in flight",
+            Some(Strain::Connections) => "too many connections are open",
+            Some(Strain::Memory) => "memory is short",
+        };
+        let sentence = format!("unknown clients are refused: {what}");
+        self.judge(Problem::Overloaded, Err(sentence));
     }
 
     pub(super) fn received(&self, message: FromProxy) {
@@ -66,7 +117,24 @@ impl Agent {
             }
             FromProxy::Server(notice) => self.server_changed(&notice),
             FromProxy::Counters(counters) => self.inner.borrow_mut().proxy_counters = *counters,
+            FromProxy::Overload(strain) => self.overloaded(strain),
             FromProxy::Hello(_) | FromProxy::PolicyApplied { .. } | FromProxy::HandOver(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_connections_stay_tightened_for_a_while() {
+        let mut overload = ProxyOverload::default();
+        overload.tell(false, 1);
+        assert!(!overload.tightens(1), "there was none");
+        overload.tell(true, 10);
+        assert!(overload.tightens(u64::MAX));
+        overload.tell(false, 20);
+        assert!(overload.tightens(20 + HOLD_NS - 1) && !overload.tightens(20 + HOLD_NS));
     }
 }

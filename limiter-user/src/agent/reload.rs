@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Agent, Inner, host::Selected, host_facts, interfaces::describe, problems::Problem,
-    safety::Safety, start, view::failure,
+    Agent, Inner, host::Selected, interfaces::describe, problems::Problem, safety::Safety, start,
+    view::failure,
 };
 use crate::{
     admin::view::{Failure, ReloadView},
@@ -20,11 +20,14 @@ use crate::{
 const APPLY_LOOKS: u32 = 1_000;
 const APPLY_PAUSE: Duration = Duration::from_millis(2);
 
+/// Said to whoever asked for what is refused.
+const STAYS: &str = "the policy in force stays as it was";
+
 /// A policy in force that somebody must confirm.
 #[derive(Debug)]
 pub(super) struct Trial {
     /// What comes back otherwise.
-    before: Policy,
+    pub(super) before: Policy,
     /// When, `CLOCK_MONOTONIC`.
     until_ns: u64,
 }
@@ -70,7 +73,8 @@ impl Agent {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.lifecycle(Lifecycle::ConfigRejected, error.brief());
-                return Err(Failure::invalid(error.to_string()));
+                let error = error.to_string();
+                return Err(Failure::invalid(format!("{}\n{STAYS}", error.trim_end())));
             }
         };
         let (before, wanted) = {
@@ -83,7 +87,10 @@ impl Agent {
             Ok(applied) => applied,
             Err(failure) => {
                 self.lifecycle(Lifecycle::ConfigRejected, failure.message.clone());
-                return Err(failure);
+                return Err(Failure {
+                    message: format!("{}\n{STAYS}", failure.message),
+                    ..failure
+                });
             }
         };
         {
@@ -235,12 +242,11 @@ impl Inner {
         if is_strict && self.kernel.is_some() {
             refuse_newly_missing(&old, new).map_err(Failure::invalid)?;
         }
-        let facts = host_facts(policy);
+        let (facts, facts_before) = (self.host_facts(policy), self.host_facts(&self.policy));
         let Some(kernel) = self.kernel.as_mut() else { return Ok((Vec::new(), Vec::new())) };
         let unattached_before = kernel.unattached();
         // Interfaces first, by the policy that still holds: if one cannot be had, no packet has
         // seen the new one.
-        let facts_before = host_facts(&self.policy);
         let (interfaces, attach) = (new.interfaces.clone(), new.attach);
         let between = KernelPolicy { interfaces, attach, ..old.clone() };
         kernel.apply(&between, &facts_before).map_err(|error| failure(&error))?;
@@ -275,7 +281,7 @@ impl Inner {
 
     /// Puts the policy that still holds back into the kernel.
     fn restore_kernel(&mut self, routed: BTreeSet<String>) -> Result<(), Failure> {
-        let facts = host_facts(&self.policy);
+        let facts = self.host_facts(&self.policy);
         let (Some(kernel), Some(old)) = (self.kernel.as_mut(), self.policy.kernel.clone()) else {
             return Ok(());
         };
@@ -298,7 +304,7 @@ fn keep_what_needs_restart(policy: &mut Policy, old: &Policy) -> Vec<String> {
         policy.http.clone_from(&old.http);
     }
     if let (Some(new), Some(old)) = (policy.http.as_mut(), old.http.as_ref())
-        && new.listeners != old.listeners
+        && !new.listens_as(old)
     {
         lines.push("http.listener: sockets are bound only at restart".to_owned());
         new.listeners.clone_from(&old.listeners);

@@ -1,9 +1,8 @@
-//! What the agent does before its loop: directories, lock, privileges, sockets.
+//! What the agent does before its loop: directories, lock, privileges.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    net::{SocketAddr, TcpListener},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -12,10 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use caps::{CapSet, Capability};
 use nix::{
     fcntl::{Flock, FlockArg},
-    sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt,
-        socket, sockopt,
-    },
     unistd::{User, geteuid},
 };
 
@@ -24,9 +19,6 @@ use crate::{
     config::{self, Loaded, Sources},
     policy::AgentPolicy,
 };
-
-/// Connections that may wait for a core (the kernel caps it at `net.core.somaxconn`).
-const BACKLOG: i32 = 4_096;
 
 /// What the agent still needs once it runs: maps and programs, the proxy's user, its listeners.
 const KEPT: [Capability; 8] = [
@@ -143,34 +135,6 @@ pub(super) fn proxy_user(name: Option<&str>) -> Result<Option<(u32, u32)>> {
     Ok(Some((found.uid.as_raw(), found.gid.as_raw())))
 }
 
-/// Binds a listening socket; once, the proxy's cores share it.
-pub(super) fn listen_on(address: SocketAddr) -> Result<TcpListener> {
-    bind_socket(address).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => " (another program listens there)",
-            io::ErrorKind::AddrNotAvailable => " (no interface has this address)",
-            io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
-            _ => "",
-        };
-        anyhow::anyhow!("cannot listen on {address}: {error}{hint}")
-    })
-}
-
-fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let descriptor = socket(family, SockType::Stream, flags, None)?;
-    setsockopt(&descriptor, sockopt::ReuseAddr, &true)?;
-    if address.is_ipv6() {
-        // One family per listener, so that "0.0.0.0:80" and "[::]:80" can stand side by side.
-        setsockopt(&descriptor, sockopt::Ipv6V6Only, &true)?;
-    }
-    let storage = SockaddrStorage::from(address);
-    bind(std::os::fd::AsRawFd::as_raw_fd(&descriptor), &storage)?;
-    listen(&descriptor, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
-    Ok(TcpListener::from(descriptor))
-}
-
 /// A Unix socket on which a later agent may reach the proxy, replacing that of an earlier one.
 pub(super) fn rendezvous(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     match fs::remove_file(path) {
@@ -201,14 +165,5 @@ mod tests {
         drop(first);
         lock(&policy).unwrap();
         fs::remove_dir_all(base).unwrap();
-    }
-
-    #[test]
-    fn what_is_in_the_way_of_listening_is_said() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = listen_on(taken.local_addr().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("another program listens there"), "{error}");
-        let error = listen_on("192.0.2.1:0".parse().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("no interface has this address"), "{error}");
     }
 }

@@ -6,9 +6,8 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             net::{UnixListener, UnixStream},
             process::CommandExt as _,
@@ -34,6 +33,7 @@ use crate::{
         FromProxy, Hello, LINK_FD, ToProxy,
         codec::{Link, LinkSender},
     },
+    policy::listener::ListenAddress,
     proxy::{
         THREADS_VARIABLE,
         privileges::{GID_VARIABLE, UID_VARIABLE},
@@ -61,7 +61,7 @@ const PROXY_ENVIRONMENT: [&str; 2] = [THREADS_VARIABLE, "RUST_BACKTRACE"];
 /// What a proxy needs to start.
 #[derive(Debug)]
 pub(super) struct ProxySetup {
-    pub(super) sockets: Vec<(SocketAddr, TcpListener)>,
+    pub(super) sockets: Vec<(ListenAddress, OwnedFd)>,
     pub(super) rendezvous_path: PathBuf,
     pub(super) user: Option<(u32, u32)>,
     /// What limits are counted in, whichever proxy counts.
@@ -72,7 +72,7 @@ pub(super) struct ProxySetup {
 #[derive(Debug)]
 pub(super) struct HandedOver {
     pub(super) link: Link,
-    pub(super) sockets: Vec<(SocketAddr, OwnedFd)>,
+    pub(super) sockets: Vec<(ListenAddress, OwnedFd)>,
     pub(super) memory: Option<OwnedFd>,
 }
 
@@ -175,7 +175,7 @@ async fn equip(agent: &Agent, setup: &ProxySetup, ours: UnixStream) -> io::Resul
     };
     link.send(&ToProxy::Policy { generation, policy: Box::new(policy) }, &[]).await?;
     link.send(&ToProxy::HttpBans(bans), &[]).await?;
-    let addresses = setup.sockets.iter().map(|(address, _)| *address).collect();
+    let addresses = setup.sockets.iter().map(|(address, _)| address.clone()).collect();
     let sockets: Vec<BorrowedFd<'_>> =
         setup.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     link.send(&ToProxy::Listeners(addresses), &sockets).await?;
@@ -300,14 +300,6 @@ pub(super) fn end(pid: u32) {
     if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
         log::warn!("the proxy cannot be ended: {error}");
     }
-}
-
-/// A listening socket that came as a descriptor.
-pub(super) fn listener(descriptor: OwnedFd) -> io::Result<TcpListener> {
-    let listener = TcpListener::from(descriptor);
-    listener.set_nonblocking(true)?;
-    debug_assert!(listener.as_raw_fd() >= 0);
-    Ok(listener)
 }
 
 #[cfg(test)]

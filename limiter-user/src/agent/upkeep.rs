@@ -85,6 +85,7 @@ impl Agent {
     pub(super) fn tick(&self) {
         self.end_trial();
         self.look_at_interfaces();
+        self.follow_certificates();
         self.collect_drops(true);
         self.catch_proxy_up();
         let now = bans::now();
@@ -95,7 +96,7 @@ impl Agent {
             let inner = &mut *inner;
             inner.safety.look_at_host();
             inner.top.tick(clock::monotonic_ns());
-            let facts = super::host_facts(&inner.policy);
+            let facts = inner.host_facts(&inner.policy);
             if let Some(kernel) = inner.kernel.as_mut() {
                 table = kernel.follow(&facts).map_err(|error| error.to_string());
             }

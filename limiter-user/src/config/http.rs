@@ -1,27 +1,24 @@
 //! `[http]` and the tables that routes name: written -> checked.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    DEFAULT_LISTEN, Scope, auth, cors,
+    Scope, auth, cors,
     document::{
         Document, Tables, Text,
-        http::{HttpDocument, ListenerDocument, TimeoutsDocument},
+        http::{HttpDocument, TimeoutsDocument},
     },
-    error::{Place, Report},
-    headers, limits,
+    error::Report,
+    headers, limits, listener,
     route::{self, Resources},
     upstream, values,
 };
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Rate,
-    http::{ClientAddressSource, GuardPolicy, HttpBounds, HttpTimeouts, ListenerPolicy},
+    http::{ClientAddressSource, GuardPolicy, HttpBounds, HttpTimeouts},
 };
 
 /// Slower than any line that a person would wait on.
@@ -45,7 +42,7 @@ pub(super) fn check(
     let written = document.http.as_ref().unwrap_or(&fallback);
     report.later(&[&written.max_inspected_body], "max_body");
     report.choice(written.access_log.as_ref(), &[("off", ())], &["json", "combined"]);
-    let listeners = listeners(written, scope, report);
+    let listeners = listener::check(written, scope, report);
     let mut resources = Resources {
         upstreams: upstream::check(&written.upstream, scope, report),
         auth: tables(&document.auth, report, |name, table, report| {
@@ -59,6 +56,7 @@ pub(super) fn check(
     };
     let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
     let (client_address, trusted_proxies) = client_address(written, report);
+    listener::agree(written, &listeners, client_address, report);
     Some(HttpPolicy {
         listeners,
         client_address,
@@ -101,59 +99,6 @@ fn tables<D, P>(
     written.iter().filter_map(|(name, table)| check(name, table, report)).collect()
 }
 
-fn listeners(
-    written: &HttpDocument,
-    scope: &Scope<'_>,
-    report: &mut Report,
-) -> Vec<ListenerPolicy> {
-    for listener in &written.listener {
-        let supported = "address, without TLS";
-        report.later(&[&listener.tls], supported);
-        report.only_false(listener.proxy_protocol.as_ref());
-        report.only_false(listener.redirect_https.as_ref());
-    }
-    let sources = scope.sources;
-    let named: Vec<(Place, String)> =
-        match sources.list(&sources.listen, "--listen", "LIMITER_LISTEN") {
-            Some((place, list)) => list.into_iter().map(|text| (place.clone(), text)).collect(),
-            None if written.listener.is_empty() => {
-                vec![("http.listener".into(), DEFAULT_LISTEN.to_owned())]
-            }
-            None => written.listener.iter().map(place_and_text).collect(),
-        };
-    let mut listeners: Vec<ListenerPolicy> = Vec::new();
-    for (place, text) in named {
-        if text.starts_with("unix:") || text.starts_with("systemd:") {
-            report.unsupported(place, &format!("{text:?}"), "ADDRESS:PORT");
-            continue;
-        }
-        let Some(address) = report.parsed(place.clone(), &text, listen_address) else {
-            continue;
-        };
-        if listeners.iter().any(|other| other.address == address) {
-            report.refuse(place, format!("{address} is named twice"));
-        } else {
-            listeners.push(ListenerPolicy { address });
-        }
-    }
-    listeners
-}
-
-fn place_and_text(listener: &ListenerDocument) -> (Place, String) {
-    (listener.address.span().into(), listener.address.get_ref().clone())
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let expected = "expected ADDRESS:PORT, e.g. \"127.0.0.1:8080\", \"0.0.0.0:80\" or \"[::]:80\"";
-    let parsed = match text.split_once(':') {
-        Some(("localhost", port)) => {
-            port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        }
-        _ => text.parse().ok(),
-    };
-    parsed.ok_or_else(|| expected.to_owned())
-}
-
 fn client_address(
     written: &HttpDocument,
     report: &mut Report,
@@ -162,10 +107,11 @@ fn client_address(
         written.client_address.as_ref(),
         &[
             ("peer", ClientAddressSource::Peer),
+            ("proxy", ClientAddressSource::Proxy),
             ("forwarded", ClientAddressSource::Forwarded),
             ("x-forwarded-for", ClientAddressSource::XForwardedFor),
         ],
-        &["proxy"],
+        &[],
     );
     let proxies = report.values(&written.trusted_proxies, values::network);
     for text in &written.trusted_proxies {
@@ -213,11 +159,6 @@ fn bounds(written: &HttpDocument, report: &mut Report) -> HttpBounds {
 }
 
 fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
-    if let Some(handshake) = &written.handshake
-        && handshake.get_ref() != "5s"
-    {
-        report.unsupported(handshake.span(), &format!("{:?}", handshake.get_ref()), "\"5s\"");
-    }
     let mut seconds = |written: Option<&Text>, default| {
         let default = Duration::from_secs(default);
         report.value_or(written, values::positive_duration, default)
@@ -228,6 +169,7 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
         idle: seconds(written.idle.as_ref(), 75),
         connect: seconds(written.connect.as_ref(), 3),
         upstream: seconds(written.upstream.as_ref(), 60),
+        handshake: seconds(written.handshake.as_ref(), 5),
         drain: seconds(written.drain.as_ref(), 30),
     }
 }

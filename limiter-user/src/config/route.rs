@@ -24,9 +24,9 @@ use super::{
 };
 use crate::policy::{
     http::{
-        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, ListenerPolicy, RouteAuth, RoutePolicy,
-        UpstreamPolicy,
+        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    listener::ListenerPolicy,
     routing,
 };
 
@@ -47,7 +47,7 @@ pub(super) fn check(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Vec<RoutePolicy> {
-    let only_loopback = listeners.iter().all(|listener| listener.address.ip().is_loopback());
+    let only_loopback = listeners.iter().all(|listener| listener.address.is_local());
     let defaults =
         defaults::of(document, written.is_empty(), only_loopback, resources, scope, report);
     let fallback = [Spanned::new(0..0, RouteDocument::default())];

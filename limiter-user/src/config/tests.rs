@@ -2,6 +2,7 @@
 
 mod defaults;
 mod documented;
+mod listeners;
 mod presets;
 mod refused;
 mod samples;

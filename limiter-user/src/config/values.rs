@@ -7,7 +7,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
-    document::{Flag, Number, Text},
+    document::{Number, Text},
     error::{Place, Report},
 };
 use crate::policy::{
@@ -345,13 +345,6 @@ impl Report {
     /// `enforce` or `monitor`.
     pub(super) fn mode(&mut self, written: Option<&Text>) -> Mode {
         self.choice(written, &[("enforce", Mode::Enforce), ("monitor", Mode::Monitor)], &[])
-    }
-
-    /// Refuses `true` for a flag that this version can only leave off.
-    pub(super) fn only_false(&mut self, written: Option<&Flag>) {
-        if let Some(flag) = written.filter(|flag| *flag.get_ref()) {
-            self.unsupported(flag.span(), "true", "false");
-        }
     }
 }
 

@@ -72,6 +72,8 @@ pub fn duration(duration: Duration) -> impl Display {
 fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Result {
     let (words, with_request) = match refusal {
         Refusal::MalformedRequest => ("Malformed request from", true),
+        Refusal::Misdirected => ("Request for another host from", true),
+        Refusal::HttpsRequired => ("Credential or body without TLS from", true),
         Refusal::Banned => ("Request refused from banned", false),
         Refusal::ForbiddenAddress => ("Forbidden address", true),
         Refusal::NotFound => ("No route for request from", true),

@@ -36,6 +36,8 @@ pub struct HostFacts {
     pub own_addresses: Vec<IpAddr>,
     /// Whether this host forwards packets.
     pub forwards: bool,
+    /// Whether the proxy has too much to do: each source may open new connections only slowly.
+    pub is_overloaded: bool,
     /// Slots of the interfaces, by name.
     pub slots: Vec<(String, u32)>,
 }
@@ -93,7 +95,8 @@ impl KernelImage {
     ) -> Result<Self, KernelError> {
         let mut template = Settings::open(1, 0);
         template.masks = Masks::new(policy.ipv4_prefix, policy.ipv6_prefix);
-        template.limits = limits("kernel.limits", &policy.limits)?;
+        let of_sources = if host.is_overloaded { policy.limits.tightened() } else { policy.limits };
+        template.limits = limits("kernel.limits", &of_sources)?;
         template.total_limits = limits("kernel.total_limits", &policy.total_limits)?;
         template.list_filter_mask = u64::from(lists.filter_words()) - 1;
         template.set_own(host.own_addresses.iter().copied().map(Address::from));

@@ -230,15 +230,16 @@ mod tests {
             let mut right = Link::from_std(right).unwrap();
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
+            let listeners = ToProxy::Listeners(vec![address.into()]);
             let hello = ToProxy::Hello(Hello::of_this_process("test"));
             left.send(&hello, &[]).await.unwrap();
-            left.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]).await.unwrap();
+            left.send(&listeners, &[listener.as_fd()]).await.unwrap();
             left.send(&ToProxy::Drain, &[]).await.unwrap();
             let (message, descriptors) = right.recv::<ToProxy>().await.unwrap().unwrap();
             assert_eq!(message, hello);
             assert!(descriptors.is_empty());
             let (message, mut descriptors) = right.recv::<ToProxy>().await.unwrap().unwrap();
-            assert_eq!(message, ToProxy::Listeners(vec![address]));
+            assert_eq!(message, listeners);
             let copy = std::net::TcpListener::from(descriptors.pop().unwrap());
             assert_eq!(copy.local_addr().unwrap(), address);
             let (message, descriptors) = right.recv::<ToProxy>().await.unwrap().unwrap();

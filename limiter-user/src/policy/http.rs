@@ -1,15 +1,18 @@
 //! The request half of the policy: what listens, what is required of a request, where it goes.
 //!
 //! Serialisable, because the agent sends it whole to the proxy process. Secrets appear only as
-//! SHA-256 digests.
+//! SHA-256 digests, but for the private keys of listeners.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use super::upstream::UpstreamPolicy;
-use super::{Mode, Rate};
+use super::{
+    Mode, Rate,
+    listener::{ListenAddress, ListenerPolicy},
+};
 
 /// Everything the proxy acts on. Indices refer to the vectors beside them and are checked.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -42,11 +45,14 @@ pub struct HttpPolicy {
     pub headers: Vec<HeadersPolicy>,
 }
 
-/// One listening socket.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ListenerPolicy {
-    /// TCP address to bind.
-    pub address: SocketAddr,
+impl HttpPolicy {
+    /// Whether the same sockets are listened on, whatever is expected there.
+    pub fn listens_as(&self, other: &Self) -> bool {
+        let addresses = |policy: &Self| -> HashSet<ListenAddress> {
+            policy.listeners.iter().map(|listener| listener.address.clone()).collect()
+        };
+        addresses(self) == addresses(other)
+    }
 }
 
 /// Where the client's address comes from; exactly one, the other headers are stripped.
@@ -56,6 +62,8 @@ pub enum ClientAddressSource {
     /// The socket's peer.
     #[default]
     Peer,
+    /// What the PROXY protocol says; the socket's peer where a listener does not expect it.
+    Proxy,
     /// RFC 7239 `Forwarded`, the rightmost hop that is not a trusted proxy.
     Forwarded,
     /// `X-Forwarded-For`, the rightmost hop that is not a trusted proxy.
@@ -95,6 +103,8 @@ pub struct HttpTimeouts {
     pub connect: Duration,
     /// Until an upstream's response head, and between two parts of its body.
     pub upstream: Duration,
+    /// Of TLS.
+    pub handshake: Duration,
     /// For requests in flight at shutdown.
     pub drain: Duration,
 }

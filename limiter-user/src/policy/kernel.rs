@@ -1,10 +1,10 @@
 //! The packet half of the policy: which interfaces, who may enter, how much.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{ByteRateLimit, Mode, Networks, RateLimit};
+use super::{ByteRateLimit, Mode, Networks, Rate, RateLimit};
 
 /// How many services there can be: a byte per port holds the number of its service.
 pub const MAX_SERVICES: usize = 31;
@@ -253,9 +253,50 @@ impl Limits {
     }
 }
 
+/// What a source may open of new connections while the proxy has too much to do: this part of what
+/// the policy says, and at most the rate below it.
+const TIGHTENED_PART: u64 = 8;
+const TIGHTENED_PER_SECOND: u64 = 5;
+
+impl Limits {
+    /// As they are while the proxy has too much to do: new connections are slow.
+    #[must_use]
+    pub fn tightened(self) -> Self {
+        let most = Rate { count: TIGHTENED_PER_SECOND, period: Duration::from_secs(1) };
+        let tight = RateLimit { rate: most, burst: 2 * TIGHTENED_PER_SECOND };
+        let part = self.new_connections.map(|usual| RateLimit {
+            rate: Rate { count: (usual.rate.count / TIGHTENED_PART).max(1), ..usual.rate },
+            burst: (usual.burst / TIGHTENED_PART).max(1),
+        });
+        let is_tight = |part: &RateLimit| {
+            part.rate.count <= TIGHTENED_PER_SECOND.saturating_mul(part.rate.period.as_secs())
+        };
+        Self { new_connections: Some(part.filter(is_tight).unwrap_or(tight)), ..self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overload_tightens_new_connections_alone() {
+        let limit = |count, seconds, burst| RateLimit {
+            rate: Rate { count, period: Duration::from_secs(seconds) },
+            burst,
+        };
+        let tightened = |new_connections| {
+            let usual =
+                Limits { new_connections, concurrent_connections: Some(7), ..Limits::default() };
+            let tightened = usual.tightened();
+            assert_eq!(Limits { new_connections, ..tightened }, usual);
+            tightened.new_connections
+        };
+        assert_eq!(tightened(None), Some(limit(5, 1, 10)), "also without a limit");
+        assert_eq!(tightened(Some(limit(200, 1, 400))), Some(limit(5, 1, 10)));
+        assert_eq!(tightened(Some(limit(80, 60, 16))), Some(limit(10, 60, 2)));
+        assert_eq!(tightened(Some(limit(2, 60, 2))), Some(limit(1, 60, 1)), "never nothing");
+    }
 
     #[test]
     fn port_ranges_say_what_they_share() {

@@ -66,6 +66,11 @@ impl ClientConnections {
         Some(Permit { counts: Arc::clone(self), client })
     }
 
+    /// Connections open now.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn shard(&self, client: AddressKey) -> &Mutex<HashMap<AddressKey, usize>> {
         #[expect(clippy::cast_possible_truncation, reason = "reduced to the number of shards")]
         let index = self.hasher.hash_one(client) as usize % SHARDS;

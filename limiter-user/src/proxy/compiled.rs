@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::{
     compiled_cors::Cors,
+    overload::known_meter,
     upstream::{Directory, Upstream},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub(super) struct Compiled {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
+    /// Who authenticated lately: not refused when there is too much to do.
+    pub(super) known: Arc<Counter>,
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
@@ -148,13 +151,15 @@ impl Compiled {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period),
         };
+        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
         let limits: Vec<Limit> = policy
             .limits
             .iter()
             .map(|limit| compile_limit(limit, counters))
             .collect::<Result<_, _>>()?;
         counters.retain(|name| {
-            name == GUARD_COUNTER || policy.limits.iter().any(|limit| limit.name == name)
+            [GUARD_COUNTER, KNOWN_COUNTER].contains(&name)
+                || policy.limits.iter().any(|limit| limit.name == name)
         });
         let routes: Vec<Route> = policy
             .routes
@@ -169,6 +174,7 @@ impl Compiled {
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
+            known,
             router: finder,
             groups,
             routes,
@@ -182,8 +188,9 @@ impl Compiled {
     }
 }
 
-/// Cannot be the name of a limit, which is a TOML key of printable characters.
+/// Cannot be names of limits, which are TOML keys of printable characters.
 const GUARD_COUNTER: &str = "\0guard";
+const KNOWN_COUNTER: &str = "\0known";
 
 impl Scheme {
     /// Index of the key with this digest, compared in constant time.

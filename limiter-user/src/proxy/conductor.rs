@@ -5,14 +5,7 @@
 //! Without that socket, or without listeners, there is nothing to go on for: the proxy ends.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::ExitCode,
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+    io, os::fd::OwnedFd, process::ExitCode, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration,
 };
 
 use tokio::{
@@ -22,13 +15,15 @@ use tokio::{
 };
 
 use super::{
-    clients::ClientConnections,
     compiled::Compiled,
+    compiled_listener,
     core::{self, CoreSetup, ToCore},
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
+    overload::{self, Watchman},
     registry::Peers,
     report::{Batch, CoreCounters},
+    tls::TlsConfigs,
     upstream::Directory,
 };
 use crate::{
@@ -37,7 +32,7 @@ use crate::{
         FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
     },
-    policy::HttpPolicy,
+    policy::{HttpPolicy, listener::ListenAddress},
 };
 
 /// How often totals are sent, if they changed.
@@ -55,10 +50,11 @@ pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
     upstreams: Directory,
+    watchman: Watchman,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
-    addresses: Vec<SocketAddr>,
-    sockets: Arc<Vec<TcpListener>>,
+    tls: TlsConfigs,
+    sockets: Arc<Vec<(ListenAddress, OwnedFd)>>,
     rendezvous: Option<Rc<UnixListener>>,
     /// Waits for a later agent while there is none.
     meeting: Option<tokio::task::JoinHandle<Link>>,
@@ -87,12 +83,14 @@ enum Next {
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
     let (upstreams, mut notices) = Directory::new(cores.max(1));
+    let watchman = Watchman::default();
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches)?,
+        cores: start_cores(cores, &batches, &watchman)?,
+        watchman,
         limits: Counters::default(),
         upstreams,
         memory: None,
-        addresses: Vec::new(),
+        tls: TlsConfigs::default(),
         sockets: Arc::default(),
         rendezvous: None,
         meeting: None,
@@ -120,8 +118,11 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<CoreHandle>> {
-    let clients = Arc::<ClientConnections>::default();
+fn start_cores(
+    count: usize,
+    batches: &mpsc::Sender<Batch>,
+    watchman: &Watchman,
+) -> io::Result<Vec<CoreHandle>> {
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
         .enumerate()
@@ -135,7 +136,8 @@ fn start_cores(count: usize, batches: &mpsc::Sender<Batch>) -> io::Result<Vec<Co
                 batches: batches.clone(),
                 counters: Arc::clone(&counters),
                 all_counters: Arc::clone(&all),
-                clients: Arc::clone(&clients),
+                clients: Arc::clone(&watchman.clients),
+                overload: Arc::clone(&watchman.overload),
                 seed: u64::from_le_bytes(seed),
                 number,
             };
@@ -175,6 +177,8 @@ impl Conductor {
     ) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(overload::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.agent.is_none() && !self.may_be_found() {
                 log::error!("the agent went before the proxy could serve without it; it ends");
@@ -202,7 +206,11 @@ impl Conductor {
                 }
                 Some(batch) = batches.recv() => self.report(batch),
                 Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
-                _ = tick.tick() => self.count(),
+                _ = tick.tick() => {
+                    self.count();
+                    self.watchman.look_at_memory();
+                }
+                _ = look.tick() => self.judge(),
                 _ = terminate.recv() => return,
             }
         }
@@ -224,8 +232,7 @@ impl Conductor {
         match message {
             ToProxy::Hello(_) => {}
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
-                self.sockets = Arc::new(descriptors.into_iter().map(TcpListener::from).collect());
-                self.addresses = addresses;
+                self.sockets = Arc::new(addresses.into_iter().zip(descriptors).collect());
                 self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
@@ -255,16 +262,23 @@ impl Conductor {
     /// Puts a policy in force on every core, then says so. One that does not compile changes
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
-        let compiled = match Compiled::new(policy, &mut self.limits, &mut self.upstreams) {
-            Ok(compiled) => Arc::new(compiled),
+        // Listeners first: they change nothing that is shared with the policy in force.
+        let compiled =
+            compiled_listener::compile(&policy.listeners, &mut self.tls).and_then(|listeners| {
+                let policy = Compiled::new(policy, &mut self.limits, &mut self.upstreams)?;
+                Ok((policy, listeners))
+            });
+        let (compiled, listeners) = match compiled {
+            Ok((compiled, listeners)) => (Arc::new(compiled), listeners),
             Err(error) => {
                 log::error!("policy {generation} is not applied: {error}");
                 return;
             }
         };
         self.upstreams.watch_new();
+        self.watchman.bounds = Some(policy.bounds);
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
-        self.tell(&ToCore::Policy(compiled, acknowledge)).await;
+        self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
         let mut cores = 0;
         while acknowledged.recv().await.is_some() {
@@ -302,12 +316,13 @@ impl Conductor {
         let copies: io::Result<Vec<OwnedFd>> = self
             .sockets
             .iter()
-            .map(AsFd::as_fd)
-            .chain(self.memory.as_ref().map(AsFd::as_fd))
-            .map(|descriptor| BorrowedFd::try_clone_to_owned(&descriptor))
+            .map(|(_, socket)| socket)
+            .chain(&self.memory)
+            .map(OwnedFd::try_clone)
             .collect();
+        let addresses = self.sockets.iter().map(|(address, _)| address.clone()).collect();
         match copies {
-            Ok(copies) => self.send(FromProxy::HandOver(self.addresses.clone()), copies),
+            Ok(copies) => self.send(FromProxy::HandOver(addresses), copies),
             Err(error) => log::error!("cannot hand the listening sockets over: {error}"),
         }
     }
@@ -344,6 +359,13 @@ impl Conductor {
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        }
+    }
+
+    /// Whether there is more to do than can be done.
+    fn judge(&mut self) {
+        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+            self.send(news, Vec::new());
         }
     }
 

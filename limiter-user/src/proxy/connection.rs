@@ -1,26 +1,28 @@
-//! One client connection from accept to close: which version of HTTP it speaks, served until
-//! deadline, ban or drain.
+//! One client connection from accept to close: what must come before HTTP, which version of it is
+//! spoken, served until deadline, ban or drain.
 //!
 //! In: an accepted socket; out: requests to the pipeline, and an observation for what was refused
 //! before there was a request.
 
 mod http1;
 mod http2;
+mod opening;
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
-
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+use std::{
+    future::poll_fn, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration,
 };
+
+use tokio::io::AsyncWriteExt as _;
 
 use super::{
     clients::Permit,
+    compiled_listener::Listener,
     core::{Core, InForce},
     framing::Limits,
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
+    transport::Socket,
 };
 use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Refusal};
 
@@ -37,27 +39,36 @@ enum Version {
     Http2,
 }
 
+/// Where a connection came from.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) listener: Arc<Listener>,
+    pub(super) peer: IpAddr,
+    pub(super) permit: Permit,
+}
+
 /// Serves one connection to its end.
-pub(super) async fn serve(
-    core: Rc<Core>,
-    in_force: Rc<InForce>,
-    socket: TcpStream,
-    peer: std::net::IpAddr,
-    permit: Permit,
-) {
+pub(super) async fn serve(core: Rc<Core>, in_force: Rc<InForce>, socket: Socket, arrival: Arrival) {
+    let Arrival { listener, peer, permit } = arrival;
     let timeouts = in_force.policy.timeouts;
     let connection =
-        Rc::new(Connection::new(peer, timeouts.header, limits(in_force.policy.bounds)));
+        Rc::new(Connection::new(peer, listener, timeouts.header, limits(in_force.policy.bounds)));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();
 
-    let stream = ClientStream::new(socket, Rc::clone(&connection));
-    drive(&core, &connection, in_force.policy.bounds, stream).await;
+    // On the heap and gone before HTTP begins: a handshake's state is large.
+    let opened = Box::pin(opening::open(&core, &connection, &in_force, socket, permit)).await;
+    if let Some((stream, permit)) = opened {
+        let bounds = in_force.policy.bounds;
+        // An idle connection must not keep an old policy.
+        drop(in_force);
+        drive(&core, &connection, bounds, stream).await;
+        drop(permit);
+    }
 
     core.counters.connections_closed.bump();
     core.connections.remove(place);
-    drop(permit);
 }
 
 async fn drive(
@@ -80,7 +91,7 @@ async fn drive(
 
 /// What a future comes to, unless the connection is to end before.
 async fn unless_ended<F: Future>(state: &Connection, future: F) -> Result<F::Output, Ended> {
-    let mut future = std::pin::pin!(future);
+    let mut future = pin!(future);
     poll_fn(|context| {
         // The future first, so that a request may answer to its own deadline.
         if let Poll::Ready(output) = future.as_mut().poll(context) {
@@ -97,12 +108,16 @@ async fn unless_ended<F: Future>(state: &Connection, future: F) -> Result<F::Out
 /// Waits for as many bytes as it takes to know the version. Nothing is kept for a connection that
 /// says nothing.
 async fn look_ahead(state: &Connection, stream: &mut ClientStream) -> io::Result<Version> {
+    let chosen = state.tls().map(|tls| if tls.is_http2 { Version::Http2 } else { Version::Http1 });
     loop {
         if stream.read_ahead().await? == 0 {
             // The end is hyper's to find, after what came before it.
             return Ok(Version::Http1);
         }
         state.begin_head();
+        if let Some(version) = chosen {
+            return Ok(version);
+        }
         let ahead = stream.ahead();
         let compared = ahead.len().min(PREFACE.len());
         if ahead[..compared] != PREFACE[..compared] {
@@ -115,36 +130,26 @@ async fn look_ahead(state: &Connection, stream: &mut ClientStream) -> io::Result
 }
 
 /// Ends a connection that speaks HTTP/1, or nothing yet.
-async fn end(core: &Core, state: &Connection, ended: Ended, stream: ClientStream) {
+async fn end(core: &Core, state: &Connection, ended: Ended, mut stream: ClientStream) {
     match ended {
-        Ended::Idle => {}
+        Ended::Idle | Ended::Opening => {}
         // The peer was banned or takes nothing: nothing waits to be sent to it.
-        Ended::Aborted => drop(stream.socket.set_zero_linger()),
+        Ended::Aborted => stream.transport.socket().set_zero_linger(),
         Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
-            // As much as the socket takes without waiting.
-            drop(stream.socket.try_write(&reply::raw(
-                Refusal::Timeout,
-                &core.new_request_id(),
-                true,
-            )));
-            linger(stream.socket).await;
+            let answer = reply::raw(Refusal::Timeout, &core.new_request_id(), true);
+            stream.transport.send_now(&answer);
+            linger(stream).await;
         }
     }
 }
 
 /// Closes without losing the answer: a socket closed with bytes unread resets the connection, and
 /// the client may never see what was sent before (RFC 9112, 9.6). Bounded in time and bytes.
-async fn linger(mut socket: TcpStream) {
+async fn linger(mut stream: ClientStream) {
     let drained = async {
-        if socket.shutdown().await.is_err() {
-            return;
-        }
-        let mut unread = [0; 2048];
-        for _ in 0..LINGER_READS {
-            if !matches!(socket.read(&mut unread).await, Ok(1..)) {
-                return;
-            }
+        if stream.transport.shutdown().await.is_ok() {
+            stream.transport.socket().discard(LINGER_READS).await;
         }
     };
     drop(tokio::time::timeout(LINGER, drained).await);
@@ -157,6 +162,6 @@ fn limits(bounds: HttpBounds) -> Limits {
 /// Counts and tells a request of which no head was read.
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refuse(refusal);
-    let who = (connection.peer, connection.peer);
+    let who = (connection.peer, connection.source().unwrap_or(connection.peer));
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

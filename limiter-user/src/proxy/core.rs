@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::{IpAddr, TcpListener},
+    net::IpAddr,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -20,25 +21,35 @@ use tokio::{
 use super::{
     clients::ClientConnections,
     compiled::Compiled,
-    listener,
+    compiled_listener::{Listener, Listeners},
+    listener::{self, Listening},
+    overload::Overload,
     recent::Recent,
     registry::{Peers, Registry},
     report::{Batch, CoreCounters, Report},
     stage::{bans::Bans, request_id::take_or_make},
     upstream::{Pool, Pools},
 };
-use crate::{clock, link::HttpBan};
+use crate::{
+    clock,
+    limits::{AddressKey, Key},
+    link::HttpBan,
+    policy::listener::ListenAddress,
+};
 
 /// How often deadlines are looked at while connections are open: their precision.
-const SWEEP: Duration = Duration::from_millis(100);
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
+
+/// Listening sockets, shared by all cores.
+pub(super) type Sockets = Arc<Vec<(ListenAddress, OwnedFd)>>;
 
 /// From the conductor to a core.
 #[derive(Clone, Debug)]
 pub(super) enum ToCore {
     /// Accept from these, in place of those before.
-    Listeners(Arc<Vec<TcpListener>>),
+    Listeners(Sockets),
     /// Act on this policy; acknowledged when it is in force.
-    Policy(Arc<Compiled>, mpsc::Sender<()>),
+    Policy(Arc<Compiled>, Listeners, mpsc::Sender<()>),
     /// Replace all bans.
     Bans(Arc<Vec<HttpBan>>),
     /// Add or replace bans.
@@ -58,6 +69,7 @@ pub(super) struct CoreSetup {
     /// Of every core.
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
     /// From 0.
     pub(super) number: usize,
@@ -67,8 +79,16 @@ pub(super) struct CoreSetup {
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) policy: Arc<Compiled>,
+    listeners: Listeners,
     /// In the order of the policy's upstreams.
     pub(super) pools: Vec<Rc<Pool>>,
+}
+
+impl InForce {
+    /// What is in force for connections to `address`.
+    pub(super) fn listener(&self, address: &ListenAddress) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.address == *address)
+    }
 }
 
 /// One core.
@@ -80,6 +100,7 @@ pub(super) struct Core {
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
     pub(super) counters: Arc<CoreCounters>,
+    pub(super) overload: Arc<Overload>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
     pub(super) authenticated: Recent,
@@ -102,6 +123,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             connections: Registry::default(),
             clients: setup.clients,
             counters: setup.counters,
+            overload: setup.overload,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
             authenticated: Recent::default(),
@@ -119,7 +141,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
 
 /// Follows the conductor's messages until it says to drain, or is gone.
 async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
-    let mut sockets: Option<Arc<Vec<TcpListener>>> = None;
+    let mut sockets: Option<Sockets> = None;
     let mut accepting: Vec<JoinHandle<()>> = Vec::new();
     while let Some(message) = messages.recv().await {
         match message {
@@ -127,9 +149,9 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
                 stop(&mut accepting);
                 sockets = Some(listeners);
             }
-            ToCore::Policy(policy, acknowledge) => {
+            ToCore::Policy(policy, listeners, acknowledge) => {
                 let pools = core.pools.select(&policy.upstreams);
-                core.in_force.replace(Some(Rc::new(InForce { policy, pools })));
+                core.in_force.replace(Some(Rc::new(InForce { policy, listeners, pools })));
                 if accepting.is_empty() {
                     accepting = start(core, sockets.as_deref());
                 }
@@ -163,24 +185,18 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
     }
 }
 
-fn start(core: &Rc<Core>, sockets: Option<&Vec<TcpListener>>) -> Vec<JoinHandle<()>> {
+fn start(core: &Rc<Core>, sockets: Option<&Vec<(ListenAddress, OwnedFd)>>) -> Vec<JoinHandle<()>> {
     sockets
         .into_iter()
         .flatten()
-        .filter_map(|socket| {
-            let copy = socket.try_clone().and_then(|copy| {
-                copy.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(copy)
-            });
-            match copy {
-                Ok(socket) => {
-                    let core = Rc::clone(core);
-                    Some(tokio::task::spawn_local(listener::accept(core, socket)))
-                }
-                Err(error) => {
-                    log::error!("cannot accept from a listening socket: {error}");
-                    None
-                }
+        .filter_map(|(address, socket)| match socket.try_clone().and_then(Listening::new) {
+            Ok(socket) => {
+                let accepting = listener::accept(Rc::clone(core), address.clone(), socket);
+                Some(tokio::task::spawn_local(accepting))
+            }
+            Err(error) => {
+                log::error!("cannot accept from a listening socket: {error}");
+                None
             }
         })
         .collect()
@@ -196,8 +212,10 @@ fn stop(accepting: &mut Vec<JoinHandle<()>>) {
 async fn sweep(core: Rc<Core>) {
     loop {
         while core.connections.is_empty() {
+            core.counters.beat.rest();
             core.opened.notified().await;
         }
+        core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
         core.connections.expire(now_ns);
@@ -209,6 +227,20 @@ impl Core {
     /// The policy in force; `None` before the first.
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
+    }
+
+    /// Whether there is too much to do for a request of this client, unless it is known.
+    pub(super) fn sheds_request(&self, policy: &Compiled, client: AddressKey, now_ns: u64) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), now_ns)
+            && self.overload.refuses_request(self.random_word())
+    }
+
+    /// As [`Self::sheds_request`] for a connection.
+    pub(super) fn sheds_connection(&self, policy: &Compiled, client: AddressKey) -> bool {
+        self.overload.is_on()
+            && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
+            && self.overload.refuses_connection(self.random_word())
     }
 
     /// An id for what is answered without a request.

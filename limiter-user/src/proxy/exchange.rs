@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     clock,
+    limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
     policy::Mode,
     refusal::Refusal,
@@ -128,10 +129,11 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
+        let https = client.https.unwrap_or_else(|| self.connection.tls().is_some());
         match kept.as_ref() {
-            Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
+            Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {
-                let made = Rc::new(ForwardedFor::new(client.address, self.peer()));
+                let made = Rc::new(ForwardedFor::new(client.address, self.peer(), https));
                 *kept = Some(Rc::clone(&made));
                 made
             }
@@ -236,7 +238,8 @@ impl Drop for Exchange {
             self.tell(client, ObservedOutcome::Refused(refusal));
         }
         let route = self.route(&self.in_force.policy).map(|route| &route.name);
-        counters.outcomes.count(route, self.status, self.refusal);
+        let duration_ns = clock::monotonic_ns().saturating_sub(self.now_ns);
+        counters.outcomes.count(route, self.status, self.refusal, duration_ns);
         if self.forwarded {
             counters.forwarded.bump();
         }
@@ -247,6 +250,8 @@ impl Drop for Exchange {
         }
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
+            let key = Key::Address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

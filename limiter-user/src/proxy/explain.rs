@@ -54,7 +54,7 @@ pub(crate) fn explain(
     }
     let request = builder.body(()).map_err(|error| error.to_string())?;
     let (parts, ()) = request.into_parts();
-    let client = client_address::resolve(&compiled, asked.peer, &parts.headers);
+    let client = client_address::resolve(&compiled, (asked.peer, None), &parts.headers);
     let mut fate = Fate { refusal: None, client: client.address, explanation: Vec::new() };
     fate.refusal = stages(&compiled, policy, &parts, &client, unix_seconds, &mut fate.explanation)
         .err()

@@ -23,11 +23,12 @@ use super::{
     compiled::{Compiled, Route},
     core::{Core, InForce},
     exchange::Exchange,
-    proof::{Client, Grant, Principal, X_REQUEST_ID},
+    proof::{Client, Grant, Principal, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, route, target, trace, transform,
+        address, auth, bans, client_address, cors, guard, limits, redirect, route, target, trace,
+        transform,
     },
     upstream,
     watch::Watch,
@@ -106,10 +107,18 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         let soon = HeaderValue::from_static("1");
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
     }
-    let target = target::check(parts, "http")?;
-    let client = client_address::resolve(policy, exchange.peer(), &parts.headers);
+    let scheme = if exchange.connection.tls().is_some() { "https" } else { "http" };
+    let target = target::check(parts, scheme)?;
+    let who = (exchange.peer(), exchange.connection.source());
+    let client = client_address::resolve(policy, who, &parts.headers);
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
+    if let Some(redirect) = exchange.connection.listener().redirect {
+        return Err(redirect::answer(policy, redirect, &target, parts));
+    }
+    if is_misdirected(&exchange.connection, &target) {
+        return Err(Refusal::Misdirected.into());
+    }
     let index = route::select(policy, &target, &parts.method)?;
     let route = &policy.routes[index];
     exchange.route = Some(index);
@@ -130,6 +139,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     }
     let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
     exchange.principal = principal;
+    if principal.is_none()
+        && !client.trusted
+        && exchange.core.sheds_request(policy, client.key, now_ns)
+    {
+        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+    }
     exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
     if exchange.quota.is_violated() {
         let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
@@ -145,6 +160,12 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     Ok(Cleared { request, upstream: route.upstream, protocol })
+}
+
+/// Whether the client asked for another host when it made its TLS connection.
+fn is_misdirected(connection: &Connection, target: &Target) -> bool {
+    let asked = connection.tls().and_then(|tls| tls.server_name.as_deref());
+    asked.is_some_and(|name| !name.eq_ignore_ascii_case(target.host()))
 }
 
 /// Edits the headers of an admitted request for its upstream.

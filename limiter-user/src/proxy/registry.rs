@@ -4,11 +4,12 @@
 //! whoever changes it wakes the task. What belongs to one request is its [`Watch`].
 
 use std::{
-    cell::{Cell, Ref, RefCell, RefMut},
+    cell::{Cell, OnceCell, Ref, RefCell, RefMut},
     collections::HashSet,
     io,
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,8 +18,10 @@ use ipnet::IpNet;
 use tokio::{io::ReadBuf, sync::Notify};
 
 use super::{
+    compiled_listener::Listener,
     framing::{Framer, Limits, Violation},
     stage::{bans::one_client, transform::ForwardedFor},
+    tls::TlsFacts,
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
@@ -35,6 +38,10 @@ const MAX_RESETS: u32 = 200;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: IpAddr,
+    /// What a trusted proxy says that the client is.
+    source: Cell<Option<IpAddr>>,
+    listener: Arc<Listener>,
+    tls: OnceCell<Box<TlsFacts>>,
     /// Of the connection, and over HTTP/1 of its request too: there is one at a time.
     watch: Rc<Watch>,
     /// Requests under way over HTTP/2.
@@ -84,6 +91,8 @@ impl FromIterator<IpNet> for Peers {
 pub(super) enum Ended {
     /// From outside, or the client takes no response.
     Aborted,
+    /// What comes before HTTP did not come to its end.
+    Opening,
     /// No request came.
     Idle,
     /// A request head did not come to its end.
@@ -91,11 +100,20 @@ pub(super) enum Ended {
 }
 
 impl Connection {
-    pub(super) fn new(peer: IpAddr, header_timeout: Duration, limits: Limits) -> Self {
+    /// `header_timeout`: until a request head has come, from the first wait for it.
+    pub(super) fn new(
+        peer: IpAddr,
+        listener: Arc<Listener>,
+        header_timeout: Duration,
+        limits: Limits,
+    ) -> Self {
         let watch = Watch::new(Phase::Idle);
         watch.set_deadline(header_timeout);
         Self {
             peer,
+            source: Cell::new(None),
+            listener,
+            tls: OnceCell::new(),
             watch: Rc::new(watch),
             streams: RefCell::default(),
             resets: Cell::new(0),
@@ -106,6 +124,40 @@ impl Connection {
             forwarded_for: RefCell::new(None),
             tunnel: RefCell::new(None),
         }
+    }
+
+    /// What the PROXY protocol says that the client is; `None` where it is not spoken.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source.get()
+    }
+
+    pub(super) fn set_source(&self, client: IpAddr) {
+        self.source.set(Some(client));
+    }
+
+    /// Where it was accepted.
+    pub(super) fn listener(&self) -> &Arc<Listener> {
+        &self.listener
+    }
+
+    /// What the TLS handshake proved; `None` without TLS.
+    pub(super) fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.get().map(Box::as_ref)
+    }
+
+    pub(super) fn set_tls(&self, facts: TlsFacts) {
+        // There is one handshake.
+        drop(self.tls.set(Box::new(facts)));
+    }
+
+    /// Something comes before HTTP, within so long.
+    pub(super) fn begin_opening(&self, limit: Duration) {
+        self.watch.enter(Phase::Opening, limit);
+    }
+
+    /// HTTP may begin.
+    pub(super) fn begin_waiting(&self) {
+        self.watch.enter(Phase::Idle, self.header_timeout);
     }
 
     /// The first bytes of a request came.
@@ -220,6 +272,7 @@ impl Connection {
         }
         match self.watch.phase() {
             _ if !self.watch.is_expired() => None,
+            Phase::Opening => Some(Ended::Opening),
             Phase::Idle => Some(Ended::Idle),
             Phase::Head => Some(Ended::HeadTimeout),
             Phase::Request => None,

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
 
 use crate::refusal::Refusal;
@@ -25,6 +25,8 @@ enum Answer {
     Refused(Refusal),
     /// A preflight that the policy admits.
     Preflight,
+    /// The same over HTTPS.
+    Redirect,
 }
 
 impl Reply {
@@ -50,17 +52,26 @@ impl Reply {
         Self { answer: Answer::Preflight, headers: Vec::new(), close: false }
     }
 
+    /// Sends the client elsewhere, for good.
+    pub(super) fn redirect(location: &str) -> Self {
+        let reply = Self { answer: Answer::Redirect, headers: Vec::new(), close: false };
+        match HeaderValue::from_str(location) {
+            Ok(location) => reply.with(LOCATION, location),
+            Err(_) => Self::refuse(Refusal::MalformedRequest),
+        }
+    }
+
     /// With one more header.
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// The refusal, unless this is a preflight's answer.
+    /// The refusal, unless this is a preflight's answer or a redirect.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self.answer {
             Answer::Refused(refusal) => Some(refusal),
-            Answer::Preflight => None,
+            Answer::Preflight | Answer::Redirect => None,
         }
     }
 
@@ -78,6 +89,11 @@ impl Reply {
         let body = match self.answer {
             Answer::Preflight => {
                 *response.status_mut() = StatusCode::NO_CONTENT;
+                Bytes::new()
+            }
+            Answer::Redirect => {
+                *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 Bytes::new()
             }
             Answer::Refused(refusal) => {

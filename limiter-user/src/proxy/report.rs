@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-use super::outcomes::Outcomes;
+use super::{outcomes::Outcomes, overload::Beat};
 use crate::{
     link::{Observation, ObservedOutcome, ProxyCounters, RequestFacts},
     refusal::Refusal,
@@ -209,8 +209,12 @@ pub(super) struct CoreCounters {
     pub(super) connections: Count,
     pub(super) connections_closed: Count,
     pub(super) connections_refused: Count,
+    pub(super) handshakes: Count,
+    pub(super) handshakes_resumed: Count,
+    pub(super) handshakes_failed: Count,
     pub(super) responses: [Count; 5],
     pub(super) outcomes: Outcomes,
+    pub(super) beat: Beat,
 }
 
 /// A counter with one writer.
@@ -230,10 +234,18 @@ impl Count {
 }
 
 impl CoreCounters {
+    /// Counts a TLS handshake that succeeded.
+    pub(super) fn handshake(&self, is_resumed: bool) {
+        self.handshakes.bump();
+        if is_resumed {
+            self.handshakes_resumed.bump();
+        }
+    }
+
     /// Counts a request that was refused before there was an exchange.
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused[refusal as usize].bump();
-        self.outcomes.count(None, refusal.status(), Some(refusal));
+        self.outcomes.count(None, refusal.status(), Some(refusal), 0);
     }
 
     /// Requests of this core that have not ended.
@@ -249,10 +261,13 @@ impl CoreCounters {
         sum.connections_open +=
             self.connections.get().saturating_sub(self.connections_closed.get());
         sum.connections_refused += self.connections_refused.get();
+        sum.tls_handshakes += self.handshakes.get();
+        sum.tls_resumed += self.handshakes_resumed.get();
+        sum.tls_failed += self.handshakes_failed.get();
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
         }
-        self.outcomes.add_to(&mut sum.outcomes);
+        self.outcomes.add_to(&mut sum.outcomes, &mut sum.durations);
         add(&mut sum.refused, &self.refused);
         add(&mut sum.monitored, &self.monitored);
     }

@@ -10,20 +10,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::registry::Connection;
+use super::{registry::Connection, transport::Transport};
 
 /// Up to this many bytes in several parts are copied together: one `send` of one part costs less
 /// than a `writev` of a head and a short body.
 const TOGETHER_BYTES: usize = 2048;
 
 /// Sends what it can of `parts`.
-pub(super) fn poll_write_parts(
-    socket: Pin<&mut TcpStream>,
+pub(super) fn poll_write_parts<W: AsyncWrite>(
+    socket: Pin<&mut W>,
     context: &mut Context<'_>,
     parts: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
@@ -41,10 +38,10 @@ pub(super) fn poll_write_parts(
     socket.poll_write(context, together.filled())
 }
 
-/// A client's socket and its connection's state.
+/// A client's transport and its connection's state.
 #[derive(Debug)]
 pub(super) struct ClientStream {
-    pub(super) socket: TcpStream,
+    pub(super) transport: Transport,
     connection: Rc<Connection>,
     /// Bytes that were read before it was known which version of HTTP they are of.
     ahead: Vec<u8>,
@@ -56,8 +53,8 @@ pub(super) struct ClientStream {
 const AHEAD_BYTES: usize = 2048;
 
 impl ClientStream {
-    pub(super) fn new(socket: TcpStream, connection: Rc<Connection>) -> Self {
-        Self { socket, connection, ahead: Vec::new(), frames: false }
+    pub(super) fn new(transport: Transport, connection: Rc<Connection>) -> Self {
+        Self { transport, connection, ahead: Vec::new(), frames: false }
     }
 
     /// Waits for bytes and keeps them for the next read; how many came.
@@ -66,7 +63,7 @@ impl ClientStream {
         poll_fn(|context| {
             let mut bytes = [MaybeUninit::uninit(); AHEAD_BYTES];
             let mut bytes = ReadBuf::uninit(&mut bytes);
-            ready!(Pin::new(&mut self.socket).poll_read(context, &mut bytes))?;
+            ready!(Pin::new(&mut self.transport).poll_read(context, &mut bytes))?;
             self.ahead.extend_from_slice(bytes.filled());
             Poll::Ready(Ok(bytes.filled().len()))
         })
@@ -90,10 +87,10 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { socket, connection, ahead, frames } = &mut *self;
+        let Self { transport, connection, ahead, frames } = &mut *self;
         let mut read = |buffer: &mut ReadBuf<'_>| {
             if ahead.is_empty() {
-                return Pin::new(&mut *socket).poll_read(context, buffer);
+                return Pin::new(&mut *transport).poll_read(context, buffer);
             }
             let count = ahead.len().min(buffer.remaining());
             buffer.put_slice(&ahead[..count]);
@@ -113,7 +110,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        Pin::new(&mut self.transport).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -121,15 +118,15 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll_write_parts(Pin::new(&mut self.socket), context, parts)
+        Pin::new(&mut self.transport).poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
+        Pin::new(&mut self.transport).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,6 +134,6 @@ impl AsyncWrite for ClientStream {
         if self.connection.framer().violation().is_some() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.socket).poll_shutdown(context)
+        Pin::new(&mut self.transport).poll_shutdown(context)
     }
 }

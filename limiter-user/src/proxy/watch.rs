@@ -19,6 +19,8 @@ const NEVER: u64 = u64::MAX;
 /// What is waited for; says what the deadline means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
+    /// What comes before HTTP: TLS, or the PROXY protocol.
+    Opening,
     /// The first byte of a request.
     Idle,
     /// The rest of a request head.

@@ -62,6 +62,9 @@ pub struct StatusView {
     /// Answered requests by route, status and refusal.
     #[serde(default)]
     pub outcomes: Vec<OutcomeView>,
+    /// How long requests took, by route.
+    #[serde(default)]
+    pub durations: Vec<DurationView>,
     /// Open client connections.
     pub connections_open: u64,
     /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
@@ -114,6 +117,17 @@ pub struct OutcomeView {
     pub refusal: String,
     /// How many.
     pub count: u64,
+}
+
+/// Requests of one route by how long they took, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DurationView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// How many took at most so many seconds and more than the bound before; no bound: the rest.
+    pub buckets: Vec<(Option<f64>, u64)>,
+    /// All of them together.
+    pub sum_seconds: f64,
 }
 
 /// TCP connections that peers opened, as the stack tells of them.

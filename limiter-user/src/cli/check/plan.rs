@@ -14,6 +14,7 @@ use crate::policy::{
         Algorithm, AppliesTo, AuthKind, CorsOrigins, LimitKey, LimitPolicy, OriginPattern,
         PathPattern, RouteAuth, RoutePolicy,
     },
+    listener::ListenerPolicy,
 };
 
 pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
@@ -33,13 +34,29 @@ pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
+/// An address, and what is expected there.
+fn listener_words(listener: &ListenerPolicy) -> String {
+    let mut words = listener.address.to_string();
+    if let Some(tls) = &listener.tls {
+        words.push_str(" (TLS");
+        if let Some(clients) = &tls.clients {
+            words.push_str(", client certificates ");
+            words.push_str(if clients.required { "required" } else { "optional" });
+        }
+        words.push(')');
+    }
+    if listener.proxy_protocol {
+        words.push_str(" (PROXY protocol)");
+    }
+    if listener.redirect_https {
+        words.push_str(" (redirects to HTTPS)");
+    }
+    words
+}
+
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nhttp")?;
-    writeln!(
-        out,
-        "  listens on  {}",
-        join(http.listeners.iter().map(|listener| listener.address))
-    )?;
+    writeln!(out, "  listens on  {}", join(http.listeners.iter().map(listener_words)))?;
     for upstream in &http.upstreams {
         writeln!(out, "  upstream    {} = {}", upstream.name, join(&upstream.servers))?;
     }

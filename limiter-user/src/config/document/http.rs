@@ -11,7 +11,7 @@ use super::{Flag, Later, Number, Text, shapes::NamesDocument};
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct HttpDocument {
-    /// `peer` (default), `forwarded` or `x-forwarded-for`.
+    /// `peer` (default), `proxy`, `forwarded` or `x-forwarded-for`.
     pub(in crate::config) client_address: Option<Text>,
     /// Networks of the proxies whose word counts for it.
     pub(in crate::config) trusted_proxies: Vec<Text>,
@@ -57,7 +57,7 @@ pub(in crate::config) struct TimeoutsDocument {
     pub(in crate::config) connect: Option<Text>,
     /// Until an upstream's response head. Default `60s`.
     pub(in crate::config) upstream: Option<Text>,
-    /// Of TLS, which this version does not terminate: only the default, `5s`.
+    /// Of TLS. Default `5s`.
     pub(in crate::config) handshake: Option<Text>,
     /// For requests in flight at shutdown. Default `30s`.
     pub(in crate::config) drain: Option<Text>,
@@ -67,14 +67,40 @@ pub(in crate::config) struct TimeoutsDocument {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct ListenerDocument {
-    /// `ADDRESS:PORT`.
+    /// `ADDRESS:PORT`, `unix:PATH` or `systemd:NAME`.
     pub(in crate::config) address: Text,
-    /// Not supported by this version.
-    pub(in crate::config) tls: Option<Later>,
-    /// `false`.
+    /// Default: without.
+    pub(in crate::config) tls: Option<Spanned<TlsDocument>>,
+    /// Whether connections begin with a PROXY protocol header. Default `false`.
     pub(in crate::config) proxy_protocol: Option<Flag>,
-    /// `false`.
+    /// Whether requests are sent to HTTPS. Default `false`.
     pub(in crate::config) redirect_https: Option<Flag>,
+}
+
+/// `http.listener.tls`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct TlsDocument {
+    /// By the names in them; the first is for all other names.
+    pub(in crate::config) certificates: Vec<Spanned<CertificateDocument>>,
+    /// PEM file of the authorities of clients.
+    pub(in crate::config) client_ca: Option<Text>,
+    /// `required` (default with `client_ca`) or `optional`.
+    pub(in crate::config) client_certificate: Option<Text>,
+    /// PEM file of revoked certificates of clients.
+    pub(in crate::config) crl: Option<Text>,
+    /// `1.2` (default) or `1.3`.
+    pub(in crate::config) min_version: Option<Text>,
+}
+
+/// One of `http.listener.tls.certificates`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct CertificateDocument {
+    /// PEM file of the chain, the host's own first.
+    pub(in crate::config) certificate: Text,
+    /// PEM file of the key.
+    pub(in crate::config) key: Text,
 }
 
 /// One `[[http.upstream]]`.

@@ -4,7 +4,8 @@
 
 use super::super::error::{Place, Report};
 use crate::policy::{
-    http::{ListenerPolicy, RouteAuth, RoutePolicy},
+    http::{RouteAuth, RoutePolicy},
+    listener::ListenerPolicy,
     routing::{Router, witness},
 };
 
@@ -31,7 +32,10 @@ pub(super) fn warn(
     }
     let secured = routes.iter().find(|route| matches!(route.auth, RouteAuth::AnyOf(_)));
     if let Some(route) = secured {
-        for listener in listeners.iter().filter(|listener| !listener.address.ip().is_loopback()) {
+        let is_open = |listener: &&ListenerPolicy| {
+            listener.tls.is_none() && !listener.redirect_https && !listener.address.is_local()
+        };
+        for listener in listeners.iter().filter(is_open) {
             let sentence = format!(
                 "{}: whoever is on the way can read the credentials for {}: no TLS",
                 listener.address, route.name

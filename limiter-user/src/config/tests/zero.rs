@@ -79,7 +79,7 @@ fn options_beat_the_environment_which_beats_the_file() {
     let nothing = lookup(&[]);
     let from_file = Sources { file: Some(file), ..Sources::new(&nothing) };
     let loaded = load(&from_file).unwrap();
-    assert_eq!(http(&loaded).listeners[0].address.port(), 1);
+    assert_eq!(http(&loaded).listeners[0].address.port(), Some(1));
     assert!(loaded.policy.kernel.is_none());
 
     let environment = lookup(&variables);

@@ -63,16 +63,16 @@ pub(super) async fn drive(
         Ok(_) => {
             let violation = state.framer().violation();
             if let Some(violation) = violation {
-                refuse(core, state, violation, &stream);
+                refuse(core, state, violation, &mut stream);
             }
-            linger(stream.socket).await;
+            linger(stream).await;
         }
         Err(ended) => end(core, state, ended, stream).await,
     }
 }
 
 /// Answers what the framing refused, unless it was in the body of a request, which has an answer.
-fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &ClientStream) {
+fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut ClientStream) {
     let Violation { refusal, unseen } = violation;
     if !unseen {
         // Nothing was told if the answer ended before.
@@ -89,7 +89,7 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &Client
         facts(&framer, refusal, &id)
     });
     // As much as the socket takes without waiting.
-    drop(stream.socket.try_write(&reply::raw(refusal, &id, !framer.is_bodiless())));
+    stream.transport.send_now(&reply::raw(refusal, &id, !framer.is_bodiless()));
 }
 
 /// What a refused head was for, without the query, if its first line was in order.

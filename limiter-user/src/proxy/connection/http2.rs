@@ -80,7 +80,7 @@ pub(super) async fn drive(
         }
         match state.poll_ended(context) {
             Some(Ended::HeadTimeout) => Poll::Ready(Some(Refusal::Timeout)),
-            Some(Ended::Idle | Ended::Aborted) => Poll::Ready(None),
+            Some(Ended::Idle | Ended::Opening | Ended::Aborted) => Poll::Ready(None),
             None => Poll::Pending,
         }
     })

@@ -4,7 +4,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST, UPGRADE},
+    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -28,13 +28,18 @@ const IDENTITY_PREFIX: &str = "x-auth-";
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct ForwardedFor {
     client: std::net::IpAddr,
+    https: bool,
     chain: HeaderValue,
     forwarded: HeaderValue,
 }
 
 impl ForwardedFor {
-    /// For a client behind `peer`, which may be the client itself.
-    pub(in crate::proxy) fn new(client: std::net::IpAddr, peer: std::net::IpAddr) -> Self {
+    /// For a client behind `peer`, which may be the client itself, that spoke TLS or not.
+    pub(in crate::proxy) fn new(
+        client: std::net::IpAddr,
+        peer: std::net::IpAddr,
+        https: bool,
+    ) -> Self {
         let node = match client {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -43,12 +48,13 @@ impl ForwardedFor {
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        Self { client, chain: value(chain), forwarded: value(format!("for={node};proto=http")) }
+        let forwarded = format!("for={node};proto={}", scheme(https));
+        Self { client, https, chain: value(chain), forwarded: value(forwarded) }
     }
 
-    /// Whether these are the headers for `client`.
-    pub(in crate::proxy) fn is_for(&self, client: std::net::IpAddr) -> bool {
-        self.client == client
+    /// Whether these are the headers for `client` over TLS or not.
+    pub(in crate::proxy) fn is_for(&self, client: std::net::IpAddr, https: bool) -> bool {
+        self.client == client && self.https == https
     }
 }
 
@@ -66,6 +72,10 @@ pub(in crate::proxy) fn target(route: &Route, target: PathAndQuery) -> PathAndQu
     stripped.unwrap_or(target)
 }
 
+fn scheme(https: bool) -> &'static str {
+    if https { "https" } else { "http" }
+}
+
 /// Edits the headers for the upstream.
 pub(in crate::proxy) fn headers(
     policy: &Compiled,
@@ -74,8 +84,9 @@ pub(in crate::proxy) fn headers(
     (client, forwarded): (&Client, &ForwardedFor),
     principal: Option<Principal>,
 ) {
-    debug_assert!(forwarded.is_for(client.address), "address headers of another client");
+    debug_assert!(forwarded.client == client.address, "address headers of another client");
     hop_by_hop(headers);
+    one_cookie(headers);
     remove(headers, |name| {
         matches!(name, "expect" | "proxy-authorization" | "x-real-ip")
             || begins(name, IDENTITY_PREFIX)
@@ -99,11 +110,25 @@ pub(in crate::proxy) fn headers(
         }
     }
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(forwarded.https)));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
     headers.insert(FORWARDED, forwarded.forwarded.clone());
+}
+
+/// Joins cookies that came in several fields, as HTTP/2 lets them, as HTTP/1 has them (RFC 9113,
+/// 8.2.3).
+fn one_cookie(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).iter();
+    if fields.next().is_none() || fields.next().is_none() {
+        return;
+    }
+    let fields: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(mut joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Whether a header could be taken for one that says where a request comes from, or its id, but is
@@ -223,20 +248,30 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
     });
 }
 
+/// Not what says who asks, for what and how: named here by a client, it would be taken from under
+/// a policy or an upstream that relies on it.
 fn may_be_named(name: &HeaderName) -> bool {
-    const MEANING: [&str; 10] = [
+    const MEANING: [&str; 16] = [
         "host",
-        "content-length",
-        "content-type",
-        "content-encoding",
         "authorization",
         "cookie",
+        "set-cookie",
         "origin",
         "date",
-        "set-cookie",
         "cache-control",
+        "range",
+        "user-agent",
+        "referer",
+        "forwarded",
+        "via",
+        "traceparent",
+        "tracestate",
+        "signature",
+        "signature-input",
     ];
-    !MEANING.contains(&name.as_str()) && !name.as_str().starts_with("x-")
+    const FAMILIES: [&str; 6] = ["x-", "content-", "accept", "access-control-", "if-", "sec-"];
+    let name = name.as_str();
+    !MEANING.contains(&name) && !FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
 #[cfg(test)]
@@ -277,6 +312,14 @@ mod tests {
     }
 
     #[test]
+    fn cookies_are_one_field() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        one_cookie(&mut headers);
+        let all: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
     fn other_spellings_of_what_is_set_here_are_disguises() {
         for name in ["x_forwarded_for", "x-forwarded_host", "x_real_ip", "x_request-id"] {
             assert!(is_disguised(name), "{name}");
@@ -289,10 +332,11 @@ mod tests {
     #[test]
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
-        let alone = ForwardedFor::new(peer, peer);
+        let alone = ForwardedFor::new(peer, peer, true);
+        assert_eq!(alone.forwarded, "for=10.0.0.1;proto=https");
         assert_eq!(alone.chain, "10.0.0.1");
-        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer);
+        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, false);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
-        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
     }
 }

@@ -49,7 +49,7 @@ fn listening_sockets_are_swapped() {
     assert_eq!(live.send("GET /").status, 200);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    proxy.agent.send(&ToProxy::Listeners(vec![address]), &[socket.as_fd()]);
+    proxy.agent.listen(address, socket.as_fd());
     drop(socket);
     proxy.agent.apply(2, &policy);
     assert_eq!(Client::connect(address).send("GET /").status, 200);
@@ -160,8 +160,8 @@ fn a_proxy_without_an_agent_serves_and_is_taken_over() {
     let told = u64::try_from(agent.observations.len()).unwrap();
     assert_eq!(agent.lost + told, 1);
     let socket = TcpListener::from(descriptors.pop().unwrap());
-    assert_eq!(addresses, [socket.local_addr().unwrap()]);
-    assert_eq!(addresses, [address]);
+    assert_eq!(addresses, [socket.local_addr().unwrap().into()]);
+    assert_eq!(addresses, [address.into()]);
     agent.send(&ToProxy::Drain, &[]);
     thread.join().unwrap().unwrap();
     // The queue was never closed: a later process accepts from the same socket.

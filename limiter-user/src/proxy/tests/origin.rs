@@ -14,9 +14,9 @@ use crate::policy::{
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
         GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
-        LimitPolicy, ListenerPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
-        UpstreamPolicy,
+        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
 };
 
@@ -131,12 +131,13 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         strip_prefix: None,
     };
     HttpPolicy {
-        listeners: vec![ListenerPolicy { address: "127.0.0.1:0".parse().unwrap() }],
+        listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],
         client_address: ClientAddressSource::Peer,
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
         bounds: BOUNDS,
         timeouts: HttpTimeouts {
+            handshake: Duration::from_secs(5),
             header: 5 * second,
             body: 5 * second,
             idle: 10 * second,

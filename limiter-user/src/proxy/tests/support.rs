@@ -14,7 +14,10 @@ use std::{
 
 use crate::{
     link::{FromProxy, Hello, Observation, ObservedOutcome, ProxyCounters, ToProxy, codec::Link},
-    policy::HttpPolicy,
+    policy::{
+        HttpPolicy,
+        listener::{ListenAddress, ListenerPolicy},
+    },
     refusal::Refusal,
 };
 
@@ -32,6 +35,7 @@ pub(super) struct Proxy {
 pub(super) struct Agent {
     runtime: tokio::runtime::Runtime,
     link: Link,
+    listening: Vec<ListenAddress>,
     pub(super) observations: Vec<Observation>,
     pub(super) counters: ProxyCounters,
     pub(super) lost: u64,
@@ -44,6 +48,7 @@ impl Agent {
         let mut agent = Self {
             runtime,
             link,
+            listening: Vec::new(),
             observations: Vec::new(),
             counters: ProxyCounters::default(),
             lost: 0,
@@ -88,8 +93,21 @@ impl Agent {
         }
     }
 
+    /// Lets the proxy accept from a socket in place of those before, without TLS unless a policy
+    /// says otherwise.
+    pub(super) fn listen(&mut self, address: impl Into<ListenAddress>, socket: BorrowedFd<'_>) {
+        let address = address.into();
+        self.listening.push(address.clone());
+        self.send(&ToProxy::Listeners(vec![address]), &[socket]);
+    }
+
     pub(super) fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
-        let policy = Box::new(policy.clone());
+        let mut policy = Box::new(policy.clone());
+        for address in &self.listening {
+            if !policy.listeners.iter().any(|listener| listener.address == *address) {
+                policy.listeners.push(ListenerPolicy::plain(address.clone()));
+            }
+        }
         self.send(&ToProxy::Policy { generation, policy }, &[]);
         self.until(|_, message, _| {
             (*message == FromProxy::PolicyApplied { generation }).then_some(())
@@ -124,7 +142,7 @@ impl Proxy {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || crate::proxy::serve(theirs, threads));
         let mut agent = Agent::new(ours);
-        agent.send(&ToProxy::Listeners(vec![address]), &[listener.as_fd()]);
+        agent.listen(address, listener.as_fd());
         agent.apply(1, policy);
         Self { address, agent, thread }
     }

@@ -1,0 +1,167 @@
+//! Certificates, keys and revocation lists that change on disk while the agent runs.
+//!
+//! In: the files that the policy was read from, looked at once a second; out: the same policy with
+//! what is in them now, once nobody writes them any more. What cannot be used changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Agent, Inner};
+use crate::{
+    config,
+    events::Lifecycle,
+    link::ToProxy,
+    policy::{HttpPolicy, Policy, listener::TlsPolicy},
+};
+
+/// How often files that cannot be used are read again before that is told: a key that comes a
+/// moment after its certificate is nobody's mistake.
+const ATTEMPTS: u32 = 3;
+
+/// Device, inode, size and time of the last change; `None`: there is no such file.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+type Stamps = BTreeMap<PathBuf, Stamp>;
+
+/// What is known of the files.
+#[derive(Debug, Default)]
+pub(super) struct CertificateFiles {
+    /// As they were when they were read, or given up.
+    settled: Option<Stamps>,
+    /// As they were a moment ago.
+    last: Stamps,
+    failures: u32,
+}
+
+impl CertificateFiles {
+    /// Whether the files changed and have been left alone since the last look.
+    fn have_changed(&mut self, now: Stamps) -> bool {
+        let settled = self.settled.get_or_insert_with(|| now.clone());
+        if *settled == now {
+            self.failures = 0;
+            return false;
+        }
+        let is_quiet = self.last == now;
+        self.last = now;
+        is_quiet
+    }
+
+    fn settle(&mut self) {
+        self.settled = Some(self.last.clone());
+        self.failures = 0;
+    }
+
+    /// Whether it is time to say that they cannot be used.
+    fn fail(&mut self) -> bool {
+        self.failures += 1;
+        let is_enough = self.failures >= ATTEMPTS;
+        if is_enough {
+            self.settle();
+        }
+        is_enough
+    }
+}
+
+impl Agent {
+    /// Reads certificates again that were replaced, and tells the proxy.
+    pub(super) fn follow_certificates(&self) {
+        // Whoever changes the policy now reads them himself.
+        let Ok(_turn) = self.changing.try_lock() else { return };
+        let outcome = self.inner.borrow_mut().read_certificates();
+        match outcome {
+            None => {}
+            Some(Ok((generation, http))) => {
+                self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http) });
+                let detail = format!("generation {generation}: certificates");
+                self.lifecycle(Lifecycle::ConfigReloaded, detail);
+            }
+            Some(Err(why)) => {
+                let detail = format!("certificates stay as they were: {why}");
+                self.lifecycle(Lifecycle::ConfigRejected, detail);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// What changed, or why it cannot be used; `None`: nothing that is worth telling.
+    fn read_certificates(&mut self) -> Option<Result<(u64, HttpPolicy), String>> {
+        let http = self.policy.http.as_ref()?;
+        let policies: Vec<&TlsPolicy> = tls_policies(http).collect();
+        let files = policies.iter().flat_map(|policy| policy.files());
+        let stamps = files.map(|file| (file.to_owned(), stamp(file))).collect();
+        if !self.certificates.have_changed(stamps) {
+            return None;
+        }
+        let read: Result<Vec<TlsPolicy>, _> =
+            policies.iter().map(|policy| config::tls::reread(policy)).collect();
+        let fresh = match read {
+            Ok(fresh) => fresh,
+            Err(error) => return self.certificates.fail().then(|| Err(format!("{error:#}"))),
+        };
+        self.certificates.settle();
+        let before = http.clone();
+        // What a trial would bring back is read from the same files.
+        let on_trial = self.trial.as_mut().map(|trial| &mut trial.before);
+        for policy in [&mut self.policy, &mut self.configured].into_iter().chain(on_trial) {
+            refresh(policy, &fresh);
+        }
+        let http = self.policy.http.as_ref().filter(|http| **http != before)?.clone();
+        self.generation += 1;
+        Some(Ok((self.generation, http)))
+    }
+}
+
+fn tls_policies(http: &HttpPolicy) -> impl Iterator<Item = &TlsPolicy> {
+    http.listeners.iter().filter_map(|listener| listener.tls.as_ref())
+}
+
+/// Puts in what was read from the same files.
+fn refresh(policy: &mut Policy, fresh: &[TlsPolicy]) {
+    let listeners = policy.http.iter_mut().flat_map(|http| &mut http.listeners);
+    for tls in listeners.filter_map(|listener| listener.tls.as_mut()) {
+        let same = |one: &&TlsPolicy| {
+            one.files().eq(tls.files())
+                && one.min_version == tls.min_version
+                && one.clients.as_ref().map(|clients| clients.required)
+                    == tls.clients.as_ref().map(|clients| clients.required)
+        };
+        if let Some(fresh) = fresh.iter().find(same) {
+            *tls = fresh.clone();
+        }
+    }
+}
+
+fn stamp(file: &Path) -> Stamp {
+    let found = fs::metadata(file).ok()?;
+    Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(size: u64) -> Stamps {
+        [(PathBuf::from("a"), Some((0, 0, size, 0, 0)))].into()
+    }
+
+    #[test]
+    fn files_are_read_when_they_are_left_alone() {
+        let mut files = CertificateFiles::default();
+        assert!(!files.have_changed(stamps(1)), "as they were read at the start");
+        assert!(!files.have_changed(stamps(2)), "perhaps they are still written");
+        assert!(!files.have_changed(stamps(3)));
+        assert!(files.have_changed(stamps(3)));
+        files.settle();
+        assert!(!files.have_changed(stamps(3)));
+        assert!(!files.have_changed(stamps(4)));
+        for attempt in 1..=ATTEMPTS {
+            assert!(files.have_changed(stamps(4)));
+            assert_eq!(files.fail(), attempt == ATTEMPTS);
+        }
+        assert!(!files.have_changed(stamps(4)), "told once");
+    }
+}
