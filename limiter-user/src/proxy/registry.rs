@@ -20,6 +20,7 @@ use tokio::{io::ReadBuf, sync::Notify};
 use super::{
     compiled_listener::Listener,
     framing::{Framer, Limits, Violation},
+    proof::Client,
     stage::{bans::one_client, transform::ForwardedFor},
     tls::TlsFacts,
     upstream::Tunnel,
@@ -54,6 +55,8 @@ pub(super) struct Connection {
     framer: RefCell<Framer>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+    /// Whose tunnel it has become: no request of it is looked at any more.
+    pub(super) tunnelling: Cell<Option<Client>>,
     /// Goes on where HTTP/1 ends.
     pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -122,6 +125,7 @@ impl Connection {
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
+            tunnelling: Cell::new(None),
             tunnel: RefCell::new(None),
         }
     }
@@ -354,6 +358,15 @@ impl Registry {
     pub(super) fn close(&self, peers: &Peers) {
         self.each(|connection| {
             if peers.contains(connection.peer) {
+                connection.abort();
+            }
+        });
+    }
+
+    /// Ends the tunnels of these clients at once.
+    pub(super) fn close_tunnels(&self, of: impl Fn(&Client) -> bool) {
+        self.each(|connection| {
+            if connection.tunnelling.get().is_some_and(|client| of(&client)) {
                 connection.abort();
             }
         });
