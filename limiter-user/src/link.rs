@@ -59,6 +59,8 @@ pub enum ToProxy {
     /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
     /// the first policy.
     LimiterMemory,
+    /// The file of the access log from now on, beside the frame; none beside it: there is none.
+    AccessLog,
 }
 
 /// From the proxy to the agent.
@@ -224,35 +226,12 @@ pub struct ProxyCounters {
     pub responses: [u64; 5],
     /// Requests by route, status and refusal.
     pub outcomes: Vec<OutcomeCount>,
-    /// The servers of the policy in force.
-    pub servers: Vec<ServerCount>,
     /// How long requests took, by route.
     pub durations: Vec<DurationCount>,
     /// Lines of the access log that found no room.
     pub access_lost: u64,
-}
-
-/// One server of an upstream.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ServerCount {
-    /// Name of the upstream.
-    pub upstream: String,
-    /// URL of the server.
-    pub server: String,
-    /// Requests sent, repeated ones too.
-    pub requests: u64,
-    /// Requests that it did not answer, or with 502, 503 or 504.
-    pub failures: u64,
-    /// Requests that were sent once more after it failed.
-    pub retries: u64,
-    /// Connections open now.
-    pub connections: u64,
-    /// Requests in flight now.
-    pub active: u64,
-    /// Not found unwell by its health requests.
-    pub up: bool,
-    /// Left alone for a while.
-    pub breaker_open: bool,
+    /// The servers of the policy in force.
+    pub servers: Vec<ServerCount>,
 }
 
 /// Upper bounds of the first buckets of durations, ns; one more has none.
@@ -282,6 +261,29 @@ pub struct DurationCount {
     pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
     /// All of them together, ns.
     pub sum_ns: u64,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerCount {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
+    /// Not found unwell by its health requests.
+    pub up: bool,
+    /// Left alone for a while.
+    pub breaker_open: bool,
 }
 
 /// Requests that ended alike.
