@@ -30,6 +30,7 @@ mod outbox;
 mod outcomes;
 mod overload;
 mod pace;
+mod peers;
 mod pipeline;
 pub mod privileges;
 mod proof;

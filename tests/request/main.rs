@@ -9,6 +9,8 @@ mod change;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod h2;
@@ -27,10 +29,14 @@ mod proxy_protocol;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod upstream;

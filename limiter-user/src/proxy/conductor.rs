@@ -22,7 +22,7 @@ use super::{
     meeting::{finished, greet, meet, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
-    registry::Peers,
+    peers::Peers,
     report::{Batch, CoreCounters},
     tls::TlsConfigs,
     upstream::Directory,

@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell, RefMut},
-    collections::HashSet,
     io,
     net::IpAddr,
     rc::Rc,
@@ -14,18 +13,19 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{io::ReadBuf, sync::Notify};
 
 use super::{
     compiled_listener::Listener,
     framing::{Framer, Limits, Violation},
-    stage::{bans::one_client, transform::ForwardedFor},
+    peers::Peers,
+    proof::Client,
+    stage::transform::ForwardedFor,
     tls::TlsFacts,
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
-use crate::{clock, limits::AddressKey};
+use crate::clock;
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -61,36 +61,10 @@ pub(super) struct Connection {
     framer: RefCell<Framer>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+    /// Whose tunnel it has become: no request of it is looked at any more.
+    pub(super) tunnelling: Cell<Option<Client>>,
     /// Goes on where HTTP/1 ends.
     pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
-}
-
-/// Peers whose connections are to end. Looked at once for each connection, however many they are.
-#[derive(Debug, Default)]
-pub(super) struct Peers {
-    clients: HashSet<AddressKey>,
-    networks: Vec<IpNet>,
-}
-
-impl Peers {
-    fn contains(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.clients.contains(&AddressKey::new(peer))
-            || self.networks.iter().any(|network| network.contains(&peer))
-    }
-}
-
-impl FromIterator<IpNet> for Peers {
-    fn from_iter<T: IntoIterator<Item = IpNet>>(prefixes: T) -> Self {
-        let mut peers = Self::default();
-        for prefix in prefixes {
-            match one_client(prefix) {
-                Some(client) => drop(peers.clients.insert(client)),
-                None => peers.networks.push(prefix),
-            }
-        }
-        peers
-    }
 }
 
 /// Why a connection's task should stop.
@@ -130,6 +104,7 @@ impl Connection {
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
+            tunnelling: Cell::new(None),
             tunnel: RefCell::new(None),
         }
     }
@@ -383,6 +358,15 @@ impl Registry {
     pub(super) fn close(&self, peers: &Peers) {
         self.each(|connection| {
             if peers.contains(connection.peer) {
+                connection.abort();
+            }
+        });
+    }
+
+    /// Ends the tunnels of these clients at once.
+    pub(super) fn close_tunnels(&self, of: impl Fn(&Client) -> bool) {
+        self.each(|connection| {
+            if connection.tunnelling.get().is_some_and(|client| of(&client)) {
                 connection.abort();
             }
         });
