@@ -59,6 +59,8 @@ pub enum ToProxy {
     /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
     /// the first policy.
     LimiterMemory,
+    /// The file of the access log from now on, beside the frame; none beside it: there is none.
+    AccessLog,
 }
 
 /// From the proxy to the agent.
@@ -85,6 +87,8 @@ pub enum FromProxy {
     HandOver(Vec<ListenAddress>),
     /// Unknown clients are refused from now on, for this reason; `None`: no more.
     Overload(Option<Strain>),
+    /// An upstream's server is no longer, or again, sent requests.
+    Server(ServerNotice),
 }
 
 /// What there is too much of, or too little.
@@ -98,6 +102,30 @@ pub enum Strain {
     Connections,
     /// Memory.
     Memory,
+}
+
+/// A change in the state of an upstream's server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerNotice {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// What changed.
+    pub change: ServerChange,
+}
+
+/// What can change about a server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ServerChange {
+    /// It failed too often and is left alone for a while.
+    BreakerOpened,
+    /// A request that tried was answered.
+    BreakerClosed,
+    /// It does not say that it is well; why.
+    Down(String),
+    /// It says that it is well again.
+    Up,
 }
 
 /// Who is speaking.
@@ -202,6 +230,8 @@ pub struct ProxyCounters {
     pub durations: Vec<DurationCount>,
     /// Lines of the access log that found no room.
     pub access_lost: u64,
+    /// The servers of the policy in force.
+    pub servers: Vec<ServerCount>,
 }
 
 /// Upper bounds of the first buckets of durations, ns; one more has none.
@@ -231,6 +261,29 @@ pub struct DurationCount {
     pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
     /// All of them together, ns.
     pub sum_ns: u64,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerCount {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
+    /// Not found unwell by its health requests.
+    pub up: bool,
+    /// Left alone for a while.
+    pub breaker_open: bool,
 }
 
 /// Requests that ended alike.

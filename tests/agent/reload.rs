@@ -51,12 +51,12 @@ fn commands_reach_the_agent_whose_file_was_just_broken() {
         ("[kernel.limits]\npackets = = 1", "extra `=`, expected nothing"),
     ] {
         limiter.configure(&World::kernel(broken));
-        let refused = limiter.cli_by_file(&["reload"]).ended_with(2);
+        let refused = limiter.with_file(&["reload"]).ended_with(2);
         assert!(refused.stderr.contains("the policy in force stays"), "{refused:?}");
         limiter.event(told);
-        limiter.cli_by_file(&["ban", "10.9.0.3"]).succeeded();
+        limiter.with_file(&["ban", "10.9.0.3"]).succeeded();
         verdict(&world, &limiter, CLIENTS[1], (Action::Drop, Reason::Banned));
-        limiter.cli_by_file(&["unban", "--all"]).succeeded();
+        limiter.with_file(&["unban", "--all"]).succeeded();
     }
     assert_eq!(limiter.status().policy_generation, 1);
 }

@@ -206,13 +206,6 @@ impl Limiter {
         finish(&mut command, &self.scratch, COMMAND)
     }
 
-    /// As [`Self::cli`], but the agent is found by its configuration file.
-    pub fn cli_by_file<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Finished {
-        let mut command = Command::new(self.program());
-        command.args(arguments).arg("--config").arg(self.configuration());
-        finish(&mut command, &self.scratch, COMMAND)
-    }
-
     /// A command of `limiter` against this agent's socket, for one that follows (`events -f`).
     pub fn cli_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(self.program());

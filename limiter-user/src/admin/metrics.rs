@@ -6,6 +6,7 @@
 mod durations;
 #[cfg(test)]
 mod reference;
+mod upstream;
 
 use std::fmt::{self, Write as _};
 
@@ -108,6 +109,12 @@ const METRICS: &[Metric] = &[
         help: "Client connections that the proxy has open",
         samples: |status| plain(status.connections_open),
     },
+    upstream::REQUESTS,
+    upstream::FAILURES,
+    upstream::RETRIES,
+    upstream::ACTIVE,
+    upstream::CONNECTIONS,
+    upstream::UP,
     Metric {
         name: "bans",
         kind: Kind::Gauge,

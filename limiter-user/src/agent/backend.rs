@@ -12,7 +12,7 @@ use super::{
     safety::ban_prefix,
     view::{
         ban_view, by_label, durations, explain_packets, failure, kernel, kernel_status, outcomes,
-        source_view,
+        servers, source_view,
     },
 };
 use crate::{
@@ -74,12 +74,16 @@ impl Backend for Agent {
             view.upstreams = http
                 .upstreams
                 .iter()
-                .map(|one| format!("{} {}:{}", one.name, one.host, one.port))
+                .flat_map(|one| {
+                    one.servers.iter().map(move |server| format!("{} {server}", one.name))
+                })
                 .collect();
+            view.servers = servers(http, &inner.proxy_counters.servers);
         }
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
+        view.events_lost.insert("access_log".to_owned(), inner.proxy_counters.access_lost);
         view.events_lost.insert("escalation".to_owned(), inner.escalation.overflowed);
         view.events_lost.insert("closings".to_owned(), self.outbox.overflowed.get());
         let (restored, took) = inner.restored;

@@ -8,12 +8,12 @@ use super::{Inner, book, rules};
 use crate::{
     admin::view::{
         BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
-        PacketCountView, PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
+        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount},
-    policy::{BanScope, Mode},
+    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ServerCount},
+    policy::{BanScope, HttpPolicy, Mode},
     refusal::Refusal,
 };
 
@@ -41,6 +41,34 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .filter(|(_, count)| **count > 0)
         .map(|(refusal, count)| (refusal.label().to_owned(), *count))
         .collect()
+}
+
+/// The servers of the policy, with what the proxy counted of them.
+pub(super) fn servers(policy: &HttpPolicy, counts: &[ServerCount]) -> Vec<ServerView> {
+    let all = policy.upstreams.iter().flat_map(|upstream| {
+        upstream.servers.iter().map(|server| (&upstream.name, server.to_string()))
+    });
+    all.map(|(upstream, server)| {
+        let is_this = |one: &&ServerCount| one.upstream == *upstream && one.server == server;
+        let count = counts.iter().find(is_this).cloned().unwrap_or_default();
+        let state = match (count.server.is_empty(), count.up, count.breaker_open) {
+            (true, ..) => "unknown",
+            (_, false, _) => "down",
+            (_, _, true) => "open",
+            _ => "up",
+        };
+        ServerView {
+            upstream: upstream.clone(),
+            state: state.to_owned(),
+            server,
+            requests: count.requests,
+            failures: count.failures,
+            retries: count.retries,
+            connections: count.connections,
+            active: count.active,
+        }
+    })
+    .collect()
 }
 
 /// In order, so that two documents can be compared.

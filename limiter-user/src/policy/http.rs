@@ -3,11 +3,12 @@
 //! Serialisable, because the agent sends it whole to the proxy process. Secrets appear only as
 //! SHA-256 digests, but for the private keys of listeners.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use super::upstream::UpstreamPolicy;
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
@@ -26,6 +27,8 @@ pub struct HttpPolicy {
     pub trusted: Vec<IpNet>,
     /// Bounds on connections and messages.
     pub bounds: HttpBounds,
+    /// A line for each request; `None`: none.
+    pub access_log: Option<AccessLogPolicy>,
     /// How long each phase may take.
     pub timeouts: HttpTimeouts,
     /// Budget of failed attempts per client address.
@@ -89,6 +92,29 @@ pub struct HttpBounds {
     pub min_body_rate: Rate,
 }
 
+/// Where the access log is, and how it is written.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AccessLogPolicy {
+    /// Form of a line.
+    pub format: AccessFormat,
+    /// Absolute path of the file, which the agent opens; reopened on SIGHUP.
+    pub path: PathBuf,
+    /// Rotated when the file is found larger than this many bytes.
+    pub rotate_bytes: u64,
+    /// How many rotated files to keep.
+    pub keep: u32,
+}
+
+/// How a request is written.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One object a line, Elastic Common Schema names.
+    Json,
+    /// Apache's combined log format.
+    Combined,
+}
+
 /// How long each phase may take.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct HttpTimeouts {
@@ -100,7 +126,7 @@ pub struct HttpTimeouts {
     pub idle: Duration,
     /// To connect to an upstream.
     pub connect: Duration,
-    /// Until an upstream's response head.
+    /// Until an upstream's response head, and between two parts of its body.
     pub upstream: Duration,
     /// Of TLS.
     pub handshake: Duration,
@@ -116,17 +142,6 @@ pub struct GuardPolicy {
     pub failures: Rate,
     /// Enforce, or only count.
     pub mode: Mode,
-}
-
-/// A named group of servers.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct UpstreamPolicy {
-    /// Its name in the configuration.
-    pub name: String,
-    /// Host (name or address) of the server.
-    pub host: String,
-    /// TCP port of the server.
-    pub port: u16,
 }
 
 /// What is required of the requests that match, and where they go.

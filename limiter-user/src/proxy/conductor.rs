@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::Writer,
     compiled::Compiled,
     compiled_listener,
     core::{self, CoreSetup, ToCore},
@@ -24,11 +25,12 @@ use super::{
     registry::Peers,
     report::{Batch, CoreCounters},
     tls::TlsConfigs,
+    upstream::Directory,
 };
 use crate::{
     limits::{Counters, arena::Arena},
     link::{
-        FromProxy, ProxyCounters, ToProxy,
+        FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
     },
     policy::{HttpPolicy, listener::ListenAddress},
@@ -49,6 +51,7 @@ pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
     watchman: Watchman,
+    upstreams: Directory,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     tls: TlsConfigs,
@@ -62,6 +65,7 @@ pub(super) struct Conductor {
     /// Observations that no agent was there for, or that found no room on the way.
     lost: u64,
     last_counters: ProxyCounters,
+    access_log: Writer,
 }
 
 #[derive(Debug)]
@@ -80,11 +84,14 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let (access_log, access_log_thread) = Writer::start()?;
     let watchman = Watchman::default();
+    let (upstreams, mut notices) = Directory::new(cores.max(1));
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches, &watchman)?,
+        cores: start_cores(cores, &batches, &watchman, &access_log)?,
         watchman,
         limits: Counters::default(),
+        upstreams,
         memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
@@ -94,6 +101,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         outbox: None,
         lost: 0,
         last_counters: ProxyCounters::default(),
+        access_log,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     ignore(SignalKind::interrupt())?;
@@ -109,8 +117,9 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    conductor.run(&mut incoming, &mut terminate).await;
+    conductor.run(&mut incoming, &mut notices, &mut terminate).await;
     conductor.drain(&mut incoming).await;
+    conductor.access_log.finish(access_log_thread).await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,6 +127,7 @@ fn start_cores(
     count: usize,
     batches: &mpsc::Sender<Batch>,
     watchman: &Watchman,
+    access_log: &Writer,
 ) -> io::Result<Vec<CoreHandle>> {
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
@@ -134,7 +144,9 @@ fn start_cores(
                 all_counters: Arc::clone(&all),
                 clients: Arc::clone(&watchman.clients),
                 overload: Arc::clone(&watchman.overload),
+                access_log: access_log.clone(),
                 seed: u64::from_le_bytes(seed),
+                number,
             };
             let thread =
                 std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
@@ -164,7 +176,12 @@ impl Conductor {
         }
     }
 
-    async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
+    async fn run(
+        &mut self,
+        batches: &mut mpsc::Receiver<Batch>,
+        notices: &mut mpsc::Receiver<ServerNotice>,
+        terminate: &mut Signal,
+    ) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(overload::LOOK_EVERY);
@@ -195,6 +212,7 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
+                Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
                 _ = tick.tick() => {
                     self.count();
                     self.watchman.look_at_memory();
@@ -244,6 +262,7 @@ impl Conductor {
             ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
+            ToProxy::AccessLog => self.access_log.set_file(descriptors.into_iter().next()),
         }
         Next::GoOn
     }
@@ -252,8 +271,11 @@ impl Conductor {
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
         // Listeners first: they change nothing that is shared with the policy in force.
-        let compiled = compiled_listener::compile(&policy.listeners, &mut self.tls)
-            .and_then(|listeners| Ok((Compiled::new(policy, &mut self.limits)?, listeners)));
+        let compiled =
+            compiled_listener::compile(&policy.listeners, &mut self.tls).and_then(|listeners| {
+                let compiled = Compiled::new(policy, &mut self.limits, &mut self.upstreams)?;
+                Ok((compiled, listeners))
+            });
         let (compiled, listeners) = match compiled {
             Ok((compiled, listeners)) => (Arc::new(compiled), listeners),
             Err(error) => {
@@ -262,6 +284,7 @@ impl Conductor {
             }
         };
         self.watchman.bounds = Some(policy.bounds);
+        self.upstreams.watch_new();
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -340,6 +363,8 @@ impl Conductor {
             core.counters.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
+        totals.access_lost = self.access_log.lost();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
@@ -380,6 +405,8 @@ impl Conductor {
             core.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
+        totals.access_lost = self.access_log.lost();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::{AccessLog, Writer},
     clients::ClientConnections,
     compiled::Compiled,
     compiled_listener::{Listener, Listeners},
@@ -69,8 +70,11 @@ pub(super) struct CoreSetup {
     /// Of every core.
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) access_log: Writer,
     pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
+    /// From 0.
+    pub(super) number: usize,
 }
 
 /// A policy and this core's connections to its upstreams.
@@ -101,6 +105,7 @@ pub(super) struct Core {
     pub(super) overload: Arc<Overload>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
+    pub(super) access_log: AccessLog,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
@@ -116,7 +121,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
     runtime.block_on(async {
         let core = Rc::new(Core {
             in_force: RefCell::new(None),
-            pools: Pools::default(),
+            pools: Pools::new(setup.number),
             bans: RefCell::default(),
             connections: Registry::default(),
             clients: setup.clients,
@@ -124,15 +129,19 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             overload: setup.overload,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
+            access_log: AccessLog::new(setup.access_log),
             authenticated: Recent::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
         });
         let flusher = Rc::clone(&core);
         tokio::task::spawn_local(async move { flusher.report.flush().await });
+        let logger = Rc::clone(&core);
+        tokio::task::spawn_local(async move { logger.access_log.flush().await });
         tokio::task::spawn_local(sweep(Rc::clone(&core)));
         serve(&core, setup.messages).await;
         core.report.flush_now();
+        core.access_log.flush_now();
     });
     Ok(())
 }
@@ -266,7 +275,7 @@ impl Core {
     }
 
     /// `SplitMix64`.
-    fn random_word(&self) -> u64 {
+    pub(super) fn random_word(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

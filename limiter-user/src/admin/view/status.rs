@@ -39,6 +39,9 @@ pub struct StatusView {
     pub listeners: Vec<String>,
     /// Upstream servers by name.
     pub upstreams: Vec<String>,
+    /// The same servers: how they are, and what they were sent.
+    #[serde(default)]
+    pub servers: Vec<ServerView>,
     /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
     /// Malformed packets by what was wrong with them.
@@ -80,6 +83,27 @@ pub struct StatusView {
     /// Settings of the host that matter here, as found.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ServerView {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// `up`, `down` (its health requests say so), `open` (its breaker) or `unknown` (no proxy).
+    pub state: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
 }
 
 /// Requests that were answered alike, since the proxy started.

@@ -58,12 +58,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nhttp")?;
     writeln!(out, "  listens on  {}", join(http.listeners.iter().map(listener_words)))?;
     for upstream in &http.upstreams {
-        let host = if upstream.host.contains(':') {
-            format!("[{}]", upstream.host)
-        } else {
-            upstream.host.clone()
-        };
-        writeln!(out, "  upstream    {} = http://{host}:{}", upstream.name, upstream.port)?;
+        writeln!(out, "  upstream    {} = {}", upstream.name, join(&upstream.servers))?;
     }
     for route in &http.routes {
         write_route(route, http, out)?;
@@ -85,6 +80,11 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
             cors.name,
             mode_words(cors.mode)
         )?;
+    }
+    if let Some(log) = &http.access_log {
+        let (path, bytes, keep) = (log.path.display(), log.rotate_bytes, log.keep);
+        let form = word(&log.format);
+        writeln!(out, "  access log  {path}, {form} (rotated at {bytes} bytes, {keep} kept)")?;
     }
     writeln!(out, "  guard       {} failed attempts per client", rate_words(http.guard.failures))
 }

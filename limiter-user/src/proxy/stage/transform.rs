@@ -3,8 +3,9 @@
 //! In: the head and what admission proved; out: the same head, edited in place.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
+    request::Parts,
     uri::PathAndQuery,
 };
 
@@ -159,8 +160,66 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+/// The protocol that a request asks to go on in (RFC 9110, 7.8), if that can be granted: one, over
+/// HTTP/1.1, without a body. HTTP/2 is not asked for in this way any more (RFC 9113, 3.1).
+pub(in crate::proxy) fn upgrade(head: &Parts, is_without_body: bool) -> Option<HeaderValue> {
+    let headers = &head.headers;
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let protocol = asked.next()?;
+    let named = || {
+        let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+        lines
+            .flat_map(|line| line.split(','))
+            .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+    };
+    let is_one = |protocol: &[u8]| {
+        let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._/".contains(byte);
+        !protocol.is_empty() && protocol.iter().all(token)
+    };
+    let usable = head.version == Version::HTTP_11
+        && is_without_body
+        && asked.next().is_none()
+        && is_one(protocol.as_bytes())
+        && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+        && named();
+    usable.then(|| protocol.clone())
+}
+
+/// Removes from trailers what is not theirs to say: how the message is framed and routed, whose it
+/// is, and everything that is set here (some servers merge trailers into the head).
+pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
+    const NEVER: [&str; 19] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "proxy-authorization",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-real-ip",
+    ];
+    remove(trailers, |name| {
+        NEVER.iter().any(|never| name.len() == never.len() && begins(name, never))
+            || begins(name, IDENTITY_PREFIX)
+            || begins(name, "x-forwarded-")
+            || begins(name, "x-request-id")
+            || begins(name, "access-control-")
+    });
+}
+
 /// Removes what is only for this hop (RFC 9110, 7.6.1): the fields that `Connection` names, but
-/// none that carries the request's meaning, and the fixed ones. Upgrades are not supported.
+/// none that carries the request's meaning, and the fixed ones.
 pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -183,7 +242,6 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
                 | "proxy-connection"
                 | "http2-settings"
                 | "te"
-                | "trailer"
                 | "transfer-encoding"
                 | "upgrade"
         )
@@ -278,6 +336,6 @@ mod tests {
         assert_eq!(alone.chain, "10.0.0.1");
         let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, true);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
-        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
     }
 }

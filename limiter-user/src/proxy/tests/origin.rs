@@ -17,6 +17,7 @@ use crate::policy::{
         LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
+    upstream::{Balance, Scheme, ServerPolicy},
 };
 
 /// The good key of the test policy.
@@ -135,6 +136,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
         bounds: BOUNDS,
+        access_log: None,
         timeouts: HttpTimeouts {
             handshake: Duration::from_secs(5),
             header: 5 * second,
@@ -150,8 +152,16 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         upstreams: vec![UpstreamPolicy {
             name: "origin".into(),
-            host: "127.0.0.1".into(),
-            port: origin.port,
+            servers: vec![ServerPolicy {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".into(),
+                port: origin.port,
+            }],
+            balance: Balance::default(),
+            health: None,
+            breaker: None,
+            retries: 0,
+            roots: Vec::new(),
         }],
         routes: vec![
             RoutePolicy {

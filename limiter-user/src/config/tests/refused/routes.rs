@@ -50,23 +50,31 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ),
     ("[[http.upstream]]\nname = \"b\"\nservers = []", "names no server"),
     (
-        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\", \"http://b\"]",
-        "more than one server is not supported",
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\", \"http://A:80/\"]",
+        "http://a:80 is named twice",
     ),
-    ("[[http.upstream]]\nname = \"b\"\nservers = [\"https://a\"]", "https:// is not supported"),
-    ("[[http.upstream]]\nname = \"b\"\nservers = [\"h2c://a\"]", "h2c:// is not supported"),
+    ("[[http.upstream]]\nname = \"b\"\nservers = [\"unix:///a\"]", "unix:// is not supported"),
+    ("[[http.upstream]]\nname = \"b\"\nservers = [\"ftp://a\"]", "https:// or h2c://"),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nca = \"a.pem\"",
+        "no server of this upstream is https://",
+    ),
+    (
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"https://a\"]\nca = \"/dev/null\"",
+        "holds no certificate of an authority",
+    ),
     ("[[http.upstream]]\nname = \"b\"\nservers = [\"http://a/x\"]", "has no path"),
     (
-        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nhealth = { path = \"/\" }",
-        "http.upstream[1].health: not",
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nhealth = { path = \"x\" }",
+        "expected a path",
     ),
     (
-        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nbreaker = {}",
-        "http.upstream[1].breaker: not",
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nbreaker = { failures = 0 }",
+        "0 is not between 1 and 1000000",
     ),
     (
-        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nretries = 1",
-        "1 is not supported",
+        "[[http.upstream]]\nname = \"b\"\nservers = [\"http://a\"]\nretries = 11",
+        "11 is not between 0 and 10",
     ),
     ("[[http.listener]]\naddress = \"unix:\"", "has 1 to 96 bytes"),
     ("[[http.listener]]\naddress = \"systemd:a b\"", "expected the socket's FileDescriptorName="),
@@ -138,7 +146,11 @@ fn routes_and_what_they_name() {
         check(&format!("{API}{text}\n"), expected, &mut failures);
     }
     for (key, expected) in [
-        ("access_log = \"json\"", "\"json\" is not supported by this version (supported: \"off\")"),
+        ("access_log = \"xml\"", "\"xml\" is not one of \"off\", \"json\", \"combined\""),
+        ("access_log = { path = \"x\" }", "`format` is missing"),
+        ("access_log = { format = \"json\", rotate = { size = \"1B\" } }", "at least 4096 bytes"),
+        ("access_log = { kind = \"json\" }", "unknown key `kind`"),
+        ("access_log = true", "\"off\", \"json\", \"combined\", or {"),
         ("client_address = \"proxy\"", "no listener expects the PROXY protocol"),
         ("client_address = \"x-forwarded-for\"", "`trusted_proxies` is empty"),
         ("max_inspected_body = \"1MB\"", "http.max_inspected_body: not supported"),
