@@ -22,6 +22,7 @@ mod outbox;
 mod problems;
 mod proxy_side;
 mod reload;
+mod rules;
 mod safety;
 mod sockets;
 mod start;

@@ -179,25 +179,19 @@ pub fn keys_files(sources: &Sources<'_>) -> Result<Vec<(String, PathBuf)>, Confi
 }
 
 /// Where the agent of this configuration keeps its control socket. The rest of the file need not
-/// be right, nor its secrets readable.
+/// be right, nor its secrets readable: whoever has just broken it still reaches the agent.
 pub fn runtime_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
-    let written = read_file(sources)?;
-    let document = parse(written.as_ref())?;
-    Ok(agent::runtime(&document, &base_of(written.as_ref())))
+    agent::directory(read_file(sources)?.as_ref(), "runtime", agent::RUNTIME)
 }
 
 /// Where the agent of this configuration pins links and maps. As [`runtime_directory`].
 pub fn pins_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
-    let written = read_file(sources)?;
-    let document = parse(written.as_ref())?;
-    Ok(agent::pins(&document, &base_of(written.as_ref())))
+    agent::directory(read_file(sources)?.as_ref(), "pins", agent::PINS)
 }
 
-/// Where the agent that these sources describe keeps its state.
+/// Where the agent of this configuration keeps its state. As [`runtime_directory`].
 pub fn state_directory(sources: &Sources<'_>) -> Result<PathBuf, ConfigError> {
-    let written = read_file(sources)?;
-    let document = parse(written.as_ref())?;
-    Ok(agent::state(&document, &base_of(written.as_ref())))
+    agent::directory(read_file(sources)?.as_ref(), "state", agent::STATE)
 }
 
 /// Whether there is anything to read: a file, or a variable that switches one of the halves on.

@@ -305,6 +305,14 @@ lifecycles! {
     /// Listeners of this host are flooded with connection requests, or no more; meanwhile these
     /// are answered with SYN cookies.
     SynFlood = "syn_flood", Warn;
+    /// An upstream's server failed so often that it is sent nothing for a while.
+    BreakerOpened = "breaker_opened", Error;
+    /// A server whose breaker was open answered, and is sent requests again.
+    BreakerClosed = "breaker_closed", Info;
+    /// An upstream's server does not say that it is well, and is sent nothing.
+    UpstreamDown = "upstream_down", Error;
+    /// An upstream's server says that it is well again.
+    UpstreamUp = "upstream_up", Info;
     /// Part of the protection is not working.
     Degraded = "degraded", Error;
     /// Events were lost between their origin and a sink.

@@ -300,6 +300,11 @@ impl Kernel {
         flaws.map(|flaw| (*flaw, self.maps.flaw(*flaw))).collect()
     }
 
+    /// Single addresses and networks on the lists, each with how many there can be.
+    pub fn list_fill(&self) -> [(usize, usize); 2] {
+        self.image.lists.counts().map(|count| (count, list_maps::CAPACITY))
+    }
+
     /// What the lists say about an address on the interface with this slot.
     pub fn list(&self, address: IpAddr, slot: u32) -> limiter_common::lists::ListVerdict {
         self.image.list(address, slot)

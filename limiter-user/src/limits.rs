@@ -43,6 +43,13 @@ impl AddressKey {
         }
     }
 
+    /// A number that two keys hardly share, made by `mix` from either half.
+    pub fn hash(self, mix: fn(u64) -> u64) -> u64 {
+        let [high, low] = [self.0 >> 64, self.0 & u128::from(u64::MAX)];
+        let half = |half| u64::try_from(half).unwrap_or_default();
+        mix(half(high) ^ mix(half(low)))
+    }
+
     /// The first address that has this key.
     pub fn first_address(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from_bits(self.0)).to_canonical()

@@ -85,6 +85,8 @@ pub enum FromProxy {
     HandOver(Vec<ListenAddress>),
     /// Unknown clients are refused from now on, for this reason; `None`: no more.
     Overload(Option<Strain>),
+    /// An upstream's server is no longer, or again, sent requests.
+    Server(ServerNotice),
 }
 
 /// What there is too much of, or too little.
@@ -98,6 +100,30 @@ pub enum Strain {
     Connections,
     /// Memory.
     Memory,
+}
+
+/// A change in the state of an upstream's server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerNotice {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// What changed.
+    pub change: ServerChange,
+}
+
+/// What can change about a server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ServerChange {
+    /// It failed too often and is left alone for a while.
+    BreakerOpened,
+    /// A request that tried was answered.
+    BreakerClosed,
+    /// It does not say that it is well; why.
+    Down(String),
+    /// It says that it is well again.
+    Up,
 }
 
 /// Who is speaking.
@@ -198,6 +224,64 @@ pub struct ProxyCounters {
     pub responses: [u64; 5],
     /// Requests by route, status and refusal.
     pub outcomes: Vec<OutcomeCount>,
+    /// How long requests took, by route.
+    pub durations: Vec<DurationCount>,
+    /// Lines of the access log that found no room.
+    pub access_lost: u64,
+    /// The servers of the policy in force.
+    pub servers: Vec<ServerCount>,
+}
+
+/// Upper bounds of the first buckets of durations, ns; one more has none.
+pub const DURATION_BOUNDS_NS: [u64; 13] = [
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Requests of one route by how long they took, from head to the end of the answer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DurationCount {
+    /// Name of the route; empty: as for [`OutcomeCount`].
+    pub route: String,
+    /// How many took at most each of [`DURATION_BOUNDS_NS`] and more than the one before, and how
+    /// many took longer than all.
+    pub buckets: [u64; DURATION_BOUNDS_NS.len() + 1],
+    /// All of them together, ns.
+    pub sum_ns: u64,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServerCount {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
+    /// Not found unwell by its health requests.
+    pub up: bool,
+    /// Left alone for a while.
+    pub breaker_open: bool,
 }
 
 /// Requests that ended alike.

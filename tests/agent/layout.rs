@@ -14,8 +14,11 @@ use limiter_common::{
 use limiter_tests::{
     counters::{Counters, assert_eventually},
     process::Limiter,
+    wait::eventually,
     world::{CLIENTS, World},
 };
+
+use crate::support::{DENIED, verdict};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -208,4 +211,25 @@ fn what_else_lies_beside_the_pins_is_left_alone() {
     limiter.cli(&["detach"]).succeeded();
     assert!(other.exists());
     fs::remove_dir(&other).unwrap();
+}
+
+#[test]
+fn what_is_unpinned_by_somebody_is_told_and_put_right_by_a_restart() {
+    let world = World::new();
+    let mut limiter = Limiter::start(&world.server, &World::kernel("deny = [\"10.9.0.2\"]"));
+    let [generation] = &fs::read_dir(limiter.pins()).unwrap().collect::<Vec<_>>()[..] else {
+        panic!("there is one generation")
+    };
+    for pin in fs::read_dir(generation.as_ref().unwrap().path()).unwrap() {
+        fs::remove_file(pin.unwrap().path()).unwrap();
+    }
+    // Not with maps of its own, which nobody fills.
+    eventually(SOON, "that is told", || {
+        limiter.status().degraded.iter().any(|why| why.contains("is gone, somebody removed it"))
+    });
+    assert!(limiter.status().interfaces.is_empty());
+    limiter.kill_agent();
+    limiter.restart();
+    assert_eq!(limiter.status().state, "ready");
+    verdict(&world, &limiter, CLIENTS[0], DENIED);
 }

@@ -44,6 +44,9 @@ fn metrics_say_what_the_status_says() {
         "limiter_bans{scope=\"http\"} 0",
         "limiter_map_entries{map=\"bans\"} 1",
         "limiter_map_capacity{map=\"bans\"} 65536",
+        "limiter_map_entries{map=\"list_addresses\"} 1",
+        "limiter_map_entries{map=\"list_networks\"} 0",
+        "limiter_map_capacity{map=\"list_networks\"} 1048576",
         "limiter_events_lost_total{stage=\"kernel\"} 0",
         "limiter_proxy_starts_total 1",
         "limiter_problems 0",
@@ -191,5 +194,38 @@ fn top_gives_the_terminal_back_whatever_ends_it() {
         let shown = screen();
         assert!(shown.contains("\u{1b}[?1049h") && shown.contains("\u{1b}[?1049l"), "{signal}");
         assert!(shown.rfind("\u{1b}[?25h") > shown.rfind("\u{1b}[?25l"), "{signal}");
+    }
+}
+
+#[test]
+fn explanations_name_the_rule() {
+    let world = World::new();
+    let lines = "default = \"deny\"\nallow = [\"10.9.0.0/16\"]\ndeny = [\"10.9.0.2\"]\n\
+                 [[kernel.service]]\nname = \"dns\"\nports = [\"udp/53\"]\nallow = [\"10.9.0.3\"]";
+    let limiter = Limiter::start(&world.server, &World::kernel(lines));
+    limiter.cli(&["allow", "add", "10.9.0.3", "--runtime"]).succeeded();
+    limiter.cli(&["deny", "add", "192.0.2.0/24"]).succeeded();
+    let explain = |source: &str, rest: &[&str]| {
+        let arguments = [&["explain", "--source", source], rest].concat();
+        limiter.cli(&arguments).succeeded().stdout
+    };
+    for (source, rule) in [
+        ("10.9.0.2", "the lists say: deny (10.9.0.2/32, configuration)"),
+        ("10.9.0.3", "the lists say: allow (10.9.0.3/32, runtime)"),
+        ("10.9.0.4", "the lists say: allow (10.9.0.0/16, configuration)"),
+        ("192.0.2.9", "the lists say: deny (192.0.2.0/24, saved)"),
+        ("198.51.100.1", "the lists say: default (deny)"),
+    ] {
+        let told = explain(source, &[]);
+        assert!(told.contains(rule), "{source}: {told}");
+    }
+    let dns = ["--proto", "udp", "--port", "53"];
+    for (source, verdict, rule) in [
+        ("10.9.0.3", "pass (allowed)", "service `dns`, whose list names it (10.9.0.3/32)"),
+        ("10.9.0.4", "drop (not_allowed)", "service `dns`, whose list does not name it"),
+    ] {
+        let told = explain(source, &dns);
+        assert!(told.starts_with(&format!("{source}: {verdict}\n")), "{told}");
+        assert!(told.contains(rule), "{source}: {told}");
     }
 }

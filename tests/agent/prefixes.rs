@@ -1,6 +1,6 @@
 //! Bans of networks: in the table, over on time, dangerous ones refused, trusted ones left out.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, process::Command, time::Duration};
 
 use limiter_common::verdict::{Action, Reason};
 use limiter_tests::{
@@ -100,9 +100,31 @@ fn dangerous_networks_need_force() {
         let refused = finish(&mut ban, scratch, SOON).ended_with(1);
         assert!(refused.stderr.contains("the peer of this SSH session"), "{refused:?}");
     }
+    // `sudo` takes the variables away.
+    let ban = format!("{:?}", limiter.cli_command(&["ban", "198.51.100.0/24"]));
+    let mut sudo = Command::new("sh");
+    sudo.args(["-c", &format!("env -u SSH_CONNECTION -u SSH_CLIENT {ban}; exit $?")]);
+    sudo.env("SSH_CONNECTION", "198.51.100.9 50000 10.9.0.1 22");
+    let refused = finish(&mut sudo, scratch, SOON).ended_with(1);
+    assert!(refused.stderr.contains("the peer of this SSH session"), "{refused:?}");
     assert!(limiter.json(&["bans", "--json"]).as_array().unwrap().is_empty());
     limiter.cli(&["ban", "128.0.0.0/2", "--force"]).succeeded();
     assert!(is_banned(&limiter, "191.255.255.255") && !is_banned(&limiter, "192.0.0.1"));
+}
+
+#[test]
+fn lifting_a_ban_inside_another_says_so() {
+    let world = World::new();
+    let limiter = Limiter::start(&world.server, &World::kernel(""));
+    limiter.cli(&["ban", "198.51.100.0/24"]).succeeded();
+    limiter.cli(&["ban", "198.51.100.9"]).succeeded();
+    let lifted = limiter.cli(&["unban", "198.51.100.9"]).succeeded();
+    assert_eq!(lifted.stdout, "bans lifted: 1\n");
+    let told = "it is still banned as part of 198.51.100.0/24 (kernel): \
+                `limiter unban 198.51.100.0/24`";
+    assert!(lifted.stderr.contains(told), "{lifted:?}");
+    let lifted = limiter.cli(&["unban", "198.51.100.0/24"]).succeeded();
+    assert_eq!((lifted.stdout.as_str(), lifted.stderr.as_str()), ("bans lifted: 1\n", ""));
 }
 
 #[test]

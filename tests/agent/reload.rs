@@ -43,6 +43,25 @@ fn an_invalid_file_changes_nothing_and_names_its_line() {
 }
 
 #[test]
+fn commands_reach_the_agent_whose_file_was_just_broken() {
+    let world = World::new();
+    let limiter = Limiter::start(&world.server, &World::kernel(""));
+    for (broken, told) in [
+        ("denny = [\"10.9.0.2\"]", "kernel.denny: unknown key `denny`"),
+        ("[kernel.limits]\npackets = = 1", "extra `=`, expected nothing"),
+    ] {
+        limiter.configure(&World::kernel(broken));
+        let refused = limiter.with_file(&["reload"]).ended_with(2);
+        assert!(refused.stderr.contains("the policy in force stays"), "{refused:?}");
+        limiter.event(told);
+        limiter.with_file(&["ban", "10.9.0.3"]).succeeded();
+        verdict(&world, &limiter, CLIENTS[1], (Action::Drop, Reason::Banned));
+        limiter.with_file(&["unban", "--all"]).succeeded();
+    }
+    assert_eq!(limiter.status().policy_generation, 1);
+}
+
+#[test]
 fn lists_and_limits_apply_at_once_to_sources_already_known() {
     let world = World::new();
     let limiter = Limiter::start(&world.server, &World::kernel(""));

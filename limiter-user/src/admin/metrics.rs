@@ -3,8 +3,10 @@
 //!
 //! No label takes a value that a client can choose.
 
+mod durations;
 #[cfg(test)]
 mod reference;
+mod upstream;
 
 use std::fmt::{self, Write as _};
 
@@ -15,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::view::StatusView;
+use super::view::{DurationView, StatusView};
 
 /// Media type of the `OpenMetrics` form.
 pub const OPENMETRICS: &str = "application/openmetrics-text";
@@ -107,6 +109,12 @@ const METRICS: &[Metric] = &[
         help: "Client connections that the proxy has open",
         samples: |status| plain(status.connections_open),
     },
+    upstream::REQUESTS,
+    upstream::FAILURES,
+    upstream::RETRIES,
+    upstream::ACTIVE,
+    upstream::CONNECTIONS,
+    upstream::UP,
     Metric {
         name: "bans",
         kind: Kind::Gauge,
@@ -209,7 +217,7 @@ fn of_map(values: &std::collections::BTreeMap<String, u64>) -> Vec<Sample> {
 pub fn openmetrics(status: &StatusView) -> Result<String, fmt::Error> {
     let samples = METRICS.iter().map(|metric| (metric.samples)(status)).collect();
     let mut registry = Registry::with_prefix("limiter");
-    registry.register_collector(Box::new(Scrape(samples)));
+    registry.register_collector(Box::new(Scrape { samples, durations: status.durations.clone() }));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -247,11 +255,14 @@ pub fn prometheus(status: &StatusView) -> Result<String, fmt::Error> {
 
 /// The samples of one answer, in the order of [`METRICS`].
 #[derive(Debug)]
-struct Scrape(Vec<Vec<Sample>>);
+struct Scrape {
+    samples: Vec<Vec<Sample>>,
+    durations: Vec<DurationView>,
+}
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (metric, samples) in METRICS.iter().zip(&self.0) {
+        for (metric, samples) in METRICS.iter().zip(&self.samples) {
             let kind = match metric.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
@@ -269,7 +280,7 @@ impl Collector for Scrape {
                 }
             }
         }
-        Ok(())
+        durations::encode(&mut encoder, &self.durations)
     }
 }
 

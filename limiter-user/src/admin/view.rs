@@ -13,7 +13,8 @@ mod status;
 pub use self::{
     lists::{ListChange, ListEntryRequest, ListEntryView, ListKind, ListOrigin, ListsView},
     status::{
-        ConnectionsView, InterfaceView, MapFillView, OutcomeView, PacketCountView, StatusView,
+        ConnectionsView, DurationView, InterfaceView, MapFillView, OutcomeView, PacketCountView,
+        ServerView, StatusView,
     },
 };
 

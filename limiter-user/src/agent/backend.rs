@@ -11,7 +11,8 @@ use super::{
     problems::Problem,
     safety::ban_prefix,
     view::{
-        ban_view, by_label, explain_packets, failure, kernel, kernel_status, outcomes, source_view,
+        ban_view, by_label, durations, explain_packets, failure, kernel, kernel_status, outcomes,
+        servers, source_view,
     },
 };
 use crate::{
@@ -58,6 +59,7 @@ impl Backend for Agent {
             refused: by_label(&inner.proxy_counters.refused),
             monitored: by_label(&inner.proxy_counters.monitored),
             outcomes: outcomes(&inner.proxy_counters.outcomes),
+            durations: durations(&inner.proxy_counters.durations),
             connections_open: inner.proxy_counters.connections_open,
             ..StatusView::default()
         };
@@ -72,8 +74,11 @@ impl Backend for Agent {
             view.upstreams = http
                 .upstreams
                 .iter()
-                .map(|one| format!("{} {}:{}", one.name, one.host, one.port))
+                .flat_map(|one| {
+                    one.servers.iter().map(move |server| format!("{} {server}", one.name))
+                })
                 .collect();
+            view.servers = servers(http, &inner.proxy_counters.servers);
         }
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());

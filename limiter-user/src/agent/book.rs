@@ -106,6 +106,11 @@ impl Book {
     pub(super) fn insert(&mut self, ban: Ban) {
         self.journal.append(&Record::Ban(self.entry(&ban)));
         self.keep(ban);
+        self.bound_backlog();
+    }
+
+    /// Records the whole book where that is shorter than what waits for the disk.
+    fn bound_backlog(&self) {
         if self.journal.is_overdue(self.bans.len() * ENTRY_BYTES) {
             self.record_everything();
         }
@@ -133,6 +138,7 @@ impl Book {
         for ban in &removed {
             self.journal.append(&Record::Lift(ban.prefix, ban.scope));
         }
+        self.bound_backlog();
         removed
     }
 

@@ -28,8 +28,12 @@ const GATHER: Duration = Duration::from_millis(500);
 /// Pause before the disk is asked again, unless somebody waits.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Records that may wait for a disk that refuses, before the whole book takes their place.
+/// Records that may wait for a slow disk, before the whole book takes their place.
 const MAX_BACKLOG_BYTES: usize = 16 << 20;
+
+/// Records that may wait for a disk that refuses, beside twice the book: a full disk may have room
+/// for the book, and not for bans that were made and lifted since.
+const MAX_REFUSED_BYTES: usize = 64 << 10;
 
 /// A journal and the thread that writes it.
 #[derive(Debug)]
@@ -144,7 +148,12 @@ impl Journal {
     /// Whether so much waits for the disk that the whole book would be shorter: then
     /// [`Self::replace`] bounds it.
     pub(super) fn is_overdue(&self, book_bytes: usize) -> bool {
-        self.shared.lock().backlog > MAX_BACKLOG_BYTES.saturating_add(book_bytes)
+        let bound = if self.progress.borrow().problem.is_some() {
+            MAX_REFUSED_BYTES.saturating_add(book_bytes.saturating_mul(2))
+        } else {
+            MAX_BACKLOG_BYTES.saturating_add(book_bytes)
+        };
+        self.shared.lock().backlog > bound
     }
 
     /// Whether whoever records much should first wait for [`Self::committed`].
@@ -304,6 +313,7 @@ mod tests {
     use std::fs;
 
     use super::{file::tests::directory, record::tests::entry, *};
+    use crate::policy::BanScope;
 
     fn wait(journal: &Journal) -> Result<(), String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -361,8 +371,16 @@ mod tests {
         assert!(wait(&journal).unwrap_err().starts_with("the bans cannot be saved: "));
         journal.append(&Record::Ban(entry("192.0.2.2/32", 1)));
         assert!(wait(&journal).is_err() && journal.problem().is_some());
+        // What waits may be longer than what is true now, which then takes its place.
+        assert!(!journal.is_overdue(0));
+        for number in 0..MAX_REFUSED_BYTES / 16 {
+            let network = format!("10.1.{}.{}/32", number / 256 % 256, number % 256);
+            journal.append(&Record::Lift(network.parse().unwrap(), BanScope::Kernel));
+        }
+        assert!(journal.is_overdue(0) && !journal.is_overdue(1 << 20));
         fs::remove_dir(state.join("bans.journal.new")).unwrap();
         wait(&journal).unwrap();
+        assert!(!journal.is_overdue(0));
         assert_eq!(journal.problem(), None);
         assert_eq!(file::read(&state).entries.len(), 2);
         drop(journal);

@@ -3,8 +3,8 @@
 use super::{Agent, Inner, bans::BanOrder, problems::Problem, safety::ban_prefix};
 use crate::{
     clock,
-    events::{Event, EventKind, Lifecycle, Source},
-    link::{Observation, ObservedOutcome},
+    events::{Event, EventKind, Lifecycle, Source, escape::line},
+    link::{Observation, ObservedOutcome, ServerChange, ServerNotice},
     policy::{BanScope, Mode},
 };
 
@@ -33,6 +33,20 @@ impl Agent {
             detail: String::new(),
         });
         self.weigh(observation);
+    }
+
+    /// A server behind the proxy fails, or answers again.
+    pub(super) fn server_changed(&self, notice: &ServerNotice) {
+        let ServerNotice { upstream, server, change } = notice;
+        let (what, why) = match change {
+            ServerChange::BreakerOpened => (Lifecycle::BreakerOpened, String::new()),
+            ServerChange::BreakerClosed => (Lifecycle::BreakerClosed, String::new()),
+            // What the network and a server said.
+            ServerChange::Down(why) => (Lifecycle::UpstreamDown, format!(": {}", line(why, 128))),
+            ServerChange::Up => (Lifecycle::UpstreamUp, String::new()),
+        };
+        let detail = format!("{upstream} ({server}){why}");
+        self.publish(Event::lifecycle(clock::unix_ns(), what, detail));
     }
 
     /// Evidence to ban.

@@ -115,6 +115,7 @@ impl Agent {
                 }
                 self.inner.borrow_mut().observations_lost += lost;
             }
+            FromProxy::Server(notice) => self.server_changed(&notice),
             FromProxy::Counters(counters) => self.inner.borrow_mut().proxy_counters = *counters,
             FromProxy::Overload(strain) => self.overloaded(strain),
             FromProxy::Hello(_) | FromProxy::PolicyApplied { .. } | FromProxy::HandOver(_) => {}

@@ -20,6 +20,9 @@ use crate::{
 const APPLY_LOOKS: u32 = 1_000;
 const APPLY_PAUSE: Duration = Duration::from_millis(2);
 
+/// Said to whoever asked for what is refused.
+const STAYS: &str = "the policy in force stays as it was";
+
 /// A policy in force that somebody must confirm.
 #[derive(Debug)]
 pub(super) struct Trial {
@@ -70,7 +73,8 @@ impl Agent {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.lifecycle(Lifecycle::ConfigRejected, error.brief());
-                return Err(Failure::invalid(error.to_string()));
+                let error = error.to_string();
+                return Err(Failure::invalid(format!("{}\n{STAYS}", error.trim_end())));
             }
         };
         let (before, wanted) = {
@@ -83,7 +87,10 @@ impl Agent {
             Ok(applied) => applied,
             Err(failure) => {
                 self.lifecycle(Lifecycle::ConfigRejected, failure.message.clone());
-                return Err(failure);
+                return Err(Failure {
+                    message: format!("{}\n{STAYS}", failure.message),
+                    ..failure
+                });
             }
         };
         {

@@ -1,19 +1,19 @@
 //! What the agent knows, as the documents of the control socket show it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Inner, book};
+use super::{Inner, book, rules};
 use crate::{
     admin::view::{
-        BanView, ConnectionsView, Failure, InterfaceView, MapFillView, OutcomeView,
-        PacketCountView, PacketProtocol, PacketQuery, SourceView, StatusView, WhyView,
+        BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
+        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::OutcomeCount,
-    policy::{BanScope, Mode},
+    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ServerCount},
+    policy::{BanScope, HttpPolicy, Mode},
     refusal::Refusal,
 };
 
@@ -43,6 +43,34 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// The servers of the policy, with what the proxy counted of them.
+pub(super) fn servers(policy: &HttpPolicy, counts: &[ServerCount]) -> Vec<ServerView> {
+    let all = policy.upstreams.iter().flat_map(|upstream| {
+        upstream.servers.iter().map(|server| (&upstream.name, server.to_string()))
+    });
+    all.map(|(upstream, server)| {
+        let is_this = |one: &&ServerCount| one.upstream == *upstream && one.server == server;
+        let count = counts.iter().find(is_this).cloned().unwrap_or_default();
+        let state = match (count.server.is_empty(), count.up, count.breaker_open) {
+            (true, ..) => "unknown",
+            (_, false, _) => "down",
+            (_, _, true) => "open",
+            _ => "up",
+        };
+        ServerView {
+            upstream: upstream.clone(),
+            state: state.to_owned(),
+            server,
+            requests: count.requests,
+            failures: count.failures,
+            retries: count.retries,
+            connections: count.connections,
+            active: count.active,
+        }
+    })
+    .collect()
+}
+
 /// In order, so that two documents can be compared.
 pub(super) fn outcomes(counts: &[OutcomeCount]) -> Vec<OutcomeView> {
     let mut views: Vec<OutcomeView> = counts
@@ -62,6 +90,26 @@ pub(super) fn outcomes(counts: &[OutcomeCount]) -> Vec<OutcomeView> {
         (&one.route, &one.code, &one.refusal).cmp(&(&other.route, &other.code, &other.refusal))
     });
     views
+}
+
+/// In order, as [`outcomes`].
+pub(super) fn durations(counts: &[DurationCount]) -> Vec<DurationView> {
+    let bounds = DURATION_BOUNDS_NS.iter().map(|bound_ns| Some(seconds(*bound_ns)));
+    let bounds: Vec<Option<f64>> = bounds.chain([None]).collect();
+    let mut views: Vec<DurationView> = counts
+        .iter()
+        .map(|one| DurationView {
+            route: one.route.clone(),
+            buckets: bounds.iter().copied().zip(one.buckets).collect(),
+            sum_seconds: seconds(one.sum_ns),
+        })
+        .collect();
+    views.sort_by(|one, other| one.route.cmp(&other.route));
+    views
+}
+
+fn seconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64()
 }
 
 pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
@@ -92,9 +140,16 @@ pub(super) fn kernel_status(inner: &Inner, view: &mut StatusView) {
     let slots = kernel.source_capacity();
     let sources = kernel.source_count().try_into().unwrap_or(u64::MAX);
     view.maps.insert("sources".to_owned(), MapFillView { entries: sources, capacity: slots });
-    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+    let mut fill = |name: &str, entries: usize, capacity: u64| {
         let entries = entries.try_into().unwrap_or(u64::MAX);
-        view.maps.insert(name.to_owned(), MapFillView { entries, capacity: capacity.into() });
+        view.maps.insert(name.to_owned(), MapFillView { entries, capacity });
+    };
+    for (name, (entries, capacity)) in ["bans", "prefix_bans"].into_iter().zip(kernel.ban_fill()) {
+        fill(name, entries, capacity.into());
+    }
+    let lists = ["list_addresses", "list_networks"].into_iter().zip(kernel.list_fill());
+    for (name, (entries, capacity)) in lists {
+        fill(name, entries, capacity.try_into().unwrap_or(u64::MAX));
     }
 }
 
@@ -156,7 +211,10 @@ pub(super) fn explain_packets(
     view.reason = String::from(explained.verdict.reason.label());
     let meaning = explained.verdict.reason.meaning();
     view.explanation.push(format!("its next packet: {} ({meaning})", view.verdict));
-    view.explanation.push(format!("the lists say: {}", explained.list.label()));
+    view.explanation.push(rules::of_lists(inner, source, explained.list));
+    let asked = inner.policy.kernel.as_ref().zip(packet);
+    view.explanation
+        .extend(asked.and_then(|(policy, packet)| rules::of_service(policy, source, packet)));
     let open = kernel.connections_of(source);
     if open > 0 {
         view.explanation.push(format!("its source has {open} TCP connections open to this host"));

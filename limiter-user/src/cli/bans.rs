@@ -1,6 +1,11 @@
 //! `limiter ban`, `unban` and `bans`.
 
-use std::{net::IpAddr, process::ExitCode, time::Duration};
+use std::{
+    fs, iter,
+    net::IpAddr,
+    process::{self, ExitCode},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -15,7 +20,7 @@ use super::{
 use crate::{
     admin::{
         client::Target,
-        view::{BanRequest, BanView, UnbanView, parse_prefix},
+        view::{BanRequest, BanView, UnbanView, WhyView, parse_prefix},
     },
     events::Source,
     policy::BanScope,
@@ -96,6 +101,16 @@ pub(super) fn unban(args: &UnbanArgs) -> Result<ExitCode> {
     let view = client.ask::<UnbanView>(Method::DELETE, &target, Vec::new())?.view;
     output::print(&format!("bans lifted: {}\n", view.lifted))?;
     say_unsaved(view.not_saved.as_deref());
+    if let Some(address) =
+        args.prefix.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len())
+    {
+        let target = Target::new("/v1/why").with("source", &address.addr().to_string());
+        let why = client.ask::<WhyView>(Method::GET, &target, Vec::new())?.view;
+        if let Some(ban) = why.ban {
+            let (whole, scope) = (ban.prefix, ban.scope.label());
+            log::warn!("it is still banned as part of {whole} ({scope}): `limiter unban {whole}`");
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -128,13 +143,30 @@ fn say_unsaved(why: Option<&str>) {
     }
 }
 
+/// Processes between this one and the session's shell: `sudo`, scripts, shells in shells.
+const MOST_ANCESTORS: usize = 32;
+
 /// Peer of the SSH session this runs in: only this process knows it, the agent refuses to ban it
-/// by accident.
+/// by accident. `sudo` takes the variables away, but not from the shell that it was called from.
 pub(super) fn session_peer() -> Option<IpAddr> {
-    ["SSH_CONNECTION", "SSH_CLIENT"]
-        .into_iter()
-        .filter_map(|variable| std::env::var(variable).ok())
-        .find_map(|session| peer_of(&session))
+    let of_process = |process: u32| {
+        let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        let variables = environment.split(|byte| *byte == 0);
+        variables.filter_map(|variable| std::str::from_utf8(variable).ok()).find_map(peer_in)
+    };
+    let parent_of = |process: &u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        parent.trim().parse::<u32>().ok().filter(|parent| *parent > 1)
+    };
+    let own = process::id();
+    iter::successors(Some(own), parent_of).take(MOST_ANCESTORS).find_map(of_process)
+}
+
+/// The peer in one variable of an environment.
+fn peer_in(variable: &str) -> Option<IpAddr> {
+    let (name, session) = variable.split_once('=')?;
+    matches!(name, "SSH_CONNECTION" | "SSH_CLIENT").then(|| peer_of(session)).flatten()
 }
 
 /// Both variables begin with the peer's address.

@@ -113,7 +113,28 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
         let full = fill.entries.saturating_mul(100) / fill.capacity.max(1);
         maps.row([name, &fill.entries, &fill.capacity, &format!("{full} %")]);
     }
-    for table in [packets, maps] {
+    let mut servers = Table::new(&[
+        "UPSTREAM",
+        "SERVER",
+        "STATE",
+        ">REQUESTS",
+        ">FAILURES",
+        ">RETRIES",
+        ">ACTIVE",
+    ]);
+    for one in &status.servers {
+        let (requests, failures) = (&one.requests, &one.failures);
+        servers.row([
+            &one.upstream,
+            &one.server,
+            &one.state,
+            requests,
+            failures,
+            &one.retries,
+            &one.active,
+        ]);
+    }
+    for table in [servers, packets, maps] {
         if !table.is_empty() {
             write!(out, "\n{table}")?;
         }

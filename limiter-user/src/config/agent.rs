@@ -1,22 +1,24 @@
 //! `[agent]`: written -> checked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use toml::de::DeTable;
 
 use super::{
-    Scope,
-    document::{AgentDocument, Document, Text},
-    error::Report,
+    Scope, base_of,
+    document::{AgentDocument, Text},
+    error::{self, ConfigError, Report, Written},
 };
 use crate::policy::AgentPolicy;
 
 /// Where the control socket is unless something is said.
-const RUNTIME: &str = "/run/limiter";
+pub(super) const RUNTIME: &str = "/run/limiter";
 
 /// Where what outlives the agent is kept unless something is said.
-const STATE: &str = "/var/lib/limiter";
+pub(super) const STATE: &str = "/var/lib/limiter";
 
 /// Where links and maps are pinned unless something is said.
-const PINS: &str = "/sys/fs/bpf/limiter";
+pub(super) const PINS: &str = "/sys/fs/bpf/limiter";
 
 pub(super) fn check(
     written: &AgentDocument,
@@ -54,20 +56,52 @@ pub(super) fn path(written: &Text, scope: &Scope<'_>, report: &mut Report) -> Pa
     scope.base.join(written.get_ref())
 }
 
-/// The directory of pins alone, unchecked: for taking XDP off without an agent.
-pub(super) fn pins(document: &Document, base: &Path) -> PathBuf {
-    let written = document.agent.pins.as_ref();
-    written.map_or_else(|| PathBuf::from(PINS), |text| base.join(text.get_ref()))
+/// One directory of `[agent]` alone, for commands that look for the agent or clean up after it.
+/// Whatever else is wrong with the file, what can be read of it counts. Where its syntax is broken
+/// and the key is not found it may be in the broken part: another agent's place is never guessed.
+pub(super) fn directory(
+    written: Option<&Written>,
+    key: &str,
+    default: &str,
+) -> Result<PathBuf, ConfigError> {
+    let Some(file) = written else {
+        return Ok(PathBuf::from(default));
+    };
+    let (document, errors) = DeTable::parse_recoverable(&file.text);
+    let section = document.get_ref().get("agent").and_then(|agent| agent.get_ref().as_table());
+    let value = section.and_then(|agent| agent.get(key)).and_then(|value| value.get_ref().as_str());
+    match (value, errors.first()) {
+        (Some(text), _) => Ok(base_of(written).join(text)),
+        (None, Some(why)) => Err(error::from_toml(why, file)),
+        (None, None) => Ok(PathBuf::from(default)),
+    }
 }
 
-/// The state directory alone, unchecked: for undoing what an agent that is gone changed.
-pub(super) fn state(document: &Document, base: &Path) -> PathBuf {
-    let written = document.agent.state.as_ref();
-    written.map_or_else(|| PathBuf::from(STATE), |text| base.join(text.get_ref()))
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-/// The runtime directory alone, unchecked: for commands that look for the agent.
-pub(super) fn runtime(document: &Document, base: &Path) -> PathBuf {
-    let written = document.agent.runtime.as_ref();
-    written.map_or_else(|| PathBuf::from(RUNTIME), |text| base.join(text.get_ref()))
+    use super::*;
+
+    fn runtime_of(text: &str) -> Result<PathBuf, ConfigError> {
+        let written = Written { path: "/etc/limiter/limiter.toml".into(), text: text.into() };
+        directory(Some(&written), "runtime", RUNTIME)
+    }
+
+    #[test]
+    fn an_agent_is_found_by_a_broken_file() {
+        for broken in ["", "[kernel]\npacketz = 1\n", "[agent]\nuser = 7\n", "[http]\nx = = 1\n"] {
+            let text = format!("agent.runtime = \"run\"\n{broken}");
+            let text = text.replace("[agent]\nuser", "agent.user");
+            let found = runtime_of(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(found, Path::new("/etc/limiter/run"), "{text}");
+        }
+        assert_eq!(runtime_of("[kernel]\npacketz = 1\n").unwrap(), Path::new(RUNTIME));
+    }
+
+    #[test]
+    fn no_other_agent_is_guessed_where_the_syntax_is_broken() {
+        let error = runtime_of("[agent]\nruntime \"/run/other\"\n").unwrap_err().to_string();
+        assert!(error.contains("limiter.toml:2"), "{error}");
+    }
 }

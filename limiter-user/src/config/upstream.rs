@@ -1,17 +1,31 @@
-//! `[[http.upstream]]`: written -> checked.
+//! `[[http.upstream]]`: written -> checked. Reads the certificates that servers are verified with.
 
+use std::{fs::File, io::Read as _, path::Path};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use toml::Spanned;
 
 use super::{
     Scope,
-    document::http::UpstreamDocument,
+    document::{
+        Text,
+        http::{BreakerDocument, HealthDocument, UpstreamDocument},
+    },
     error::{Place, Report},
     values,
 };
-use crate::policy::http::UpstreamPolicy;
+use crate::policy::upstream::{
+    Balance, BreakerPolicy, HealthPolicy, MAX_SERVERS, Scheme, ServerPolicy, UpstreamPolicy,
+};
 
 /// Name of the upstream of `LIMITER_UPSTREAM` where the file has none.
 const DEFAULT_NAME: &str = "default";
+
+/// How often a request is sent again where nothing is said.
+const DEFAULT_RETRIES: u32 = 1;
+
+/// No file of authorities is larger.
+const MAX_CA_BYTES: u64 = 4 << 20;
 
 pub(super) fn check(
     written: &[Spanned<UpstreamDocument>],
@@ -27,39 +41,30 @@ pub(super) fn check(
     let mut upstreams: Vec<UpstreamPolicy> = Vec::new();
     for entry in written {
         let document = entry.get_ref();
-        refuse_later(document, report);
         let name = report.value(&document.name, values::name);
         if let Some(name) = &name
             && upstreams.iter().any(|other| other.name == *name)
         {
             report.refuse(document.name.span(), format!("two upstreams are named {name:?}"));
         }
-        let server = match document.servers.get_ref().as_slice() {
-            [] => {
-                let example = "servers = [\"http://127.0.0.1:3000\"]";
-                report.refuse_with(document.servers.span(), "names no server", example);
-                None
-            }
-            [only] => server(only.span().into(), only.get_ref(), report),
-            _ => {
-                report.unsupported(document.servers.span(), "more than one server", "one");
-                None
-            }
+        let servers = servers(&document.servers, report);
+        let checked = UpstreamPolicy {
+            name: name.unwrap_or_default(),
+            balance: balance(document, report),
+            health: document.health.as_ref().map(|health| self::health(health, report)),
+            breaker: document.breaker.as_ref().map(|breaker| self::breaker(breaker, report)),
+            retries: report.number_or(document.retries.as_ref(), 0..=10, DEFAULT_RETRIES),
+            roots: roots(document, &servers, scope, report),
+            servers,
         };
-        if let (Some(name), Some((host, port))) = (name, server) {
-            upstreams.push(UpstreamPolicy { name, host, port });
+        if !checked.name.is_empty() && !checked.servers.is_empty() {
+            upstreams.push(checked);
         }
     }
-    if let Some((place, url)) = override_ {
-        let parsed = server(place.clone(), &url, report);
-        match (upstreams.as_mut_slice(), parsed) {
-            (_, None) => {}
-            ([], Some((host, port))) => {
-                upstreams.push(UpstreamPolicy { name: DEFAULT_NAME.to_owned(), host, port });
-            }
-            ([only], Some((host, port))) => (only.host, only.port) = (host, port),
-            _ => report.refuse(place, "the file has several upstreams; which one is meant?"),
-        }
+    if let Some((place, url)) = override_
+        && let Some(server) = server(place.clone(), &url, report)
+    {
+        override_server(&mut upstreams, server, place, report);
     }
     if upstreams.is_empty() && report.is_clean() {
         report.refuse_with(
@@ -71,37 +76,178 @@ pub(super) fn check(
     upstreams
 }
 
-fn refuse_later(document: &UpstreamDocument, report: &mut Report) {
-    let same = [("round_robin", ()), ("least_requests", ()), ("consistent_hash", ())];
-    report.choice(document.balance.as_ref(), &same, &[]);
-    report.later(&[&document.health, &document.breaker], "name, servers");
-    if let Some(retries) = document.retries.as_ref().filter(|retries| *retries.get_ref() != 0) {
-        report.unsupported(retries.span(), &retries.get_ref().to_string(), "0");
+/// Puts the server of `--upstream` in place of the only upstream's.
+fn override_server(
+    upstreams: &mut Vec<UpstreamPolicy>,
+    server: ServerPolicy,
+    place: Place,
+    report: &mut Report,
+) {
+    let is_tls = server.scheme == Scheme::Https;
+    match upstreams.as_mut_slice() {
+        [] => upstreams.push(UpstreamPolicy {
+            name: DEFAULT_NAME.to_owned(),
+            roots: if is_tls { system_roots(place, report) } else { Vec::new() },
+            servers: vec![server],
+            balance: Balance::default(),
+            health: None,
+            breaker: None,
+            retries: DEFAULT_RETRIES,
+        }),
+        [only] => {
+            if is_tls && only.roots.is_empty() {
+                only.roots = system_roots(place, report);
+            }
+            only.servers = vec![server];
+        }
+        _ => report.refuse(place, "the file has several upstreams; which one is meant?"),
     }
 }
 
-/// `http://HOST[:PORT]`. The URL is never repeated in a message: it may hold a password.
-fn server(place: Place, url: &str, report: &mut Report) -> Option<(String, u16)> {
+fn servers(written: &Spanned<Vec<Text>>, report: &mut Report) -> Vec<ServerPolicy> {
+    if written.get_ref().is_empty() {
+        let example = "servers = [\"http://127.0.0.1:3000\"]";
+        report.refuse_with(written.span(), "names no server", example);
+    }
+    if written.get_ref().len() > MAX_SERVERS {
+        report.refuse(written.span(), format!("at most {MAX_SERVERS} servers"));
+    }
+    let mut servers: Vec<ServerPolicy> = Vec::new();
+    for text in written.get_ref() {
+        match server(text.span().into(), text.get_ref(), report) {
+            Some(server) if servers.contains(&server) => {
+                report.refuse(text.span(), format!("{server} is named twice"));
+            }
+            Some(server) => servers.push(server),
+            None => {}
+        }
+    }
+    servers
+}
+
+fn balance(document: &UpstreamDocument, report: &mut Report) -> Balance {
+    let known = [
+        ("round_robin", Balance::RoundRobin),
+        ("least_requests", Balance::LeastRequests),
+        ("consistent_hash", Balance::ConsistentHash),
+    ];
+    report.choice(document.balance.as_ref(), &known, &[])
+}
+
+fn health(written: &HealthDocument, report: &mut Report) -> HealthPolicy {
+    let path = report.value(&written.path, |text| {
+        let usable = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic());
+        if usable && !text.contains('#') {
+            Ok(text.to_owned())
+        } else {
+            Err("expected a path, e.g. \"/healthz\"".to_owned())
+        }
+    });
+    let mut duration = |written: Option<&Text>, default| {
+        report.value_or(
+            written,
+            |text| match values::positive_duration(text)? {
+                short if short.as_millis() < 100 => Err("at least 100ms".to_owned()),
+                duration => Ok(duration),
+            },
+            std::time::Duration::from_secs(default),
+        )
+    };
+    let interval = duration(written.interval.as_ref(), 5);
+    let timeout = duration(written.timeout.as_ref(), 2);
+    HealthPolicy { path: path.unwrap_or_default(), interval, timeout: timeout.min(interval) }
+}
+
+fn breaker(written: &BreakerDocument, report: &mut Report) -> BreakerPolicy {
+    let seconds = std::time::Duration::from_secs;
+    BreakerPolicy {
+        failures: report.number_or(written.failures.as_ref(), 1..=1_000_000, 5),
+        window: report.value_or(written.window.as_ref(), values::positive_duration, seconds(10)),
+        open: report.value_or(written.open.as_ref(), values::positive_duration, seconds(30)),
+    }
+}
+
+/// The authorities for `https` servers: those of `ca`, else the system's.
+fn roots(
+    document: &UpstreamDocument,
+    servers: &[ServerPolicy],
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Vec<Vec<u8>> {
+    let is_tls = servers.iter().any(|server| server.scheme == Scheme::Https);
+    match &document.ca {
+        Some(file) if !is_tls => {
+            report.refuse(file.span(), "no server of this upstream is https://");
+            Vec::new()
+        }
+        Some(file) => match read_roots(&scope.base.join(Path::new(file.get_ref()))) {
+            Ok(roots) => roots,
+            Err(error) => {
+                report.refuse(file.span(), error);
+                Vec::new()
+            }
+        },
+        None if is_tls => system_roots(document.servers.span().into(), report),
+        None => Vec::new(),
+    }
+}
+
+fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let name = path.display();
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_CA_BYTES + 1).read_to_end(&mut text))
+        .map_err(|error| format!("{name}: {error}"))?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_CA_BYTES {
+        return Err(format!("{name}: larger than {MAX_CA_BYTES} bytes"));
+    }
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let roots = roots.map_err(|error| format!("{name}: {error}"))?;
+    let mut store = rustls::RootCertStore::empty();
+    let (usable, _) = store.add_parsable_certificates(roots.iter().cloned());
+    if usable == 0 {
+        return Err(format!("{name}: holds no certificate of an authority"));
+    }
+    Ok(roots.into_iter().map(|root| root.to_vec()).collect())
+}
+
+fn system_roots(place: Place, report: &mut Report) -> Vec<Vec<u8>> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        report.refuse_with(
+            place,
+            "this system has no certificates of authorities to verify an https:// server with",
+            "install ca-certificates, or name a file: ca = \"ca.pem\"",
+        );
+    }
+    found.certs.into_iter().map(|root| root.to_vec()).collect()
+}
+
+/// `SCHEME://HOST[:PORT]`. The URL is never repeated in a message: it may hold a password.
+fn server(place: Place, url: &str, report: &mut Report) -> Option<ServerPolicy> {
     let example = "e.g. \"http://127.0.0.1:3000\"";
+    let expected = "an upstream is http://HOST:PORT, https:// or h2c://";
     if url.contains('@') {
         report.refuse_with(place, "a URL holds no user or password here", example);
         return None;
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        report.refuse_with(place, "an upstream is http://HOST:PORT", example);
+        report.refuse_with(place, expected, example);
         return None;
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        later @ ("https" | "h2c" | "unix") => {
-            report.unsupported(place, &format!("{later}://"), "http://");
+    let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
+        "http" => (Scheme::Http, 80),
+        "https" => (Scheme::Https, 443),
+        "h2c" => (Scheme::H2c, 80),
+        "unix" => {
+            report.unsupported(place, "unix://", "http://, https://, h2c://");
             return None;
         }
         _ => {
-            report.refuse_with(place, "an upstream is http://HOST:PORT", example);
+            report.refuse_with(place, expected, example);
             return None;
         }
-    }
+    };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         report.refuse_with(place, "an upstream has no path: requests keep theirs", example);
@@ -112,5 +258,5 @@ fn server(place: Place, url: &str, report: &mut Report) -> Option<(String, u16)>
         return None;
     };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Some((host, port.unwrap_or(80)))
+    Some(ServerPolicy { scheme, host, port: port.unwrap_or(default_port) })
 }

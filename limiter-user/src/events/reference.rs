@@ -106,6 +106,10 @@ mod tests {
                 Lifecycle::ConfigRejected => (None, "limiter.toml:3: kernel.mode"),
                 Lifecycle::Attached | Lifecycle::Detached => (None, "eth0 (native)"),
                 Lifecycle::SynFlood => (None, "begun"),
+                Lifecycle::BreakerOpened | Lifecycle::BreakerClosed | Lifecycle::UpstreamUp => {
+                    (None, "api (http://10.0.0.2:3000)")
+                }
+                Lifecycle::UpstreamDown => (None, "api (http://10.0.0.2:3000): status 503"),
                 Lifecycle::Degraded => (None, "the proxy is not running"),
                 Lifecycle::EventsLost => (None, "sink stderr was too slow or failed"),
             },

@@ -125,6 +125,10 @@ fn happened(f: &mut Formatter<'_>, event: &Event, lifecycle: Lifecycle) -> fmt::
         Lifecycle::Attached => sentence(f, event, "XDP attached"),
         Lifecycle::Detached => sentence(f, event, "XDP detached"),
         Lifecycle::SynFlood => sentence(f, event, "Flood of connection requests"),
+        Lifecycle::BreakerOpened => sentence(f, event, "Breaker opened"),
+        Lifecycle::BreakerClosed => sentence(f, event, "Breaker closed"),
+        Lifecycle::UpstreamDown => sentence(f, event, "Upstream server is down"),
+        Lifecycle::UpstreamUp => sentence(f, event, "Upstream server is up"),
         Lifecycle::Degraded => sentence(f, event, "Degraded"),
     }
 }

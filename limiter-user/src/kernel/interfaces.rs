@@ -263,6 +263,7 @@ impl Interfaces {
             refuse_foreign(place, &self.names)
                 .map_err(|error| Refused { error, is_cheap: true })?;
         }
+        pins.check_all_there().map_err(|error| Refused { error, is_cheap: true })?;
         let dear = |error| Refused { error, is_cheap: false };
         let is_loopback = is_loopback(name);
         let mut loaded = match self.reserve.take() {

@@ -175,6 +175,14 @@ impl Lists {
         self.0.iter().filter(|entry| entry.value != ListValue::NONE)
     }
 
+    /// How many single addresses, and how many networks, say something.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        let (exact, all) = self.telling().fold((0, 0), |(exact, all), entry| {
+            (exact + usize::from(entry.prefix.length == 128), all + 1)
+        });
+        [exact, all - exact]
+    }
+
     /// What the kernel has of an address.
     pub(super) fn value(&self, address: IpAddr) -> ListValue {
         let wanted = Prefix::exact(address);

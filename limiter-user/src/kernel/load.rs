@@ -79,7 +79,7 @@ pub(super) fn shapes() -> Result<Vec<(String, Shape)>, KernelError> {
 }
 
 /// What outlives the agent.
-fn pinned_maps() -> Vec<&'static str> {
+pub(super) fn pinned_maps() -> Vec<&'static str> {
     VALUE_SIZES.iter().map(|(name, ..)| *name).chain([maps::EVENTS]).collect()
 }
 

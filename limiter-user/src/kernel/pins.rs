@@ -128,6 +128,20 @@ impl Pins {
         Ok(())
     }
 
+    /// Refuses where somebody removed what is pinned: a program loaded now would get maps of its
+    /// own, which nobody fills.
+    pub(super) fn check_all_there(&self) -> Result<(), KernelError> {
+        let mut paths = load::pinned_maps().into_iter().map(|name| self.path(name));
+        match paths.find(|path| !path.exists()) {
+            None => Ok(()),
+            Some(path) => Err(KernelError::Pins(format!(
+                "{} is gone, somebody removed it: nothing can be attached until the agent is \
+                 started anew",
+                path.display()
+            ))),
+        }
+    }
+
     /// Opens a checked map.
     pub(super) fn data(&self, name: &str) -> Result<MapData, KernelError> {
         let path = self.path(name);

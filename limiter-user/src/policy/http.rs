@@ -8,6 +8,7 @@ use std::{collections::HashSet, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use super::upstream::UpstreamPolicy;
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
@@ -100,7 +101,7 @@ pub struct HttpTimeouts {
     pub idle: Duration,
     /// To connect to an upstream.
     pub connect: Duration,
-    /// Until an upstream's response head.
+    /// Until an upstream's response head, and between two parts of its body.
     pub upstream: Duration,
     /// Of TLS.
     pub handshake: Duration,
@@ -116,17 +117,6 @@ pub struct GuardPolicy {
     pub failures: Rate,
     /// Enforce, or only count.
     pub mode: Mode,
-}
-
-/// A named group of servers.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct UpstreamPolicy {
-    /// Its name in the configuration.
-    pub name: String,
-    /// Host (name or address) of the server.
-    pub host: String,
-    /// TCP port of the server.
-    pub port: u16,
 }
 
 /// What is required of the requests that match, and where they go.

@@ -16,12 +16,18 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{exchange::Exchange, pace::Pace, upstream::Lease, watch::Watch};
+use super::{
+    exchange::Exchange,
+    pace::Pace,
+    stage::transform,
+    upstream::Lease,
+    watch::{Phase, Watch},
+};
 use crate::{clock, refusal::Refusal};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A request's body as the upstream gets it. Trailers are not passed on.
+/// A request's body as the upstream gets it, with what its trailers may say.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
@@ -38,6 +44,8 @@ impl RequestBody {
 
     fn of(incoming: Option<Incoming>, exchange: &Exchange) -> Self {
         let policy = &exchange.in_force.policy;
+        let uploads = incoming.as_ref().is_some_and(|incoming| !incoming.is_end_stream());
+        exchange.watch.uploading.set(uploads);
         Self {
             incoming,
             left_bytes: policy.bounds.max_body_bytes,
@@ -61,13 +69,23 @@ impl RequestBody {
         Poll::Ready(Some(Err(what.into())))
     }
 
-    /// The client's turn to send is over or not: a deadline of its own while it is.
+    /// It is the client's turn to send, or the upstream's to take. The deadline is theirs in turn,
+    /// until there is a response: from then on it is that of the response.
     fn waits(&mut self, waits: bool) {
-        if self.watch.awaits_body.replace(waits) != waits {
+        let changed = self.watch.awaits_body.replace(waits) != waits;
+        if self.watch.phase() == Phase::Request && (changed || !waits) {
             let now_ns = clock::coarse_monotonic_ns();
             self.pace.stop_waiting(|| now_ns);
             let limit = if waits { self.pace.wait(now_ns) } else { self.upstream_timeout };
             self.watch.set_deadline_from(now_ns, limit);
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.incoming.is_some() {
+            self.watch.uploading.set(false);
         }
     }
 }
@@ -108,7 +126,10 @@ impl Body for RequestBody {
                     self.pace.earn(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
-                Err(_trailers) => Poll::Ready(None),
+                Err(frame) => Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
+                    transform::trailers(&mut trailers);
+                    Ok(Frame::trailers(trailers))
+                })),
             },
         }
     }
@@ -152,12 +173,14 @@ pub(super) struct ResponseBody {
     source: Source,
     /// The upstream is to send more; its deadline runs since then, however often it is asked.
     awaits_upstream: bool,
+    /// The upstream sent all of it.
+    is_whole: bool,
     exchange: Box<Exchange>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, awaits_upstream: false, exchange }
+        Self { source, awaits_upstream: false, is_whole: false, exchange }
     }
 }
 
@@ -176,7 +199,7 @@ impl Body for ResponseBody {
                 this.exchange.sent_bytes += bytes.as_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Source::Upstream(incoming, _) => {
+            Source::Upstream(incoming, lease) => {
                 let exchange = &mut *this.exchange;
                 let watch = &exchange.watch;
                 let timeouts = &exchange.in_force.policy.timeouts;
@@ -189,17 +212,21 @@ impl Body for ResponseBody {
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                let data = match frame {
-                    Some(Ok(frame)) => frame.into_data().ok(),
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => None,
-                };
-                let length = data.as_ref().map_or(0, Bytes::len);
+                match &frame {
+                    None => this.is_whole = true,
+                    Some(Err(_)) => lease.broke(),
+                    Some(Ok(_)) => {}
+                }
+                if let Some(Err(_)) = frame {
+                    return Poll::Ready(frame);
+                }
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let length = data.map_or(0, Bytes::len);
                 exchange.sent_bytes += length as u64;
                 exchange.pace.earn(length);
                 let now_ns = clock::coarse_monotonic_ns();
                 watch.set_deadline_from(now_ns, exchange.pace.wait(now_ns));
-                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+                Poll::Ready(frame)
             }
         }
     }
@@ -233,7 +260,8 @@ impl Drop for ResponseBody {
             });
         }
         if let Source::Upstream(incoming, lease) = &mut self.source
-            && incoming.is_end_stream()
+            && (self.is_whole || incoming.is_end_stream())
+            && !self.exchange.watch.uploading.get()
         {
             lease.give_back();
         }

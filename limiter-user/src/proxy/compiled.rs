@@ -12,7 +12,11 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
-use super::{compiled_cors::Cors, overload::known_meter};
+use super::{
+    compiled_cors::Cors,
+    overload::known_meter,
+    upstream::{Directory, Upstream},
+};
 use crate::{
     limits::{Counter, Counters, Meter},
     policy::{
@@ -36,7 +40,7 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
-    pub(super) upstreams: Vec<Upstream>,
+    pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
     pub(super) groups: Vec<RouteGroup>,
@@ -52,13 +56,6 @@ pub(super) struct Compiled {
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
-}
-
-/// One server.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Upstream {
-    pub(super) host: String,
-    pub(super) port: u16,
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -143,7 +140,11 @@ impl Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(policy: &HttpPolicy, counters: &mut Counters) -> Result<Self, String> {
+    pub(super) fn new(
+        policy: &HttpPolicy,
+        counters: &mut Counters,
+        upstreams: &mut Directory,
+    ) -> Result<Self, String> {
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -174,11 +175,6 @@ impl Compiled {
             trusted: policy.trusted.clone(),
             guard,
             known,
-            upstreams: policy
-                .upstreams
-                .iter()
-                .map(|upstream| Upstream { host: upstream.host.clone(), port: upstream.port })
-                .collect(),
             router: finder,
             groups,
             routes,
@@ -186,6 +182,8 @@ impl Compiled {
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            // Last: what went before cannot undo it.
+            upstreams: upstreams.select(&policy.upstreams)?,
         })
     }
 }

@@ -24,11 +24,12 @@ use super::{
     registry::Peers,
     report::{Batch, CoreCounters},
     tls::TlsConfigs,
+    upstream::Directory,
 };
 use crate::{
     limits::{Counters, arena::Arena},
     link::{
-        FromProxy, ProxyCounters, ToProxy,
+        FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
     },
     policy::{HttpPolicy, listener::ListenAddress},
@@ -49,6 +50,7 @@ pub(super) struct Conductor {
     cores: Vec<CoreHandle>,
     limits: Counters,
     watchman: Watchman,
+    upstreams: Directory,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     tls: TlsConfigs,
@@ -81,10 +83,12 @@ enum Next {
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
     let watchman = Watchman::default();
+    let (upstreams, mut notices) = Directory::new(cores.max(1));
     let mut conductor = Conductor {
         cores: start_cores(cores, &batches, &watchman)?,
         watchman,
         limits: Counters::default(),
+        upstreams,
         memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
@@ -109,7 +113,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    conductor.run(&mut incoming, &mut terminate).await;
+    conductor.run(&mut incoming, &mut notices, &mut terminate).await;
     conductor.drain(&mut incoming).await;
     Ok(ExitCode::SUCCESS)
 }
@@ -135,6 +139,7 @@ fn start_cores(
                 clients: Arc::clone(&watchman.clients),
                 overload: Arc::clone(&watchman.overload),
                 seed: u64::from_le_bytes(seed),
+                number,
             };
             let thread =
                 std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
@@ -164,7 +169,12 @@ impl Conductor {
         }
     }
 
-    async fn run(&mut self, batches: &mut mpsc::Receiver<Batch>, terminate: &mut Signal) {
+    async fn run(
+        &mut self,
+        batches: &mut mpsc::Receiver<Batch>,
+        notices: &mut mpsc::Receiver<ServerNotice>,
+        terminate: &mut Signal,
+    ) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(overload::LOOK_EVERY);
@@ -195,6 +205,7 @@ impl Conductor {
                     }
                 }
                 Some(batch) = batches.recv() => self.report(batch),
+                Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
                 _ = tick.tick() => {
                     self.count();
                     self.watchman.look_at_memory();
@@ -252,8 +263,11 @@ impl Conductor {
     /// nothing and is not acknowledged.
     async fn apply(&mut self, generation: u64, policy: &HttpPolicy) {
         // Listeners first: they change nothing that is shared with the policy in force.
-        let compiled = compiled_listener::compile(&policy.listeners, &mut self.tls)
-            .and_then(|listeners| Ok((Compiled::new(policy, &mut self.limits)?, listeners)));
+        let compiled =
+            compiled_listener::compile(&policy.listeners, &mut self.tls).and_then(|listeners| {
+                let compiled = Compiled::new(policy, &mut self.limits, &mut self.upstreams)?;
+                Ok((compiled, listeners))
+            });
         let (compiled, listeners) = match compiled {
             Ok((compiled, listeners)) => (Arc::new(compiled), listeners),
             Err(error) => {
@@ -262,6 +276,7 @@ impl Conductor {
             }
         };
         self.watchman.bounds = Some(policy.bounds);
+        self.upstreams.watch_new();
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
         self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -340,6 +355,7 @@ impl Conductor {
             core.counters.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
@@ -380,6 +396,7 @@ impl Conductor {
             core.add_to(&mut totals);
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;

@@ -71,6 +71,8 @@ pub(super) struct CoreSetup {
     pub(super) clients: Arc<ClientConnections>,
     pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
+    /// From 0.
+    pub(super) number: usize,
 }
 
 /// A policy and this core's connections to its upstreams.
@@ -116,7 +118,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
     runtime.block_on(async {
         let core = Rc::new(Core {
             in_force: RefCell::new(None),
-            pools: Pools::default(),
+            pools: Pools::new(setup.number),
             bans: RefCell::default(),
             connections: Registry::default(),
             clients: setup.clients,
@@ -266,7 +268,7 @@ impl Core {
     }
 
     /// `SplitMix64`.
-    fn random_word(&self) -> u64 {
+    pub(super) fn random_word(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

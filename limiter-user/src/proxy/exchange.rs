@@ -7,7 +7,7 @@ use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{CONNECTION, USER_AGENT},
+    header::{CONNECTION, UPGRADE, USER_AGENT},
     request::Parts,
 };
 
@@ -129,14 +129,11 @@ impl Exchange {
     /// The address headers for the upstream, made once per connection and client.
     pub(super) fn forwarded_for(&self, client: &Client) -> Rc<ForwardedFor> {
         let mut kept = self.connection.forwarded_for.borrow_mut();
+        let https = client.https.unwrap_or_else(|| self.connection.tls().is_some());
         match kept.as_ref() {
-            Some(headers) if headers.is_for(client.address) => Rc::clone(headers),
+            Some(headers) if headers.is_for(client.address, https) => Rc::clone(headers),
             _ => {
-                let made = Rc::new(ForwardedFor::new(
-                    client.address,
-                    self.peer(),
-                    self.connection.tls().is_some(),
-                ));
+                let made = Rc::new(ForwardedFor::new(client.address, self.peer(), https));
                 *kept = Some(Rc::clone(&made));
                 made
             }
@@ -187,7 +184,7 @@ impl Exchange {
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
-        } else if self.connection.is_draining() {
+        } else if self.connection.is_draining() && !headers.contains_key(UPGRADE) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -241,7 +238,8 @@ impl Drop for Exchange {
             self.tell(client, ObservedOutcome::Refused(refusal));
         }
         let route = self.route(&self.in_force.policy).map(|route| &route.name);
-        counters.outcomes.count(route, self.status, self.refusal);
+        let duration_ns = clock::monotonic_ns().saturating_sub(self.now_ns);
+        counters.outcomes.count(route, self.status, self.refusal, duration_ns);
         if self.forwarded {
             counters.forwarded.bump();
         }

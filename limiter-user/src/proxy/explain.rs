@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Request, header::HOST};
 use super::{
     compiled::Compiled,
     stage::{address, auth, client_address, cors, route, target, transform},
+    upstream::Directory,
 };
 use crate::{limits::Counters, policy::HttpPolicy, refusal::Refusal};
 
@@ -41,7 +42,7 @@ pub(crate) fn explain(
     asked: &Asked<'_>,
     unix_seconds: u64,
 ) -> Result<Fate, String> {
-    let compiled = Compiled::new(policy, &mut Counters::default())?;
+    let compiled = Compiled::new(policy, &mut Counters::default(), &mut Directory::new(1).0)?;
     let mut builder = Request::builder().method(asked.method).uri(asked.target);
     for (name, value) in asked.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("not a header name: {name}"))?;

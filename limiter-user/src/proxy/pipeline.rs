@@ -15,6 +15,7 @@ use http::{
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{
@@ -39,12 +40,14 @@ use crate::{policy::Mode, refusal::Refusal};
 pub(super) struct Cleared {
     request: Request<RequestBody>,
     upstream: usize,
+    /// What it asks to go on in.
+    protocol: Option<HeaderValue>,
 }
 
 impl Cleared {
-    /// The request, and the index of its upstream.
-    pub(super) fn into_request(self) -> (Request<RequestBody>, usize) {
-        (self.request, self.upstream)
+    /// The request, the index of its upstream, and the protocol that it asks to go on in.
+    pub(super) fn into_request(self) -> (Request<RequestBody>, usize, Option<HeaderValue>) {
+        (self.request, self.upstream, self.protocol)
     }
 }
 
@@ -104,7 +107,8 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         let soon = HeaderValue::from_static("1");
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
     }
-    let target = target::check(parts, exchange.connection.scheme())?;
+    let scheme = if exchange.connection.tls().is_some() { "https" } else { "http" };
+    let target = target::check(parts, scheme)?;
     let who = (exchange.peer(), exchange.connection.source());
     let client = client_address::resolve(policy, who, &parts.headers);
     exchange.client = Some(client);
@@ -149,12 +153,13 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         }
     }
     declared_length(policy, &parts.headers)?;
+    let protocol = transform::upgrade(parts, body.is_end_stream());
     edit(exchange, route, &client, &mut parts.headers);
     let mut request = Request::new(RequestBody::new(body, exchange));
     *request.method_mut() = std::mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
-    Ok(Cleared { request, upstream: route.upstream })
+    Ok(Cleared { request, upstream: route.upstream, protocol })
 }
 
 /// Whether the client asked for another host when it made its TLS connection.

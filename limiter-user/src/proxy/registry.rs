@@ -22,6 +22,7 @@ use super::{
     framing::{Framer, Limits, Violation},
     stage::{bans::one_client, transform::ForwardedFor},
     tls::TlsFacts,
+    upstream::Tunnel,
     watch::{Phase, Watch},
 };
 use crate::limits::AddressKey;
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     framer: RefCell<Framer>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+    /// Goes on where HTTP/1 ends.
+    pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// Peers whose connections are to end. Looked at once for each connection, however many they are.
@@ -119,6 +122,7 @@ impl Connection {
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
+            tunnel: RefCell::new(None),
         }
     }
 

@@ -245,7 +245,7 @@ impl CoreCounters {
     /// Counts a request that was refused before there was an exchange.
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused[refusal as usize].bump();
-        self.outcomes.count(None, refusal.status(), Some(refusal));
+        self.outcomes.count(None, refusal.status(), Some(refusal), 0);
     }
 
     /// Requests of this core that have not ended.
@@ -267,7 +267,7 @@ impl CoreCounters {
         for (class, count) in sum.responses.iter_mut().zip(&self.responses) {
             *class += count.get();
         }
-        self.outcomes.add_to(&mut sum.outcomes);
+        self.outcomes.add_to(&mut sum.outcomes, &mut sum.durations);
         add(&mut sum.refused, &self.refused);
         add(&mut sum.monitored, &self.monitored);
     }

@@ -40,6 +40,8 @@ pub(super) struct Watch {
     waker: RefCell<Option<Waker>>,
     /// Set while the client is to send more of a request body.
     pub(super) awaits_body: Cell<bool>,
+    /// Set while a request body is on its way upstream.
+    pub(super) uploading: Cell<bool>,
     /// What was wrong with a request body, told beside its error.
     pub(super) body_fault: Cell<Option<Refusal>>,
     /// What the framing found in a request body, until it is told.
@@ -55,6 +57,7 @@ impl Watch {
             expired: Cell::new(false),
             waker: RefCell::new(None),
             awaits_body: Cell::new(false),
+            uploading: Cell::new(false),
             body_fault: Cell::new(None),
             violation: Cell::new(None),
         }
@@ -76,6 +79,7 @@ impl Watch {
         self.clear_deadline();
         self.body_fault.set(None);
         self.awaits_body.set(false);
+        self.uploading.set(false);
     }
 
     pub(super) fn set_deadline(&self, limit: Duration) {

@@ -7,7 +7,7 @@ mod tests {
 
     use limiter_common::verdict::{Action, Reason};
 
-    use super::super::{Kind, METRICS};
+    use super::super::{Kind, METRICS, durations};
     use crate::refusal::Refusal;
 
     const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
@@ -47,6 +47,8 @@ mod tests {
             let (name, labels, help) = (metric.name, labels.join(", "), metric.help);
             writeln!(out, "| `limiter_{name}{suffix}` | {kind} | {labels} | {help}. |").unwrap();
         }
+        let (name, label, help) = (durations::NAME, durations::LABEL, durations::HELP);
+        writeln!(out, "| `limiter_{name}` | histogram | `{label}` | {help}. |").unwrap();
         let list = |labels: &mut dyn Iterator<Item = &'static str>| {
             labels.map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ")
         };

@@ -39,6 +39,9 @@ pub struct StatusView {
     pub listeners: Vec<String>,
     /// Upstream servers by name.
     pub upstreams: Vec<String>,
+    /// The same servers: how they are, and what they were sent.
+    #[serde(default)]
+    pub servers: Vec<ServerView>,
     /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
     /// Malformed packets by what was wrong with them.
@@ -59,6 +62,9 @@ pub struct StatusView {
     /// Answered requests by route, status and refusal.
     #[serde(default)]
     pub outcomes: Vec<OutcomeView>,
+    /// How long requests took, by route.
+    #[serde(default)]
+    pub durations: Vec<DurationView>,
     /// Open client connections.
     pub connections_open: u64,
     /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
@@ -79,6 +85,27 @@ pub struct StatusView {
     pub sysctls: BTreeMap<String, String>,
 }
 
+/// One server of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ServerView {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// URL of the server.
+    pub server: String,
+    /// `up`, `down` (its health requests say so), `open` (its breaker) or `unknown` (no proxy).
+    pub state: String,
+    /// Requests sent, repeated ones too.
+    pub requests: u64,
+    /// Requests that it did not answer, or with 502, 503 or 504.
+    pub failures: u64,
+    /// Requests that were sent once more after it failed.
+    pub retries: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Requests in flight now.
+    pub active: u64,
+}
+
 /// Requests that were answered alike, since the proxy started.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct OutcomeView {
@@ -90,6 +117,17 @@ pub struct OutcomeView {
     pub refusal: String,
     /// How many.
     pub count: u64,
+}
+
+/// Requests of one route by how long they took, since the proxy started.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DurationView {
+    /// Name of the route; empty before routing.
+    pub route: String,
+    /// How many took at most so many seconds and more than the bound before; no bound: the rest.
+    pub buckets: Vec<(Option<f64>, u64)>,
+    /// All of them together.
+    pub sum_seconds: f64,
 }
 
 /// TCP connections that peers opened, as the stack tells of them.

@@ -58,12 +58,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nhttp")?;
     writeln!(out, "  listens on  {}", join(http.listeners.iter().map(listener_words)))?;
     for upstream in &http.upstreams {
-        let host = if upstream.host.contains(':') {
-            format!("[{}]", upstream.host)
-        } else {
-            upstream.host.clone()
-        };
-        writeln!(out, "  upstream    {} = http://{host}:{}", upstream.name, upstream.port)?;
+        writeln!(out, "  upstream    {} = {}", upstream.name, join(&upstream.servers))?;
     }
     for route in &http.routes {
         write_route(route, http, out)?;

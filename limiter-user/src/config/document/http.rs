@@ -109,16 +109,42 @@ pub(in crate::config) struct CertificateDocument {
 pub(in crate::config) struct UpstreamDocument {
     /// What routes call it.
     pub(in crate::config) name: Text,
-    /// One `http://HOST[:PORT]`.
+    /// `http://`, `https://` or `h2c://`, each with `HOST[:PORT]`.
     pub(in crate::config) servers: Spanned<Vec<Text>>,
-    /// `round_robin`, `least_requests` or `consistent_hash`: all the same with one server.
+    /// `round_robin` (default), `least_requests` or `consistent_hash`.
     pub(in crate::config) balance: Option<Text>,
-    /// Not supported by this version.
-    pub(in crate::config) health: Option<Later>,
-    /// Not supported by this version.
-    pub(in crate::config) breaker: Option<Later>,
-    /// 0.
+    /// Ask each server whether it is well. Default: not asked.
+    pub(in crate::config) health: Option<HealthDocument>,
+    /// Leave a server alone that keeps failing. Default: never.
+    pub(in crate::config) breaker: Option<BreakerDocument>,
+    /// How often a request that may be repeated is sent again. Default 1.
     pub(in crate::config) retries: Option<Number>,
+    /// PEM file of the authorities of `https://` servers. Default: the system's.
+    pub(in crate::config) ca: Option<Text>,
+}
+
+/// `health` of an upstream.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct HealthDocument {
+    /// What is asked for, with `GET`.
+    pub(in crate::config) path: Text,
+    /// Between two questions. Default `5s`.
+    pub(in crate::config) interval: Option<Text>,
+    /// Until an answer. Default `2s`, at most the interval.
+    pub(in crate::config) timeout: Option<Text>,
+}
+
+/// `breaker` of an upstream.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct BreakerDocument {
+    /// How many within `window` open it. Default 5.
+    pub(in crate::config) failures: Option<Number>,
+    /// Default `10s`.
+    pub(in crate::config) window: Option<Text>,
+    /// How long it stays open before one request tries. Default `30s`.
+    pub(in crate::config) open: Option<Text>,
 }
 
 /// One `[[http.route]]`.

@@ -3,7 +3,7 @@
 use super::super::{document::kernel::KernelDocument, error::Report, values};
 use crate::policy::{
     KernelPolicy,
-    kernel::{DefaultVerdict, SynCookies},
+    kernel::{DefaultVerdict, Fragments, PassOrDrop, SynCookies},
 };
 
 pub(super) fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut Report) {
@@ -43,5 +43,27 @@ pub(super) fn warn(written: &KernelDocument, policy: &KernelPolicy, report: &mut
             "every client loses TCP options that do not fit a cookie, in peace too; \"auto\" \
              answers with cookies only while a listener is flooded",
         );
+    }
+    let passes = [
+        (
+            written.malformed.as_ref(),
+            policy.malformed == PassOrDrop::Pass,
+            "malformed packets are exempt from bans, lists and limits",
+        ),
+        (
+            written.fragments.as_ref(),
+            policy.fragments == Fragments::Pass,
+            "fragments are exempt from every limit, first ones that open connections too",
+        ),
+        (
+            written.table_full.as_ref(),
+            policy.table_full == PassOrDrop::Drop,
+            "a flood of forged sources can fill the table, and new sources are shut out then",
+        ),
+    ];
+    for (key, holds, sentence) in passes {
+        if let Some(key) = key.filter(|_| holds) {
+            report.risk(key.span(), sentence);
+        }
     }
 }

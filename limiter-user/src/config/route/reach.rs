@@ -32,11 +32,10 @@ pub(super) fn warn(
     }
     let secured = routes.iter().find(|route| matches!(route.auth, RouteAuth::AnyOf(_)));
     if let Some(route) = secured {
-        // What redirects refuses credentials.
-        let reachable = listeners.iter().filter(|listener| {
+        let is_open = |listener: &&ListenerPolicy| {
             listener.tls.is_none() && !listener.redirect_https && !listener.address.is_local()
-        });
-        for listener in reachable {
+        };
+        for listener in listeners.iter().filter(is_open) {
             let sentence = format!(
                 "{}: whoever is on the way can read the credentials for {}: no TLS",
                 listener.address, route.name

@@ -180,6 +180,7 @@ fn risks_are_named_with_their_keys() {
         assert!(keys.contains(&key), "{key} in {:#?}", loaded.risks);
     }
     let text = "[kernel]\ninterfaces = [\"eth0\"]\nsyn_cookies = \"always\"\n\
+         malformed = \"pass\"\nfragments = \"pass\"\ntable_full = \"drop\"\n\
          trusted = [{ cidr = \"10.0.0.0/8\", interface = \"eth1\" }]\n\
          limits = { bytes = \"10KB/s\" }\ntotal_limits = { bytes = \"1MB/s\", bytes_burst = \"1KB\" }\n\
          [[kernel.service]]\nname = \"a\"\nports = [\"tcp/1\"]\nallow = []\n\
@@ -190,6 +191,9 @@ fn risks_are_named_with_their_keys() {
     let risks = accepted(text).risks;
     for (key, sentence) in [
         ("kernel.syn_cookies", "loses TCP options"),
+        ("kernel.malformed", "exempt from bans"),
+        ("kernel.fragments", "exempt from every limit"),
+        ("kernel.table_full", "new sources are shut out"),
         ("kernel.trusted[0].interface", "packets of eth1 are not filtered"),
         ("kernel.limits.bytes", "longer than the burst of 10000 bytes"),
         ("kernel.total_limits.bytes_burst", "never admits a full frame of 1514"),
@@ -202,7 +206,7 @@ fn risks_are_named_with_their_keys() {
         let found = risks.iter().any(|risk| risk.key == key && risk.sentence.contains(sentence));
         assert!(found, "{key}: {sentence} in {risks:#?}");
     }
-    assert_eq!(risks.len(), 9, "{risks:#?}");
+    assert_eq!(risks.len(), 12, "{risks:#?}");
     // Which interfaces are meant cannot be told.
     let quiet = "[kernel]\ntrusted = [{ cidr = \"10.0.0.0/8\", interface = \"eth1\" }]\n\
                  limits = { bytes = \"64KiB/s\" }\n";

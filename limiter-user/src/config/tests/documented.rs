@@ -5,7 +5,7 @@ use super::*;
 const REFERENCE: &str = include_str!("../../../../docs/CONFIGURATION.md");
 
 /// Where keys can stand.
-const SECTIONS: [&str; 26] = [
+const SECTIONS: [&str; 28] = [
     "",
     "[agent]",
     "[kernel]",
@@ -17,6 +17,8 @@ const SECTIONS: [&str; 26] = [
     "[http.timeouts]",
     "[[http.listener]]\naddress = \"127.0.0.1:1\"",
     "[[http.upstream]]\nname = \"a\"\nservers = []",
+    "[[http.upstream]]\nname = \"a\"\nservers = []\n[http.upstream.health]\npath = \"/\"",
+    "[[http.upstream]]\nname = \"a\"\nservers = []\n[http.upstream.breaker]",
     "[[http.route]]",
     "[limits.a]",
     "[auth.a]",

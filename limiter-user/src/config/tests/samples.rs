@@ -35,7 +35,7 @@ fn the_whole_sample() {
     assert_eq!(http.trusted, ["2001:db8:ad::/48".parse().unwrap()]);
     assert_eq!(kernel.trusted_networks().count(), 2);
     assert_eq!(http.client_address, ClientAddressSource::XForwardedFor);
-    assert_eq!((http.upstreams[0].host.as_str(), http.upstreams[0].port), ("127.0.0.1", 3000));
+    assert_eq!(http.upstreams[0].servers[0].to_string(), "http://127.0.0.1:3000");
     let route = &http.routes[0];
     assert_eq!(route.host.as_deref(), Some("api.example.com"));
     assert_eq!(route.path, PathPattern::Prefix("/api".to_owned()));

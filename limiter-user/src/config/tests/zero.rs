@@ -23,7 +23,7 @@ fn an_upstream_is_enough_on_loopback() {
     let loaded = from_environment(&[UPSTREAM]).unwrap();
     let http = http(&loaded);
     assert_eq!(http.listeners[0].address.to_string(), "127.0.0.1:8080");
-    assert_eq!((http.upstreams[0].host.as_str(), http.upstreams[0].port), ("127.0.0.1", 3000));
+    assert_eq!(http.upstreams[0].servers[0].to_string(), "http://127.0.0.1:3000");
     assert_eq!(http.routes.len(), 1);
     assert_eq!(http.routes[0].auth, RouteAuth::Public);
     assert!(loaded.policy.kernel.is_none() && loaded.file.is_none() && loaded.risks.is_empty());
@@ -94,10 +94,7 @@ fn options_beat_the_environment_which_beats_the_file() {
     sources.interfaces = vec!["lo".to_owned()];
     let loaded = load(&sources).unwrap();
     assert_eq!(http(&loaded).listeners[0].address.to_string(), "127.0.0.1:3");
-    assert_eq!(
-        (http(&loaded).upstreams[0].host.as_str(), http(&loaded).upstreams[0].port),
-        ("::1", 9)
-    );
+    assert_eq!(http(&loaded).upstreams[0].servers[0].to_string(), "http://[::1]:9");
     let kernel = loaded.policy.kernel.unwrap();
     assert_eq!(kernel.interfaces, [InterfaceSelection::Named("lo".to_owned())]);
 }

@@ -52,7 +52,14 @@ pub(super) async fn drive(
     let outcome = unless_ended(state, &mut http).await;
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner();
+    let tunnel = state.tunnel.take();
     match outcome {
+        Ok(Ok(())) if let Some(tunnel) = tunnel => {
+            let passing = tunnel.run(state.watch(), &mut stream, parts.read_buf);
+            if let Err(ended) = unless_ended(state, Box::pin(passing)).await {
+                end(core, state, ended, stream).await;
+            }
+        }
         Ok(_) => {
             let violation = state.framer().violation();
             if let Some(violation) = violation {
@@ -77,10 +84,11 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut Cl
     let id = core.new_request_id();
     let framer = state.framer();
     core.counters.refuse(refusal);
-    let who = (state.peer, state.client());
+    let who = (state.peer, state.peer);
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
         facts(&framer, refusal, &id)
     });
+    // As much as the socket takes without waiting.
     stream.transport.send_now(&reply::raw(refusal, &id, !framer.is_bodiless()));
 }
 

@@ -3,8 +3,9 @@
 //! In: the head and what admission proved; out: the same head, edited in place.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
+    request::Parts,
     uri::PathAndQuery,
 };
 
@@ -27,19 +28,18 @@ const IDENTITY_PREFIX: &str = "x-auth-";
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct ForwardedFor {
     client: std::net::IpAddr,
+    https: bool,
     chain: HeaderValue,
     forwarded: HeaderValue,
-    proto: &'static str,
 }
 
 impl ForwardedFor {
-    /// For a client behind `peer`, which may be the client itself.
+    /// For a client behind `peer`, which may be the client itself, that spoke TLS or not.
     pub(in crate::proxy) fn new(
         client: std::net::IpAddr,
         peer: std::net::IpAddr,
-        is_tls: bool,
+        https: bool,
     ) -> Self {
-        let proto = if is_tls { "https" } else { "http" };
         let node = match client {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -48,13 +48,13 @@ impl ForwardedFor {
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
         };
-        let forwarded = value(format!("for={node};proto={proto}"));
-        Self { client, chain: value(chain), forwarded, proto }
+        let forwarded = format!("for={node};proto={}", scheme(https));
+        Self { client, https, chain: value(chain), forwarded: value(forwarded) }
     }
 
-    /// Whether these are the headers for `client`.
-    pub(in crate::proxy) fn is_for(&self, client: std::net::IpAddr) -> bool {
-        self.client == client
+    /// Whether these are the headers for `client` over TLS or not.
+    pub(in crate::proxy) fn is_for(&self, client: std::net::IpAddr, https: bool) -> bool {
+        self.client == client && self.https == https
     }
 }
 
@@ -72,6 +72,10 @@ pub(in crate::proxy) fn target(route: &Route, target: PathAndQuery) -> PathAndQu
     stripped.unwrap_or(target)
 }
 
+fn scheme(https: bool) -> &'static str {
+    if https { "https" } else { "http" }
+}
+
 /// Edits the headers for the upstream.
 pub(in crate::proxy) fn headers(
     policy: &Compiled,
@@ -80,8 +84,9 @@ pub(in crate::proxy) fn headers(
     (client, forwarded): (&Client, &ForwardedFor),
     principal: Option<Principal>,
 ) {
-    debug_assert!(forwarded.is_for(client.address), "address headers of another client");
+    debug_assert!(forwarded.client == client.address, "address headers of another client");
     hop_by_hop(headers);
+    one_cookie(headers);
     remove(headers, |name| {
         matches!(name, "expect" | "proxy-authorization" | "x-real-ip")
             || begins(name, IDENTITY_PREFIX)
@@ -105,11 +110,25 @@ pub(in crate::proxy) fn headers(
         }
     }
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.proto));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(forwarded.https)));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
     headers.insert(FORWARDED, forwarded.forwarded.clone());
+}
+
+/// Joins cookies that came in several fields, as HTTP/2 lets them, as HTTP/1 has them (RFC 9113,
+/// 8.2.3).
+fn one_cookie(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).iter();
+    if fields.next().is_none() || fields.next().is_none() {
+        return;
+    }
+    let fields: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(mut joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Whether a header could be taken for one that says where a request comes from, or its id, but is
@@ -141,8 +160,66 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+/// The protocol that a request asks to go on in (RFC 9110, 7.8), if that can be granted: one, over
+/// HTTP/1.1, without a body. HTTP/2 is not asked for in this way any more (RFC 9113, 3.1).
+pub(in crate::proxy) fn upgrade(head: &Parts, is_without_body: bool) -> Option<HeaderValue> {
+    let headers = &head.headers;
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let protocol = asked.next()?;
+    let named = || {
+        let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+        lines
+            .flat_map(|line| line.split(','))
+            .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+    };
+    let is_one = |protocol: &[u8]| {
+        let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._/".contains(byte);
+        !protocol.is_empty() && protocol.iter().all(token)
+    };
+    let usable = head.version == Version::HTTP_11
+        && is_without_body
+        && asked.next().is_none()
+        && is_one(protocol.as_bytes())
+        && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+        && named();
+    usable.then(|| protocol.clone())
+}
+
+/// Removes from trailers what is not theirs to say: how the message is framed and routed, whose it
+/// is, and everything that is set here (some servers merge trailers into the head).
+pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
+    const NEVER: [&str; 19] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "proxy-authorization",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-real-ip",
+    ];
+    remove(trailers, |name| {
+        NEVER.iter().any(|never| name.len() == never.len() && begins(name, never))
+            || begins(name, IDENTITY_PREFIX)
+            || begins(name, "x-forwarded-")
+            || begins(name, "x-request-id")
+            || begins(name, "access-control-")
+    });
+}
+
 /// Removes what is only for this hop (RFC 9110, 7.6.1): the fields that `Connection` names, but
-/// none that carries the request's meaning, and the fixed ones. Upgrades are not supported.
+/// none that carries the request's meaning, and the fixed ones.
 pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -165,27 +242,36 @@ pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
                 | "proxy-connection"
                 | "http2-settings"
                 | "te"
-                | "trailer"
                 | "transfer-encoding"
                 | "upgrade"
         )
     });
 }
 
+/// Not what says who asks, for what and how: named here by a client, it would be taken from under
+/// a policy or an upstream that relies on it.
 fn may_be_named(name: &HeaderName) -> bool {
-    const MEANING: [&str; 10] = [
+    const MEANING: [&str; 16] = [
         "host",
-        "content-length",
-        "content-type",
-        "content-encoding",
         "authorization",
         "cookie",
+        "set-cookie",
         "origin",
         "date",
-        "set-cookie",
         "cache-control",
+        "range",
+        "user-agent",
+        "referer",
+        "forwarded",
+        "via",
+        "traceparent",
+        "tracestate",
+        "signature",
+        "signature-input",
     ];
-    !MEANING.contains(&name.as_str()) && !name.as_str().starts_with("x-")
+    const FAMILIES: [&str; 6] = ["x-", "content-", "accept", "access-control-", "if-", "sec-"];
+    let name = name.as_str();
+    !MEANING.contains(&name) && !FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
 #[cfg(test)]
@@ -226,6 +312,14 @@ mod tests {
     }
 
     #[test]
+    fn cookies_are_one_field() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        one_cookie(&mut headers);
+        let all: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
     fn other_spellings_of_what_is_set_here_are_disguises() {
         for name in ["x_forwarded_for", "x-forwarded_host", "x_real_ip", "x_request-id"] {
             assert!(is_disguised(name), "{name}");
@@ -238,9 +332,10 @@ mod tests {
     #[test]
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
-        let alone = ForwardedFor::new(peer, peer, false);
+        let alone = ForwardedFor::new(peer, peer, true);
+        assert_eq!(alone.forwarded, "for=10.0.0.1;proto=https");
         assert_eq!(alone.chain, "10.0.0.1");
-        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, true);
+        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, false);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
         assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
     }

@@ -167,7 +167,7 @@ fn upstreams_that_fail() {
     assert_eq!(client.send("GET /").status, 200, "the client's connection is kept");
     client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
     assert_eq!(client.read().status, 408, "a body that does not come is the client's");
-    policy.upstreams[0].port = 1;
+    policy.upstreams[0].servers[0].port = 1;
     proxy.agent.apply(2, &policy);
     assert_eq!(proxy.get("GET /").status, 502);
     proxy.drain();

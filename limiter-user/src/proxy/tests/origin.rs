@@ -17,6 +17,7 @@ use crate::policy::{
         LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
+    upstream::{Balance, Scheme, ServerPolicy},
 };
 
 /// The good key of the test policy.
@@ -150,8 +151,16 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         upstreams: vec![UpstreamPolicy {
             name: "origin".into(),
-            host: "127.0.0.1".into(),
-            port: origin.port,
+            servers: vec![ServerPolicy {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".into(),
+                port: origin.port,
+            }],
+            balance: Balance::default(),
+            health: None,
+            breaker: None,
+            retries: 0,
+            roots: Vec::new(),
         }],
         routes: vec![
             RoutePolicy {
