@@ -157,6 +157,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.check_only {
         return Ok(ExitCode::SUCCESS);
     }
+    // Before anything opens files, which would get the numbers of what was not passed.
+    let passed = sockets::from_systemd();
     let program = upgrade::program();
     let lock = start::lock(&loaded.policy.agent)?;
     let user = start::proxy_user(loaded.policy.agent.user.as_deref())?;
@@ -168,8 +170,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     start::keep_least_privilege().context("giving up capabilities")?;
     let events = EventStream::start(&loaded.policy.sinks).context("opening the event sinks")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code =
-        LocalSet::new().block_on(&runtime, live(args, program, loaded, events, user, prepared));
+    let life = live(args, program, loaded, events, (user, passed), prepared);
+    let code = LocalSet::new().block_on(&runtime, life);
     drop((lock, pins_lock));
     code
 }
@@ -185,7 +187,7 @@ async fn live(
     program: PathBuf,
     loaded: Loaded,
     events: EventStream,
-    user: Option<(u32, u32)>,
+    (user, passed): (Option<(u32, u32)>, sockets::Passed),
     prepared: Result<ProgramNames, KernelError>,
 ) -> Result<ExitCode> {
     let Loaded { policy: configured, risks, file } = loaded;
@@ -265,7 +267,7 @@ async fn live(
     let backend = Rc::clone(&agent);
     tokio::task::spawn_local(async move { server.serve(backend).await });
     tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
-    start_proxy(&agent, messages, user).await?;
+    start_proxy(&agent, messages, user, passed).await?;
 
     match upkeep::attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await? {
         End::Stop(patience) => agent.stop(patience, &mut terminate, &mut interrupt).await,
@@ -283,6 +285,7 @@ async fn start_proxy(
     agent: &Rc<Agent>,
     messages: mpsc::Receiver<ToProxy>,
     user: Option<(u32, u32)>,
+    mut passed: sockets::Passed,
 ) -> Result<()> {
     let (addresses, rendezvous_path) = {
         let inner = agent.inner.borrow();
@@ -304,13 +307,12 @@ async fn start_proxy(
         return Ok(());
     };
     let mut sockets: Vec<(ListenAddress, OwnedFd)> = Vec::new();
-    let mut systemd = sockets::from_systemd();
     let group = user.map(|(_, group)| group);
     for address in addresses {
         let (known, others) = found.into_iter().partition(|(of, _)| *of == address);
         found = others;
         if Vec::is_empty(&known) {
-            let opened = sockets::open(&address, &mut systemd, group)?;
+            let opened = sockets::open(&address, &mut passed, group)?;
             sockets.extend(opened.into_iter().map(|socket| (address.clone(), socket)));
         } else {
             sockets.extend(known);

@@ -5,9 +5,15 @@ mod answers;
 #[cfg(test)]
 mod change;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
+mod h2;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod listeners;
 #[cfg(test)]
 mod malformed;
 #[cfg(test)]
@@ -15,10 +21,14 @@ mod order;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod upstream;

@@ -8,7 +8,7 @@ use crate::{clock::Stopwatch, ebpf, lint, run, setup, test, workspace::Workspace
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     let stopwatch = Stopwatch::start();
     setup::for_builds()?;
-    setup::for_namespaces()?;
+    setup::for_tests()?;
     let toolchain = ebpf::build(workspace)?;
     lint::run(workspace, &toolchain)?;
     let limiter = ebpf::build_limiter_only(workspace, false)?;

@@ -73,6 +73,23 @@ pub(crate) fn for_namespaces() -> Result<()> {
     ensure(&[Need::program("ip", "iproute2", "to make private network namespaces")])
 }
 
+/// What the tests need: other people's clients beside namespaces.
+pub(crate) fn for_tests() -> Result<()> {
+    for_namespaces()?;
+    let purpose = "to test with clients that are not ours";
+    ensure(&[
+        Need::program("curl", "curl", purpose),
+        Need::program("openssl", "openssl", purpose),
+        Need::program("nghttp", "nghttp2-client", purpose),
+        Need::file("/usr/bin/python3".into(), "python3".into(), purpose),
+        Need::file(
+            "/usr/lib/python3/dist-packages/h2/__init__.py".into(),
+            "python3-h2".into(),
+            purpose,
+        ),
+    ])
+}
+
 /// The peers that `cargo xtask bench` compares with, and what makes the load.
 pub(crate) fn for_bench() -> Result<()> {
     for_namespaces()?;

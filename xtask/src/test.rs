@@ -44,7 +44,7 @@ impl AddAssign for Counts {
 
 /// Sets up, builds, runs everything, prints counts per group and in all.
 pub(crate) fn all(workspace: &Workspace, filter: &[String]) -> Result<()> {
-    setup::for_namespaces()?;
+    setup::for_tests()?;
     let limiter = ebpf::build_limiter(workspace, false)?;
     run(workspace, &limiter, filter)
 }

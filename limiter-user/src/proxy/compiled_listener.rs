@@ -50,6 +50,6 @@ pub(super) fn compile(
             }))
         })
         .collect::<Result<Vec<_>, String>>()?;
-    configs.retain(policies.iter().filter_map(|policy| policy.tls.as_ref()));
+    configs.retain(policies);
     Ok(Arc::new(listeners))
 }

@@ -107,8 +107,11 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         let soon = HeaderValue::from_static("1");
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
     }
-    let scheme = if exchange.connection.tls().is_some() { "https" } else { "http" };
-    let target = target::check(parts, scheme)?;
+    // HTTP/1 is counted by the framing.
+    if parts.headers.len() > policy.bounds.max_headers {
+        return Err(Refusal::HeadTooLarge.into());
+    }
+    let target = target::check(parts, exchange.connection.scheme())?;
     let who = (exchange.peer(), exchange.connection.source());
     let client = client_address::resolve(policy, who, &parts.headers);
     exchange.client = Some(client);

@@ -150,8 +150,8 @@ fn extensions(header: &[u8], begin: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// CRC32c (RFC 3720, B.4) of `bytes` with zeros at `blank`. Once per connection at most, so bit by
-/// bit.
+/// Castagnoli's CRC (RFC 3720, B.4) of `bytes` with zeros at `blank`. Once per connection at most,
+/// so bit by bit.
 fn checksum(bytes: &[u8], blank: std::ops::Range<usize>) -> u32 {
     let mut sum = !0_u32;
     for (index, byte) in bytes.iter().enumerate() {

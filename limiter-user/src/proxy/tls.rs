@@ -23,7 +23,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::certificates::Certificates;
 use super::transport::Socket;
 use crate::{
-    policy::listener::{ClientCertificatesPolicy, TlsPolicy, TlsVersion},
+    policy::listener::{ClientCertificatesPolicy, ListenerPolicy, TlsPolicy, TlsVersion},
     refusal::Refusal,
 };
 
@@ -65,10 +65,11 @@ impl TlsConfigs {
         Ok(config)
     }
 
-    /// Forgets all but these.
-    pub(super) fn retain<'a>(&mut self, policies: impl Iterator<Item = &'a TlsPolicy> + Clone) {
-        self.kept.retain(|(known, _)| policies.clone().any(|policy| policy == known));
-        self.tickets.retain(|(known, _)| policies.clone().any(|policy| policy.clients == *known));
+    /// Forgets all but those of these listeners.
+    pub(super) fn retain(&mut self, listeners: &[ListenerPolicy]) {
+        let policies = || listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        self.kept.retain(|(known, _)| policies().any(|policy| policy == known));
+        self.tickets.retain(|(known, _)| policies().any(|policy| policy.clients == *known));
     }
 
     fn build(&mut self, policy: &TlsPolicy) -> Result<ServerConfig, rustls::Error> {

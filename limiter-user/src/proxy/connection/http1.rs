@@ -84,7 +84,7 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut Cl
     let id = core.new_request_id();
     let framer = state.framer();
     core.counters.refuse(refusal);
-    let who = (state.peer, state.peer);
+    let who = (state.peer, state.client());
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
         facts(&framer, refusal, &id)
     });

@@ -1,0 +1,104 @@
+//! HTTP/2 as other people's clients speak it, with and without TLS.
+
+use std::{thread, time::Duration};
+
+use limiter_tests::{origin::Behaviour, wait::eventually};
+
+use crate::{edge::Edge, support::SOON};
+
+const PLAIN: &str = "[[http.listener]]\naddress = \"127.0.0.1:8080\"";
+
+/// A scene of the Python library's.
+#[track_caller]
+fn scene(edge: &Edge, name: &str) {
+    let said = edge.python("h2_peer.py", &[name]).succeeded().stdout;
+    assert!(said.ends_with("as it should\n"), "{said}");
+}
+
+#[test]
+fn many_requests_share_a_connection() {
+    let edge = Edge::start("", PLAIN);
+    edge.origin.on("/echo", Behaviour::Echo);
+    scene(&edge, "many");
+    assert_eq!(edge.origin.count(), 41);
+    let seen = &edge.origin.take()[0];
+    assert_eq!(seen.header("host").as_deref(), Some("a.test"));
+    assert!(seen.line().ends_with(" HTTP/1.1"));
+    eventually(SOON, "41 requests", || edge.limiter.status().requests == 41);
+}
+
+#[test]
+fn what_is_malformed_ends_its_stream_only() {
+    let edge = Edge::start("", PLAIN);
+    scene(&edge, "refused");
+    edge.limiter.event("Malformed request from 127.0.0.1: GET /");
+    assert_eq!(edge.origin.count(), 1);
+}
+
+#[test]
+fn bounds_are_announced_and_hold() {
+    let edge = Edge::start("", PLAIN);
+    scene(&edge, "bounds");
+    assert_eq!(edge.origin.count(), 0);
+}
+
+#[test]
+fn rapid_resets_end_the_connection_and_are_told() {
+    let edge = Edge::start("", PLAIN);
+    edge.origin.on("/stall", Behaviour::Stall);
+    scene(&edge, "resets");
+    edge.limiter.event("Malformed request from 127.0.0.1");
+}
+
+#[test]
+fn who_says_nothing_is_ended() {
+    let edge = Edge::start("timeouts = { header = \"1s\", idle = \"1500ms\" }", PLAIN);
+    scene(&edge, "silent");
+    edge.limiter.event("Request timed out from 127.0.0.1");
+}
+
+#[test]
+fn frames_that_say_nothing_end_the_connection() {
+    let edge = Edge::start("", PLAIN);
+    scene(&edge, "floods");
+    edge.limiter.event("Malformed request from 127.0.0.1");
+}
+
+#[test]
+fn a_response_that_is_not_taken_ends_its_stream() {
+    let edge = Edge::start("timeouts = { idle = \"1s\" }\nmin_body_rate = \"1B/s\"", PLAIN);
+    edge.origin.on("/large", Behaviour::Answer(200, Vec::new(), vec![b'x'; 1 << 20]));
+    scene(&edge, "slow");
+}
+
+#[test]
+fn requests_in_flight_are_answered_at_the_end() {
+    let mut edge = Edge::start("", PLAIN);
+    let late = Behaviour::Delayed(Duration::from_secs(2), Box::new(Behaviour::ok("late")));
+    edge.origin.on("/later", late);
+    thread::scope(|scope| {
+        let edge = &mut edge;
+        let mut client = edge.namespace.command("nghttp");
+        client.args(["--no-dep", "--verbose", "http://127.0.0.1:8080/later"]);
+        let client = scope.spawn(move || client.output().unwrap());
+        edge.origin.take_one(SOON);
+        edge.limiter.terminate(SOON * 2);
+        let said = String::from_utf8(client.join().unwrap().stdout).unwrap();
+        assert!(said.contains("recv GOAWAY") && said.contains("error_code=NO_ERROR"), "{said}");
+        assert!(said.contains(":status: 200") && said.contains("late"), "{said}");
+    });
+}
+
+#[test]
+fn other_clients_are_understood() {
+    let edge = Edge::start("", PLAIN);
+    let url = "http://127.0.0.1:8080/";
+    let said = edge.curl(&["--http2-prior-knowledge", "-w", " %{http_version}", url]);
+    assert_eq!(said.succeeded().stdout, "origin 2");
+    let said = edge.run("nghttp", &["--no-dep", url]).succeeded().stdout;
+    assert_eq!(said, "origin");
+    let load = ["-n", "2000", "-c", "4", "-m", "50", url];
+    let said = edge.run("h2load", &load).succeeded().stdout;
+    assert!(said.contains("2000 succeeded, 0 failed"), "{said}");
+    eventually(SOON, "2002 requests", || edge.limiter.status().requests == 2002);
+}
