@@ -4,6 +4,7 @@
 //! maps, bans, events. Root at first, then only the capabilities it needs. It never parses what a
 //! peer sent: requests are the proxy's, packets the kernel's. None of its ends takes XDP off.
 
+mod access_log;
 mod backend;
 mod bans;
 mod book;
@@ -52,6 +53,7 @@ use tokio::{
 };
 
 use self::{
+    access_log::AccessLog,
     book::Book,
     certificates::CertificateFiles,
     cookies::Cookies,
@@ -149,6 +151,7 @@ struct Inner {
     certificates: CertificateFiles,
     /// A policy that is undone unless somebody confirms it.
     trial: Option<Trial>,
+    access_log: AccessLog,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -254,6 +257,7 @@ async fn live(
             watch: Watch::start(routed),
             certificates: CertificateFiles::default(),
             trial: None,
+            access_log: AccessLog::default(),
         }),
     });
     agent.inner.borrow_mut().note_unfiltered();

@@ -3,6 +3,7 @@
 //! Options beat the environment, which beats the file, which beats the preset. Nothing half-checked
 //! leaves this module: either a whole policy, or an error that explains everything found.
 
+mod access_log;
 mod agent;
 mod auth;
 mod cors;

@@ -5,9 +5,9 @@
 //! sinks and followers. Untrusted text is escaped where it is written; nothing here blocks traffic.
 
 pub mod aggregate;
-mod civil;
+pub(crate) mod civil;
 pub mod escape;
-mod file;
+pub(crate) mod file;
 pub mod filter;
 pub mod json;
 pub mod moment;

@@ -59,6 +59,8 @@ pub enum ToProxy {
     /// The memory that limits are counted in ([`crate::limits::arena`]), beside the frame; before
     /// the first policy.
     LimiterMemory,
+    /// The file of the access log from now on, beside the frame; none beside it: there is none.
+    AccessLog,
 }
 
 /// From the proxy to the agent.

@@ -10,6 +10,7 @@
 //! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
 //! thread (`conductor`) stands between them and the agent.
 
+mod access_log;
 mod authority;
 mod body;
 mod clients;

@@ -1,6 +1,8 @@
 //! Requests end to end: through the real binary, its two processes and real sockets.
 
 #[cfg(test)]
+mod access_log;
+#[cfg(test)]
 mod answers;
 #[cfg(test)]
 mod change;

@@ -83,6 +83,7 @@ impl Backend for Agent {
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
+        view.events_lost.insert("access_log".to_owned(), inner.proxy_counters.access_lost);
         view.events_lost.insert("escalation".to_owned(), inner.escalation.overflowed);
         view.events_lost.insert("closings".to_owned(), self.outbox.overflowed.get());
         let (restored, took) = inner.restored;

@@ -33,6 +33,8 @@ pub(super) enum Problem {
     BanRefused,
     /// SYN cookies cannot be given as the policy says.
     SynCookies,
+    /// The access log cannot be written.
+    AccessLog,
     /// The proxy ended and is being replaced.
     ProxyDown,
     /// The proxy refuses unknown clients because there is too much to do.

@@ -216,6 +216,8 @@ impl Agent {
                 changes.push("HTTP policy".to_owned());
             }
             self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http.clone()) });
+            // Attached when it is sent: by then this policy is in force.
+            self.tell_proxy(ToProxy::AccessLog);
         }
         if inner.policy.escalation != policy.escalation {
             changes.push("escalation".to_owned());

@@ -175,6 +175,9 @@ async fn equip(agent: &Agent, setup: &ProxySetup, ours: UnixStream) -> io::Resul
     };
     link.send(&ToProxy::Policy { generation, policy: Box::new(policy) }, &[]).await?;
     link.send(&ToProxy::HttpBans(bans), &[]).await?;
+    let log = agent.access_log_file();
+    let log: Vec<BorrowedFd<'_>> = log.iter().map(OwnedFd::as_fd).collect();
+    link.send(&ToProxy::AccessLog, &log).await?;
     let addresses = setup.sockets.iter().map(|(address, _)| address.clone()).collect();
     let sockets: Vec<BorrowedFd<'_>> =
         setup.sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
@@ -215,13 +218,15 @@ async fn attend(
                 Some((message, _)) => agent.received(message),
                 None => return Ok(()),
             },
-            Some(message) = messages.recv() => send(&mut sender, &message).await?,
+            Some(message) = messages.recv() => send(agent, &mut sender, &message).await?,
         }
     }
 }
 
-async fn send(sender: &mut LinkSender, message: &ToProxy) -> io::Result<()> {
-    match time::timeout(GREETING_TIMEOUT, sender.send(message, &[])).await {
+async fn send(agent: &Agent, sender: &mut LinkSender, message: &ToProxy) -> io::Result<()> {
+    let log = (*message == ToProxy::AccessLog).then(|| agent.access_log_file()).flatten();
+    let log: Vec<BorrowedFd<'_>> = log.iter().map(OwnedFd::as_fd).collect();
+    match time::timeout(GREETING_TIMEOUT, sender.send(message, &log)).await {
         Ok(sent) => sent,
         Err(_) => Err(io::Error::other("the proxy does not read its messages")),
     }

@@ -56,9 +56,11 @@ pub(super) async fn attend(
             _ = tick.tick() => {
                 agent.tick();
                 agent.keep_lists();
+                agent.keep_access_log();
             }
             _ = hangup.recv() => {
                 agent.events.reopen();
+                agent.reopen_access_log();
                 // The outcome is an event; whatever else happens meanwhile is not kept waiting.
                 let reloading = Rc::clone(agent);
                 tokio::task::spawn_local(async move { drop(reloading.read_and_apply(None).await) });
@@ -160,6 +162,7 @@ impl Agent {
         if let Some(policy) = policy {
             self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(policy) });
             self.tell_proxy(ToProxy::HttpBans(bans));
+            self.tell_proxy(ToProxy::AccessLog);
         }
     }
 

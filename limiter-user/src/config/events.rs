@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::{
     Scope, agent,
-    document::{EventsDocument, SinkDocument},
+    document::{EventsDocument, RotateDocument, SinkDocument},
     error::Report,
     values,
 };
@@ -94,6 +94,12 @@ fn one(
     };
     let path = agent::path(path, scope, report);
     let rotate = document.rotate.as_ref().map(Spanned::get_ref);
+    let (rotate_bytes, keep) = rotation(rotate, report);
+    Some(SinkPolicy { kind: SinkKind::File { path, rotate_bytes, keep }, format, kinds })
+}
+
+/// When a file is rotated, in bytes, and how many rotated ones are kept.
+pub(super) fn rotation(rotate: Option<&RotateDocument>, report: &mut Report) -> (u64, u32) {
     let size = rotate.and_then(|rotate| rotate.size.as_ref());
     let rotate_bytes = report.value_or(
         size,
@@ -104,8 +110,7 @@ fn one(
         DEFAULT_ROTATE_BYTES,
     );
     let keep = rotate.and_then(|rotate| rotate.keep.as_ref());
-    let keep = report.number_or(keep, 0..=1_000, DEFAULT_KEEP);
-    Some(SinkPolicy { kind: SinkKind::File { path, rotate_bytes, keep }, format, kinds })
+    (rotate_bytes, report.number_or(keep, 0..=1_000, DEFAULT_KEEP))
 }
 
 /// A label, or the beginning of one and `*`.

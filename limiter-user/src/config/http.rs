@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    Scope, auth, cors,
+    Scope, access_log, auth, cors,
     document::{
         Document, Tables, Text,
         http::{HttpDocument, TimeoutsDocument},
@@ -41,7 +41,6 @@ pub(super) fn check(
     let fallback = HttpDocument::default();
     let written = document.http.as_ref().unwrap_or(&fallback);
     report.later(&[&written.max_inspected_body], "max_body");
-    report.choice(written.access_log.as_ref(), &[("off", ())], &["json", "combined"]);
     let listeners = listener::check(written, scope, report);
     let mut resources = Resources {
         upstreams: upstream::check(&written.upstream, scope, report),
@@ -63,6 +62,7 @@ pub(super) fn check(
         trusted_proxies,
         trusted,
         bounds: bounds(written, report),
+        access_log: access_log::check(written.access_log.as_ref(), scope, report),
         timeouts: timeouts(&written.timeouts, report),
         guard: guard(escalation),
         upstreams: resources.upstreams,

@@ -6,7 +6,7 @@ const DAY_SECONDS: u64 = 86_400;
 
 /// A moment in UTC (proleptic Gregorian calendar, no leap seconds).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Civil {
+pub(crate) struct Civil {
     year: u64,
     month: u64,
     day: u64,
@@ -18,7 +18,7 @@ pub(super) struct Civil {
 
 impl Civil {
     /// From Unix ns; every `u64` is valid (1970 to 2554).
-    pub(super) const fn from_unix_ns(unix_ns: u64) -> Self {
+    pub(crate) const fn from_unix_ns(unix_ns: u64) -> Self {
         let seconds = unix_ns / 1_000_000_000;
         let (year, month, day) = date(seconds / DAY_SECONDS);
         let rest = seconds % DAY_SECONDS;
@@ -34,7 +34,7 @@ impl Civil {
     }
 
     /// RFC 3339 with microseconds, the `@timestamp` of the JSON form.
-    pub(super) fn rfc3339(self) -> impl fmt::Display {
+    pub(crate) fn rfc3339(self) -> impl fmt::Display {
         fmt::from_fn(move |f| {
             write!(
                 f,
@@ -46,6 +46,27 @@ impl Civil {
                 self.minute,
                 self.second,
                 self.nanosecond / 1000
+            )
+        })
+    }
+}
+
+impl Civil {
+    /// `15/Jan/2026:10:23:45 +0000`, as web servers write it.
+    pub(crate) fn common_log(self) -> impl fmt::Display {
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let month = usize::try_from(self.month - 1).ok().and_then(|month| MONTHS.get(month));
+        fmt::from_fn(move |f| {
+            write!(
+                f,
+                "{:02}/{}/{:04}:{:02}:{:02}:{:02} +0000",
+                self.day,
+                month.unwrap_or(&""),
+                self.year,
+                self.hour,
+                self.minute,
+                self.second
             )
         })
     }

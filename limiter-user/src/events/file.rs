@@ -23,10 +23,10 @@ pub(super) struct Destination {
 }
 
 #[derive(Debug)]
-struct Open {
-    file: File,
+pub(crate) struct Open {
+    pub(crate) file: File,
     /// Bytes in it; `None`: not a regular file, never rotated.
-    size: Option<u64>,
+    pub(crate) size: Option<u64>,
 }
 
 impl Destination {
@@ -91,7 +91,7 @@ impl Destination {
 
 /// Appends, never truncates; close-on-exec is std's default. `O_NONBLOCK` matters for a FIFO
 /// without a reader only: opening it fails instead of waiting.
-fn open_file(path: &Path) -> io::Result<Open> {
+pub(crate) fn open_file(path: &Path) -> io::Result<Open> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
     }
@@ -107,7 +107,7 @@ fn open_file(path: &Path) -> io::Result<Open> {
 }
 
 /// `log` becomes `log.1`, `log.1` becomes `log.2`, ...; what would be beyond `keep` is deleted.
-fn rotate(path: &Path, keep: u32) -> io::Result<()> {
+pub(crate) fn rotate(path: &Path, keep: u32) -> io::Result<()> {
     if keep == 0 {
         return fs::remove_file(path);
     }

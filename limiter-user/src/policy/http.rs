@@ -3,7 +3,7 @@
 //! Serialisable, because the agent sends it whole to the proxy process. Secrets appear only as
 //! SHA-256 digests, but for the private keys of listeners.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub struct HttpPolicy {
     pub trusted: Vec<IpNet>,
     /// Bounds on connections and messages.
     pub bounds: HttpBounds,
+    /// A line for each request; `None`: none.
+    pub access_log: Option<AccessLogPolicy>,
     /// How long each phase may take.
     pub timeouts: HttpTimeouts,
     /// Budget of failed attempts per client address.
@@ -88,6 +90,29 @@ pub struct HttpBounds {
     /// Bytes of a body that a client sends or takes, at least on average: beside the time that
     /// `timeouts` give it.
     pub min_body_rate: Rate,
+}
+
+/// Where the access log is, and how it is written.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AccessLogPolicy {
+    /// Form of a line.
+    pub format: AccessFormat,
+    /// Absolute path of the file, which the agent opens; reopened on SIGHUP.
+    pub path: PathBuf,
+    /// Rotated when the file is found larger than this many bytes.
+    pub rotate_bytes: u64,
+    /// How many rotated files to keep.
+    pub keep: u32,
+}
+
+/// How a request is written.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One object a line, Elastic Common Schema names.
+    Json,
+    /// Apache's combined log format.
+    Combined,
 }
 
 /// How long each phase may take.

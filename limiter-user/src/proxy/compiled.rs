@@ -22,8 +22,8 @@ use crate::{
     policy::{
         HttpPolicy, Mode,
         http::{
-            AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits, HeadersPolicy,
-            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits,
+            HeadersPolicy, HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
@@ -34,6 +34,7 @@ use crate::{
 pub(super) struct Compiled {
     pub(super) bounds: HttpBounds,
     pub(super) timeouts: HttpTimeouts,
+    pub(super) access_log: Option<AccessFormat>,
     pub(super) client_address: ClientAddressSource,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
@@ -170,6 +171,7 @@ impl Compiled {
         Ok(Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
+            access_log: policy.access_log.as_ref().map(|log| log.format),
             client_address: policy.client_address,
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
@@ -292,6 +294,9 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
             if *method == Method::GET {
                 methods.push("HEAD");
             }
+        }
+        if group.routes.iter().any(|index| routes[*index].methods.is_empty()) {
+            methods.extend(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]);
         }
         methods.sort_unstable();
         methods.dedup();

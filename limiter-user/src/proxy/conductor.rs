@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::Writer,
     compiled::Compiled,
     compiled_listener,
     core::{self, CoreSetup, ToCore},
@@ -64,6 +65,7 @@ pub(super) struct Conductor {
     /// Observations that no agent was there for, or that found no room on the way.
     lost: u64,
     last_counters: ProxyCounters,
+    access_log: Writer,
 }
 
 #[derive(Debug)]
@@ -82,10 +84,11 @@ enum Next {
 /// Runs the proxy on `link` until it is told to drain.
 pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (batches, mut incoming) = mpsc::channel(BATCH_QUEUE);
+    let (access_log, access_log_thread) = Writer::start()?;
     let watchman = Watchman::default();
     let (upstreams, mut notices) = Directory::new(cores.max(1));
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches, &watchman)?,
+        cores: start_cores(cores, &batches, &watchman, &access_log)?,
         watchman,
         limits: Counters::default(),
         upstreams,
@@ -98,6 +101,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         outbox: None,
         lost: 0,
         last_counters: ProxyCounters::default(),
+        access_log,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     ignore(SignalKind::interrupt())?;
@@ -115,6 +119,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     }
     conductor.run(&mut incoming, &mut notices, &mut terminate).await;
     conductor.drain(&mut incoming).await;
+    conductor.access_log.finish(access_log_thread).await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,6 +127,7 @@ fn start_cores(
     count: usize,
     batches: &mpsc::Sender<Batch>,
     watchman: &Watchman,
+    access_log: &Writer,
 ) -> io::Result<Vec<CoreHandle>> {
     let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
     all.iter()
@@ -138,6 +144,7 @@ fn start_cores(
                 all_counters: Arc::clone(&all),
                 clients: Arc::clone(&watchman.clients),
                 overload: Arc::clone(&watchman.overload),
+                access_log: access_log.clone(),
                 seed: u64::from_le_bytes(seed),
                 number,
             };
@@ -255,6 +262,7 @@ impl Conductor {
             ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
             ToProxy::Drain => return Next::Drain,
+            ToProxy::AccessLog => self.access_log.set_file(descriptors.into_iter().next()),
         }
         Next::GoOn
     }
@@ -356,6 +364,7 @@ impl Conductor {
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
         totals.servers = self.upstreams.counts();
+        totals.access_lost = self.access_log.lost();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
@@ -397,6 +406,7 @@ impl Conductor {
         }
         (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
         totals.servers = self.upstreams.counts();
+        totals.access_lost = self.access_log.lost();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;

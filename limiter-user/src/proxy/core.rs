@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    access_log::{AccessLog, Writer},
     clients::ClientConnections,
     compiled::Compiled,
     compiled_listener::{Listener, Listeners},
@@ -69,6 +70,7 @@ pub(super) struct CoreSetup {
     /// Of every core.
     pub(super) all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) clients: Arc<ClientConnections>,
+    pub(super) access_log: Writer,
     pub(super) overload: Arc<Overload>,
     pub(super) seed: u64,
     /// From 0.
@@ -103,6 +105,7 @@ pub(super) struct Core {
     pub(super) overload: Arc<Overload>,
     all_counters: Arc<[Arc<CoreCounters>]>,
     pub(super) report: Report,
+    pub(super) access_log: AccessLog,
     pub(super) authenticated: Recent,
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
@@ -126,15 +129,19 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             overload: setup.overload,
             all_counters: setup.all_counters,
             report: Report::new(setup.batches),
+            access_log: AccessLog::new(setup.access_log),
             authenticated: Recent::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
         });
         let flusher = Rc::clone(&core);
         tokio::task::spawn_local(async move { flusher.report.flush().await });
+        let logger = Rc::clone(&core);
+        tokio::task::spawn_local(async move { logger.access_log.flush().await });
         tokio::task::spawn_local(sweep(Rc::clone(&core)));
         serve(&core, setup.messages).await;
         core.report.flush_now();
+        core.access_log.flush_now();
     });
     Ok(())
 }

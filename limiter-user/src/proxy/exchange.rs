@@ -6,12 +6,13 @@
 use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{CONNECTION, UPGRADE, USER_AGENT},
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, HOST, REFERER, UPGRADE, USER_AGENT},
     request::Parts,
 };
 
 use super::{
+    access_log::Entry,
     body::{ResponseBody, Source},
     compiled::{Compiled, Route},
     core::{Core, InForce},
@@ -19,7 +20,7 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::Reply,
-    stage::{cors, request_id, response_headers, transform::ForwardedFor},
+    stage::{cors, request_id, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
@@ -57,6 +58,16 @@ pub(super) struct Exchange {
     pub(super) sent_bytes: u64,
     /// The client's time to take it.
     pub(super) pace: Pace,
+    /// What only the access log tells, if there is one.
+    logged: Option<Box<Logged>>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    version: Version,
+    host: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    trace: Option<String>,
 }
 
 impl Exchange {
@@ -73,6 +84,7 @@ impl Exchange {
         core.counters.requests.bump();
         let policy = &in_force.policy;
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
+        let logged = policy.access_log.map(|_| Box::new(Logged::of(parts)));
         watch.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
@@ -96,6 +108,7 @@ impl Exchange {
             status: 0,
             sent_bytes: 0,
             pace,
+            logged,
         })
     }
 
@@ -214,9 +227,63 @@ impl Exchange {
         })
     }
 
+    /// The line of the access log, if there is one.
+    fn log(&self, client: IpAddr, duration_ns: u64) {
+        let policy = &*self.in_force.policy;
+        let (Some(logged), Some(format)) = (&self.logged, policy.access_log) else {
+            return;
+        };
+        self.core.access_log.note(
+            format,
+            &Entry {
+                unix_ns: self.unix_ns,
+                duration_ns,
+                client,
+                peer: self.peer(),
+                principal: self.principal.as_ref().map(|who| &*who.record(policy).principal),
+                method: self.method.as_str(),
+                path: self.uri.path(),
+                version: logged.version(),
+                host: logged.host(&self.uri),
+                status: self.status,
+                sent_bytes: self.sent_bytes,
+                referer: logged.referer.as_ref().map_or(b"", HeaderValue::as_bytes),
+                user_agent: self.user_agent.as_ref().map_or(b"", HeaderValue::as_bytes),
+                id: self.id.as_bytes(),
+                route: self.route(policy).map_or("", |route| &route.name),
+                refusal: self.refusal.map_or("", Refusal::label),
+                trace: logged.trace.as_deref().unwrap_or_default(),
+            },
+        );
+    }
+
     fn tell(&self, client: IpAddr, outcome: ObservedOutcome) {
         let who = (self.peer(), client);
         self.core.report.note(self.unix_ns, who, outcome, || Some(self.facts()));
+    }
+}
+
+impl Logged {
+    fn of(parts: &Parts) -> Self {
+        Self {
+            version: parts.version,
+            host: parts.headers.get(HOST).cloned(),
+            referer: parts.headers.get(REFERER).cloned(),
+            trace: trace::trace_id(&parts.headers).map(str::to_owned),
+        }
+    }
+
+    fn version(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        }
+    }
+
+    fn host<'a>(&'a self, uri: &'a Uri) -> &'a [u8] {
+        let named = self.host.as_ref().map(HeaderValue::as_bytes);
+        named.or_else(|| uri.host().map(str::as_bytes)).unwrap_or_default()
     }
 }
 
@@ -240,6 +307,7 @@ impl Drop for Exchange {
         let route = self.route(&self.in_force.policy).map(|route| &route.name);
         let duration_ns = clock::monotonic_ns().saturating_sub(self.now_ns);
         counters.outcomes.count(route, self.status, self.refusal, duration_ns);
+        self.log(client, duration_ns);
         if self.forwarded {
             counters.forwarded.bump();
         }

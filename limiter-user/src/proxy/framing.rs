@@ -112,6 +112,11 @@ impl Framer {
         matches!(self.at, At::Head) && !self.head.is_empty()
     }
 
+    /// Whether a whole request was passed on whose answer has not ended.
+    pub(super) fn awaits_answer(&self) -> bool {
+        !self.answered && matches!(self.at, At::Body(0))
+    }
+
     /// Whether the socket is not to be read: what came last is not to be passed on yet.
     pub(super) fn is_full(&self) -> bool {
         !self.held.is_empty()
@@ -311,7 +316,7 @@ mod tests {
                     continue;
                 }
             }
-            if !framer.answered && matches!(framer.at, At::Body(0)) {
+            if framer.awaits_answer() {
                 framer.answered();
                 answers += 1;
                 continue;

@@ -122,6 +122,9 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     if is_misdirected(&exchange.connection, &target) {
         return Err(Refusal::Misdirected.into());
     }
+    if target.path() == "*" {
+        return Err(Reply::empty());
+    }
     let index = route::select(policy, &target, &parts.method)?;
     let route = &policy.routes[index];
     exchange.route = Some(index);

@@ -25,10 +25,14 @@ use super::{
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
-use crate::limits::AddressKey;
+use crate::{clock, limits::AddressKey};
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
+/// How long a request over HTTP/1 is still worked on whose client closed its side of the
+/// connection: some do when they have sent everything, most when they are gone.
+const HALF_CLOSED_NS: u64 = 1_000_000_000;
 
 /// Requests over HTTP/2 that a client may take back beyond those that were answered: as many as
 /// it may have at a time, twice.
@@ -50,6 +54,9 @@ pub(super) struct Connection {
     resets: Cell<u32>,
     aborted: Cell<bool>,
     draining: Cell<bool>,
+    /// The client closed its side behind a whole request over HTTP/1: until when that may mean
+    /// only that nothing more comes.
+    half_closed_ns: Cell<Option<u64>>,
     /// Of HTTP/1.
     framer: RefCell<Framer>,
     header_timeout: Duration,
@@ -119,6 +126,7 @@ impl Connection {
             resets: Cell::new(0),
             aborted: Cell::new(false),
             draining: Cell::new(false),
+            half_closed_ns: Cell::new(None),
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
@@ -185,6 +193,10 @@ impl Connection {
         mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         let mut framer = self.framer.borrow_mut();
+        if let Some(end_ns) = self.half_closed_ns.get() {
+            let is_waiting = framer.awaits_answer() && clock::coarse_monotonic_ns() < end_ns;
+            return if is_waiting { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
         let before = buffer.filled().len();
         loop {
             let Some(kept) = framer.release(buffer.remaining()) else {
@@ -204,6 +216,10 @@ impl Connection {
             ready!(read(buffer))?;
             let bytes = &buffer.filled()[before..];
             if bytes.is_empty() {
+                if framer.awaits_answer() {
+                    self.half_closed_ns.set(Some(clock::coarse_monotonic_ns() + HALF_CLOSED_NS));
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Ok(()));
             }
             let passed = framer.receive(bytes).unwrap_or(0);
@@ -248,7 +264,7 @@ impl Connection {
             if !streams.is_empty() {
                 return;
             }
-        } else if self.framer.borrow_mut().answered() {
+        } else if self.framer.borrow_mut().answered() || self.half_closed_ns.get().is_some() {
             self.watch.wake();
         }
         let limit = if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle };
@@ -310,6 +326,9 @@ impl Connection {
 
     fn expire(&self, now_ns: u64) {
         self.watch.expire(now_ns);
+        if self.half_closed_ns.get().is_some_and(|end_ns| now_ns >= end_ns) {
+            self.watch.wake();
+        }
         for stream in self.streams.borrow().iter() {
             stream.expire(now_ns);
         }

@@ -23,8 +23,8 @@ pub(super) struct Reply {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Answer {
     Refused(Refusal),
-    /// A preflight that the policy admits.
-    Preflight,
+    /// There is nothing to say: a preflight that the policy admits, `OPTIONS *`.
+    Empty,
     /// The same over HTTPS.
     Redirect,
 }
@@ -47,9 +47,9 @@ impl Reply {
         }
     }
 
-    /// Answers a preflight.
-    pub(super) fn preflight() -> Self {
-        Self { answer: Answer::Preflight, headers: Vec::new(), close: false }
+    /// Says that all is well, such as to a preflight, without a body.
+    pub(super) fn empty() -> Self {
+        Self { answer: Answer::Empty, headers: Vec::new(), close: false }
     }
 
     /// Sends the client elsewhere, for good.
@@ -71,7 +71,7 @@ impl Reply {
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self.answer {
             Answer::Refused(refusal) => Some(refusal),
-            Answer::Preflight | Answer::Redirect => None,
+            Answer::Empty | Answer::Redirect => None,
         }
     }
 
@@ -87,7 +87,7 @@ impl Reply {
         let mut response = Response::new(());
         *response.headers_mut() = space;
         let body = match self.answer {
-            Answer::Preflight => {
+            Answer::Empty => {
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Bytes::new()
             }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_preflight_is_empty_and_keeps_the_connection() {
         let id = HeaderValue::from_static("0123456789abcdef");
-        let (response, body) = Reply::preflight().into_parts(&id, HeaderMap::new());
+        let (response, body) = Reply::empty().into_parts(&id, HeaderMap::new());
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         assert!(body.is_empty() && response.headers().is_empty());
     }

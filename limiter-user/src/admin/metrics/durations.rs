@@ -22,8 +22,11 @@ pub(super) fn encode(
     let none: Option<&HashMap<usize, Exemplar<NoLabelSet, f64>>> = None;
     let mut family = encoder.encode_descriptor(NAME, HELP, None, MetricType::Histogram)?;
     for one in durations {
-        let buckets: Vec<(f64, u64)> =
-            one.buckets.iter().map(|(bound, count)| (bound.unwrap_or(f64::MAX), *count)).collect();
+        let buckets: Vec<(f64, u64)> = one
+            .buckets
+            .iter()
+            .map(|(bound, count)| (bound.unwrap_or(f64::INFINITY), *count))
+            .collect();
         let all = buckets.iter().map(|(_, count)| count).sum();
         let labels = [(LABEL, one.route.as_str())];
         family.encode_family(&labels)?.encode_histogram(one.sum_seconds, all, &buckets, none)?;

@@ -65,7 +65,7 @@ mod tests {
                 - `scope`: `kernel`, `http`\n\
                 - `stage`: `kernel` (the ring buffer was full: the packets are told as source \
                 `other`), `proxy` (between the processes), `escalation` (evidence that found no \
-                room), `followers` (readers of the stream), `sink NAME`, `sinks_removed`\n";
+                room), `access_log` (lines that found no room or no disk), `followers` (readers of the stream), `sink NAME`, `sinks_removed`\n";
         out
     }
 }

@@ -81,6 +81,11 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
             mode_words(cors.mode)
         )?;
     }
+    if let Some(log) = &http.access_log {
+        let (path, bytes, keep) = (log.path.display(), log.rotate_bytes, log.keep);
+        let form = word(&log.format);
+        writeln!(out, "  access log  {path}, {form} (rotated at {bytes} bytes, {keep} kept)")?;
+    }
     writeln!(out, "  guard       {} failed attempts per client", rate_words(http.guard.failures))
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Flag, Later, Number, Text, shapes::NamesDocument};
+use super::{
+    Flag, Later, Number, Text,
+    shapes::{AccessLogDocument, NamesDocument},
+};
 
 /// `[http]`: the request half.
 #[derive(Default, Deserialize)]
@@ -33,8 +36,8 @@ pub(in crate::config) struct HttpDocument {
     pub(in crate::config) timeouts: TimeoutsDocument,
     /// Of a body that a client sends or takes. Default `256B/s`.
     pub(in crate::config) min_body_rate: Option<Text>,
-    /// `off`.
-    pub(in crate::config) access_log: Option<Text>,
+    /// `off` (default), `json`, `combined`, or a table.
+    pub(in crate::config) access_log: Option<Spanned<AccessLogDocument>>,
     /// Where requests arrive. Default: `127.0.0.1:8080`.
     pub(in crate::config) listener: Vec<ListenerDocument>,
     /// Where requests go.

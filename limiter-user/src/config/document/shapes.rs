@@ -9,7 +9,9 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::Text;
+use toml::Spanned;
+
+use super::{RotateDocument, Text};
 
 /// `"name"` or `["name", ...]`.
 pub(in crate::config) enum NamesDocument {
@@ -85,6 +87,52 @@ impl<'de> Deserialize<'de> for TrustedDocument {
             }
         }
         deserializer.deserialize_any(Trusted)
+    }
+}
+
+/// `"json"` or `{ format = "json", path = "access.log" }`.
+pub(in crate::config) struct AccessLogDocument {
+    /// The format, if it was written as a bare string.
+    pub(in crate::config) bare: Option<String>,
+    /// The table.
+    pub(in crate::config) table: AccessLogTable,
+}
+
+/// The table form of an access log.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct AccessLogTable {
+    /// `json` or `combined`.
+    pub(in crate::config) format: Option<Text>,
+    /// Default `/var/log/limiter/access.log`.
+    pub(in crate::config) path: Option<Text>,
+    /// Default `{ size = "100MB", keep = 10 }`.
+    pub(in crate::config) rotate: Option<Spanned<RotateDocument>>,
+}
+
+impl<'de> Deserialize<'de> for AccessLogDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AccessLog;
+        impl<'de> Visitor<'de> for AccessLog {
+            type Value = AccessLogDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"off\", \"json\", \"combined\", or { format, path, rotate }")
+            }
+
+            fn visit_str<E: de::Error>(self, format: &str) -> Result<Self::Value, E> {
+                let table = AccessLogTable::default();
+                Ok(AccessLogDocument { bare: Some(format.to_owned()), table })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                Ok(AccessLogDocument {
+                    bare: None,
+                    table: Deserialize::deserialize(MapAccessDeserializer::new(map))?,
+                })
+            }
+        }
+        deserializer.deserialize_any(AccessLog)
     }
 }
 

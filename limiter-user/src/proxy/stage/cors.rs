@@ -73,7 +73,7 @@ pub(in crate::proxy) fn violation(
 
 /// The answer to a preflight that may go on; what [`apply`] sets comes on top.
 pub(in crate::proxy) fn answer(cors: &Cors) -> Reply {
-    let reply = Reply::preflight()
+    let reply = Reply::empty()
         .with(ACCESS_CONTROL_ALLOW_METHODS, cors.allow_methods.clone())
         .with(ACCESS_CONTROL_MAX_AGE, cors.max_age.clone())
         .with(

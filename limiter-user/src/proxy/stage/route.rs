@@ -42,7 +42,8 @@ pub(in crate::proxy) fn select(
         .ok_or_else(|| Reply::refuse(Refusal::MethodNotAllowed).with(ALLOW, group.allow.clone()))
 }
 
-/// The route that names the method, or else GET for HEAD, or else none.
+/// The route that names the method, or else GET for HEAD, or else none. TRACE must be named: it
+/// gives away what is added to requests here.
 fn by_method(policy: &Compiled, group: &RouteGroup, method: &Method) -> Option<usize> {
     let rank = |index: usize| {
         let methods = &policy.routes[index].methods;
@@ -51,7 +52,7 @@ fn by_method(policy: &Compiled, group: &RouteGroup, method: &Method) -> Option<u
         } else if *method == Method::HEAD && methods.contains(&Method::GET) {
             Some(1)
         } else {
-            methods.is_empty().then_some(2)
+            (methods.is_empty() && *method != Method::TRACE).then_some(2)
         }
     };
     let ranked = group.routes.iter().filter_map(|index| Some((rank(*index)?, *index)));

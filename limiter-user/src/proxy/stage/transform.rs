@@ -332,11 +332,10 @@ mod tests {
     #[test]
     fn address_headers() {
         let peer = "10.0.0.1".parse().unwrap();
-        let alone = ForwardedFor::new(peer, peer, true);
-        assert_eq!(alone.forwarded, "for=10.0.0.1;proto=https");
+        let alone = ForwardedFor::new(peer, peer, false);
         assert_eq!(alone.chain, "10.0.0.1");
-        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, false);
+        let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, true);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
-        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
     }
 }

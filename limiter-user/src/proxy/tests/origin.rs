@@ -136,6 +136,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         trusted_proxies: Vec::new(),
         trusted: Vec::new(),
         bounds: BOUNDS,
+        access_log: None,
         timeouts: HttpTimeouts {
             handshake: Duration::from_secs(5),
             header: 5 * second,

@@ -146,7 +146,11 @@ fn routes_and_what_they_name() {
         check(&format!("{API}{text}\n"), expected, &mut failures);
     }
     for (key, expected) in [
-        ("access_log = \"json\"", "\"json\" is not supported by this version (supported: \"off\")"),
+        ("access_log = \"xml\"", "\"xml\" is not one of \"off\", \"json\", \"combined\""),
+        ("access_log = { path = \"x\" }", "`format` is missing"),
+        ("access_log = { format = \"json\", rotate = { size = \"1B\" } }", "at least 4096 bytes"),
+        ("access_log = { kind = \"json\" }", "unknown key `kind`"),
+        ("access_log = true", "\"off\", \"json\", \"combined\", or {"),
         ("client_address = \"proxy\"", "no listener expects the PROXY protocol"),
         ("client_address = \"x-forwarded-for\"", "`trusted_proxies` is empty"),
         ("max_inspected_body = \"1MB\"", "http.max_inspected_body: not supported"),
