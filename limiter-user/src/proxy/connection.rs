@@ -162,6 +162,6 @@ fn limits(bounds: HttpBounds) -> Limits {
 /// Counts and tells a request of which no head was read.
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refuse(refusal);
-    let who = (connection.peer, connection.client());
+    let who = (connection.peer, connection.source().unwrap_or(connection.peer));
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

@@ -209,11 +209,15 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             max_age: 60 * second,
             mode: Mode::Enforce,
         }],
-        headers: vec![HeadersPolicy {
-            name: "api".into(),
-            set: vec![("x-frame-options".into(), "DENY".into())],
-            remove: vec!["server".into()],
-        }],
+        headers: vec![headers()],
+    }
+}
+
+fn headers() -> HeadersPolicy {
+    HeadersPolicy {
+        name: "api".into(),
+        set: vec![("x-frame-options".into(), "DENY".into())],
+        remove: vec!["server".into()],
     }
 }
 
