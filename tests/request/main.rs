@@ -19,6 +19,8 @@ mod order;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod servers;
