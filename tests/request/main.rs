@@ -27,6 +27,8 @@ mod pace;
 #[cfg(test)]
 mod proxy_protocol;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod servers;

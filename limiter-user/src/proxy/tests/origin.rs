@@ -112,6 +112,19 @@ const BOUNDS: HttpBounds = HttpBounds {
     min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
+fn upstream(origin: &Origin) -> UpstreamPolicy {
+    let host = "127.0.0.1".into();
+    UpstreamPolicy {
+        name: "origin".into(),
+        servers: vec![ServerPolicy { scheme: Scheme::Http, host, port: origin.port }],
+        balance: Balance::default(),
+        health: None,
+        breaker: None,
+        retries: 0,
+        roots: Vec::new(),
+    }
+}
+
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
 pub(super) fn policy(origin: &Origin) -> HttpPolicy {
     let second = Duration::from_secs(1);
@@ -150,19 +163,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             failures: Rate { count: 5, period: 600 * second },
             mode: Mode::Enforce,
         },
-        upstreams: vec![UpstreamPolicy {
-            name: "origin".into(),
-            servers: vec![ServerPolicy {
-                scheme: Scheme::Http,
-                host: "127.0.0.1".into(),
-                port: origin.port,
-            }],
-            balance: Balance::default(),
-            health: None,
-            breaker: None,
-            retries: 0,
-            roots: Vec::new(),
-        }],
+        upstreams: vec![upstream(origin)],
         routes: vec![
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
