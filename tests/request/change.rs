@@ -10,14 +10,14 @@ use std::{
     },
     path::PathBuf,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use limiter_tests::{
     http,
     load::{Load, Tally},
     process::{self, Limiter},
-    wait::eventually,
+    wait::{Deadline, eventually},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -91,7 +91,7 @@ fn a_reload_every_100_ms_fails_no_request_and_forgets_no_count() {
     site.limiter.restart();
     let traffic = Traffic::start(&site);
     let (open, limited) = routes();
-    let began = Instant::now();
+    let began = Deadline::after(Duration::ZERO);
     let mut reloads = 0_u32;
     let mut slowest = Duration::ZERO;
     while began.elapsed() < LASTS {
@@ -99,7 +99,7 @@ fn a_reload_every_100_ms_fails_no_request_and_forgets_no_count() {
         let more = format!(
             "{limited}[[http.route]]\npath = \"/more{reloads}\"\nauth = \"none\"\nlimits = \"none\"\n"
         );
-        let asked = Instant::now();
+        let asked = Deadline::after(Duration::ZERO);
         if reloads % 10 == 9 {
             site.reload("", &open, &more);
         } else {
@@ -127,7 +127,7 @@ fn a_killed_proxy_is_back_within_100_ms_and_forgets_no_count() {
     for _ in 0..10 {
         let before = site.limiter.proxy_pid();
         let proxy = i32::try_from(before.unwrap()).unwrap();
-        let began = Instant::now();
+        let began = Deadline::after(Duration::ZERO);
         // Not waited for: a connection that it did not take waits for the next.
         kill(Pid::from_raw(proxy), Signal::SIGKILL).unwrap();
         while fs::metadata(format!("/proc/{proxy}/ns/net")).is_ok() {}
@@ -236,9 +236,9 @@ impl Manager {
     #[track_caller]
     fn told(&self, line: &str) -> String {
         let mut bytes = [0; 4096];
-        let until = Instant::now() + SOON;
+        let until = Deadline::after(SOON);
         loop {
-            assert!(Instant::now() < until, "no {line}");
+            assert!(!until.is_over(), "no {line}");
             let length = self.socket.recv(&mut bytes).unwrap_or_else(|_| panic!("no {line}"));
             let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
             if text.lines().any(|found| found == line) {

@@ -19,7 +19,7 @@ use super::{
     compiled::Compiled,
     compiled_listener,
     core::{self, CoreSetup, ToCore},
-    meeting::{finished, greet, meet, rendezvous},
+    meeting::{finished, greet, meet, receive, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
     peers::Peers,
@@ -411,13 +411,5 @@ impl Conductor {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;
         }
-    }
-}
-
-/// The agent's next message; never, without an agent.
-async fn receive(agent: Option<&mut LinkReceiver>) -> io::Result<Option<(ToProxy, Vec<OwnedFd>)>> {
-    match agent {
-        Some(agent) => agent.recv().await,
-        None => std::future::pending().await,
     }
 }
