@@ -20,6 +20,7 @@ mod compiled_listener;
 mod conductor;
 mod connection;
 mod core;
+mod cores;
 pub(crate) mod diagnostics;
 mod exchange;
 pub(crate) mod explain;

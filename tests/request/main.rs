@@ -25,9 +25,9 @@ mod order;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
-mod proxy_protocol;
-#[cfg(test)]
 mod protocols;
+#[cfg(test)]
+mod proxy_protocol;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
