@@ -18,6 +18,8 @@ const FIELDS: [(&str, &str); 4] = [
     ("Sec-WebSocket-Version", "13"),
 ];
 
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                          Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\
                          \r\n\r\n";
@@ -105,7 +107,7 @@ fn only_what_was_asked_for_is_granted() {
     // Not asked for, or not in a way that can be granted: the server does not hear of it.
     site.origin.by_default(Behaviour::ok("plain"));
     site.origin.take();
-    let cases: [(&str, &[(&str, &str)], &[u8]); 5] = [
+    let cases: [(&str, Fields<'_>, &[u8]); 5] = [
         ("POST", &FIELDS[..2], b"body"),
         ("GET", &[("Upgrade", "websocket")], b""),
         ("GET", &[("Connection", "upgrade"), ("Upgrade", "h2c")], b""),
