@@ -109,6 +109,19 @@ fn who_connects_while_requests_are_finished_is_refused() {
 }
 
 #[test]
+fn an_interrupt_waits_for_no_request() {
+    let mut edge = Edge::start("", PLAIN);
+    edge.origin.on("/stall", Behaviour::Stall);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| edge.curl(&["http://127.0.0.1:8080/stall"]));
+        edge.origin.take_one(SOON);
+        edge.limiter.signal(Signal::SIGINT);
+        assert_ne!(client.join().unwrap().code, Some(0));
+    });
+    assert!(edge.limiter.wait_end(Duration::from_millis(1500)).success());
+}
+
+#[test]
 fn other_clients_are_understood() {
     let edge = Edge::start("", PLAIN);
     let url = "http://127.0.0.1:8080/";
