@@ -25,6 +25,8 @@ mod pace;
 #[cfg(test)]
 mod proxy_protocol;
 #[cfg(test)]
+mod rest;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod streaming;

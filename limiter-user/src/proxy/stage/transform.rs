@@ -336,6 +336,6 @@ mod tests {
         assert_eq!(alone.chain, "10.0.0.1");
         let behind = ForwardedFor::new("2001:db8::1".parse().unwrap(), peer, true);
         assert_eq!(behind.chain, "2001:db8::1, 10.0.0.1");
-        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(behind.forwarded, "for=\"[2001:db8::1]\";proto=https");
     }
 }

@@ -112,6 +112,11 @@ const BOUNDS: HttpBounds = HttpBounds {
     min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
+const GUARD: GuardPolicy = GuardPolicy {
+    failures: Rate { count: 5, period: Duration::from_secs(600) },
+    mode: Mode::Enforce,
+};
+
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
 pub(super) fn policy(origin: &Origin) -> HttpPolicy {
     let second = Duration::from_secs(1);
@@ -146,10 +151,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             upstream: 5 * second,
             drain: 3 * second,
         },
-        guard: GuardPolicy {
-            failures: Rate { count: 5, period: 600 * second },
-            mode: Mode::Enforce,
-        },
+        guard: GUARD,
         upstreams: vec![UpstreamPolicy {
             name: "origin".into(),
             servers: vec![ServerPolicy {
