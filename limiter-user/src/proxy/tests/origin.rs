@@ -113,7 +113,7 @@ const BOUNDS: HttpBounds = HttpBounds {
 };
 
 const GUARD: GuardPolicy = GuardPolicy {
-    failures: Rate { count: 5, period: Duration::from_secs(600) },
+    failures: Rate { count: 5, period: Duration::from_mins(10) },
     mode: Mode::Enforce,
 };
 
