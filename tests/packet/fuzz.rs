@@ -3,8 +3,12 @@
 
 use limiter_tests::{
     frames::{Generator, mutate},
-    fuzzing::{TARGETS, decide, parser, records},
+    fuzzing::{TARGETS, decide, link, parser, records},
     random::Random,
+};
+use limiter_user::{
+    config,
+    link::{FromProxy, Hello, HttpBan, Strain, ToProxy, codec::encode},
 };
 
 const SEED: u64 = 0xf0_22ed;
@@ -43,6 +47,43 @@ fn arbitrary_words_are_read_as_records() {
     for _ in 0..RUNS {
         let length = random.below(1_200);
         records(&random.bytes(length));
+    }
+}
+
+#[test]
+fn frames_of_the_link_gone_wrong_are_refused_or_understood() {
+    let text = "[http]\n[[http.upstream]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n\
+                [[http.route]]\nauth = \"none\"\nlimits = [\"l\"]\n[limits.l]\nrate = \"1/s\"\n";
+    let file = std::env::temp_dir().join(format!("limiter-fuzz-{}.toml", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let nothing = |_: &str| None;
+    let sources = config::Sources { file: Some(file.clone()), ..config::Sources::new(&nothing) };
+    let policy = Box::new(config::load(&sources).unwrap().policy.http.unwrap());
+    std::fs::remove_file(file).unwrap();
+    let prefix = "192.0.2.0/24".parse().unwrap();
+    let to_proxy = [
+        ToProxy::Hello(Hello::of_this_process("x")),
+        ToProxy::Policy { generation: 7, policy },
+        ToProxy::HttpBans(vec![HttpBan { prefix, expires_ns: 9 }; 3]),
+        ToProxy::CloseConnections(vec![prefix]),
+        ToProxy::LimiterMemory,
+    ];
+    let from_proxy = [
+        FromProxy::PolicyApplied { generation: 7 },
+        FromProxy::Counters(Box::default()),
+        FromProxy::Overload(Some(Strain::Memory)),
+    ];
+    let mut random = Random::new(SEED);
+    for frame in to_proxy.iter().map(encode).chain(from_proxy.iter().map(encode)) {
+        let frame = frame.unwrap();
+        link(&frame);
+        let mut data = Vec::new();
+        for _ in 0..RUNS / 10 {
+            mutate(&mut random, &mut data, &frame);
+            link(&data);
+            link(data.get(4..).unwrap_or_default());
+            data.clone_from(&frame);
+        }
     }
 }
 

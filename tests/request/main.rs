@@ -9,6 +9,8 @@ mod change;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod h2;
@@ -23,16 +25,22 @@ mod order;
 #[cfg(test)]
 mod pace;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod proxy_protocol;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod upstream;

@@ -87,11 +87,21 @@ impl Site {
 }
 
 pub(crate) fn configuration(origin: &Origin, http: &str, route: &str, sections: &str) -> String {
+    configuration_of(&[origin.url()], "", http, route, sections)
+}
+
+/// With these servers, and these lines in their `[[http.upstream]]`.
+pub(crate) fn configuration_of(
+    servers: &[String],
+    upstream: &str,
+    http: &str,
+    route: &str,
+    sections: &str,
+) -> String {
     format!(
         "{SINKS}[http]\n{http}\n[[http.listener]]\naddress = \"0.0.0.0:8080\"\n\
-         [[http.upstream]]\nname = \"api\"\nservers = [\"{}\"]\n\
+         [[http.upstream]]\nname = \"api\"\nservers = {servers:?}\n{upstream}\n\
          [[http.route]]\n{route}\n{sections}",
-        origin.url()
     )
 }
 

@@ -1,6 +1,9 @@
 //! What a fuzzer calls with arbitrary bytes, and what must hold of the outcome: shared by the
 //! coverage-guided targets (`cargo xtask fuzz`) and by a short run of fixed seeds in the tests.
 
+#[path = "fuzzing/link.rs"]
+mod link;
+
 use std::net::IpAddr;
 
 use limiter_common::{
@@ -18,6 +21,7 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
+pub use self::link::link;
 use crate::{
     lists::{Entry, Lists},
     policy::Policy,
@@ -28,8 +32,8 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 3] =
-    [("decide", decide), ("parser", parser), ("records", records)];
+pub const TARGETS: [(&str, Target); 4] =
+    [("decide", decide), ("link", link), ("parser", parser), ("records", records)];
 
 const START_NS: u64 = 1_000_000_000_000;
 const SETS: u32 = 4;

@@ -50,6 +50,13 @@ pub enum Behaviour {
     Raw(Vec<u8>),
     /// These bytes as they are, then closes.
     RawThenClose(Vec<u8>),
+    /// These bytes after the head, then reads the body.
+    Early(Vec<u8>),
+    /// Reads no more after the head.
+    Deaf,
+    /// These bytes, then everything that comes back as it came, until the peer closes or has sent
+    /// something that ends in `bye`.
+    Tunnel(Vec<u8>),
 }
 
 impl Behaviour {

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     command::{cargo, command, run, step},
+    ebpf,
     workspace::Workspace,
 };
 
 /// Every target.
-const TARGETS: [&str; 3] = ["decide", "parser", "records"];
+const TARGETS: [&str; 4] = ["decide", "link", "parser", "records"];
 
 /// Counters for edges, and comparisons told to the fuzzer (clang's `SanitizerCoverage`).
 const INSTRUMENT: &str = "--cfg fuzzing -Cpasses=sancov-module \
@@ -31,6 +32,7 @@ pub(crate) fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) ->
         Some(name) => bail!("no fuzz target {name}; there are: {}", TARGETS.join(", ")),
     };
     let place = workspace.target.join("fuzz");
+    ebpf::compile(workspace)?;
     let mut build = cargo(workspace);
     // With `--target`, build scripts are not instrumented.
     let host = host_target()?;
@@ -38,6 +40,7 @@ pub(crate) fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) ->
         .args(["build", "--release", "--locked", "--target", &host, "--manifest-path"])
         .arg(workspace.root.join("fuzz/Cargo.toml"))
         .env("CARGO_TARGET_DIR", &place)
+        .env("LIMITER_EBPF_OBJECT", workspace.ebpf_object())
         .env("RUSTFLAGS", INSTRUMENT);
     step("building the fuzz targets", &mut build)?;
     for name in targets {

@@ -76,6 +76,10 @@ impl Agent {
     }
 
     async fn successor(&self) -> Result<(), String> {
+        if self.inner.borrow().trial.is_some() {
+            // It would end with this program, and what is on trial would stay.
+            return Err("a configuration is on trial".to_owned());
+        }
         let child = Command::new(&self.program)
             .args(env::args_os().skip(1))
             .arg("--check-only")

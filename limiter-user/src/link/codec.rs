@@ -20,6 +20,9 @@ use super::{Hello, MAX_FRAME_BYTES, PROTOCOL_VERSION, descriptors};
 
 const LENGTH_BYTES: usize = 4;
 
+/// Memory that a frame takes before its bytes are there.
+const GROWTH_BYTES: usize = 64 << 10;
+
 /// One end of the link.
 #[derive(Debug)]
 pub struct Link {
@@ -121,19 +124,17 @@ impl LinkReceiver {
     /// long, cut off or not a `T`; the link is unusable then.
     pub async fn recv<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         loop {
-            if self.filled == self.frame.len() {
-                let body = frame_bytes(&self.frame)?;
-                if self.filled == LENGTH_BYTES + body {
-                    let message = decode(&self.frame[LENGTH_BYTES..])?;
+            let wanted = match progress(&self.frame[..self.filled])? {
+                Progress::Message(message) => {
                     self.frame.truncate(LENGTH_BYTES);
-                    self.frame.shrink_to(64 << 10);
+                    self.frame.shrink_to(GROWTH_BYTES);
                     self.filled = 0;
                     return Ok(Some((message, std::mem::take(&mut self.descriptors))));
                 }
-                // Grown as bytes arrive, so that a length alone reserves no memory.
-                let room = (LENGTH_BYTES + body).min(self.filled + (64 << 10));
-                self.frame.resize(room, 0);
-            }
+                Progress::Needs(wanted) => wanted,
+            };
+            // Grown as bytes arrive, so that a length alone reserves no memory.
+            self.frame.resize(wanted.min(self.filled + GROWTH_BYTES), 0);
             let (socket, unread, owned) =
                 (&self.socket, &mut self.frame[self.filled..], &mut self.descriptors);
             let count = socket
@@ -156,6 +157,28 @@ impl LinkReceiver {
     }
 }
 
+/// How far bytes of the link have come.
+#[derive(Debug, PartialEq)]
+pub enum Progress<T> {
+    /// So many bytes in all are needed for the next step.
+    Needs(usize),
+    /// They are one frame.
+    Message(T),
+}
+
+/// What these bytes, from the beginning of a frame and no further than its end, come to.
+/// `InvalidData` for a length out of bounds, or a body that is not a `T`.
+pub fn progress<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<Progress<T>> {
+    if bytes.len() < LENGTH_BYTES {
+        return Ok(Progress::Needs(LENGTH_BYTES));
+    }
+    let wanted = LENGTH_BYTES + frame_bytes(bytes)?;
+    if bytes.len() < wanted {
+        return Ok(Progress::Needs(wanted));
+    }
+    decode(&bytes[LENGTH_BYTES..]).map(Progress::Message)
+}
+
 impl Hello {
     /// This process, speaking [`PROTOCOL_VERSION`].
     pub fn of_this_process(build: impl Into<String>) -> Self {
@@ -168,8 +191,9 @@ impl Hello {
     }
 }
 
-/// Length and body of one frame.
-fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+/// Length and body of one frame. `InvalidInput` if the body would be longer than
+/// [`MAX_FRAME_BYTES`].
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut bytes = postcard::to_extend(message, vec![0; LENGTH_BYTES])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let body = bytes.len() - LENGTH_BYTES;

@@ -33,15 +33,17 @@ pub struct Router {
 struct Paths {
     /// By path.
     exact: Vec<(Box<str>, usize)>,
-    /// By path.
+    /// By path, without the one of every path: comparing with no text at all is slow (a masked load
+    /// of nothing from nowhere).
     prefixes: Vec<Prefix>,
+    root: Option<Prefix>,
     /// Most specific first.
     globs: Vec<RankedGlob>,
 }
 
 #[derive(Debug)]
 struct Prefix {
-    /// Without a slash at its end: empty matches every path.
+    /// Without a slash at its end.
     path: Box<str>,
     /// Place of the longest other one that this one begins with.
     parent: Option<usize>,
@@ -127,6 +129,9 @@ impl Paths {
         paths.exact.dedup_by(|later, first| later.0 == first.0);
         paths.prefixes.sort_by(|one, other| one.path.cmp(&other.path));
         paths.prefixes.dedup_by(|later, first| later.path == first.path);
+        if paths.prefixes.first().is_some_and(|prefix| prefix.path.is_empty()) {
+            paths.root = Some(paths.prefixes.remove(0));
+        }
         for place in 1..paths.prefixes.len() {
             let path = paths.prefixes[place].path.clone();
             // Whatever this one begins with stands before it, the longest last.
@@ -167,7 +172,7 @@ impl Paths {
             }
             place = prefix.parent;
         }
-        None
+        self.root.as_ref().filter(|_| path.starts_with('/'))
     }
 }
 

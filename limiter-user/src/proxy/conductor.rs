@@ -4,9 +4,7 @@
 //! the agent dies the cores go on with what they have; a later agent finds the rendezvous socket.
 //! Without that socket, or without listeners, there is nothing to go on for: the proxy ends.
 
-use std::{
-    io, os::fd::OwnedFd, process::ExitCode, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration,
-};
+use std::{io, os::fd::OwnedFd, process::ExitCode, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     net::UnixListener,
@@ -18,12 +16,13 @@ use super::{
     access_log::Writer,
     compiled::Compiled,
     compiled_listener,
-    core::{self, CoreSetup, ToCore},
-    meeting::{finished, greet, meet, rendezvous},
+    core::ToCore,
+    cores::Cores,
+    meeting::{finished, greet, meet, receive, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
-    registry::Peers,
-    report::{Batch, CoreCounters},
+    peers::Peers,
+    report::Batch,
     tls::TlsConfigs,
     upstream::Directory,
 };
@@ -39,16 +38,13 @@ use crate::{
 /// How often totals are sent, if they changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
-/// Messages that may wait for a core.
-const CORE_QUEUE: usize = 256;
-
 /// Batches that may wait for the link.
 const BATCH_QUEUE: usize = 256;
 
 /// Everything the main thread holds.
 #[derive(Debug)]
 pub(super) struct Conductor {
-    cores: Vec<CoreHandle>,
+    cores: Cores,
     limits: Counters,
     watchman: Watchman,
     upstreams: Directory,
@@ -68,13 +64,6 @@ pub(super) struct Conductor {
     access_log: Writer,
 }
 
-#[derive(Debug)]
-struct CoreHandle {
-    messages: mpsc::Sender<ToCore>,
-    counters: Arc<CoreCounters>,
-    thread: JoinHandle<()>,
-}
-
 #[derive(Debug, Eq, PartialEq)]
 enum Next {
     GoOn,
@@ -88,7 +77,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let watchman = Watchman::default();
     let (upstreams, mut notices) = Directory::new(cores.max(1));
     let mut conductor = Conductor {
-        cores: start_cores(cores, &batches, &watchman, &access_log)?,
+        cores: Cores::start(cores, &batches, &watchman, &access_log)?,
         watchman,
         limits: Counters::default(),
         upstreams,
@@ -118,45 +107,10 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
         }
     }
     conductor.run(&mut incoming, &mut notices, &mut terminate).await;
+    let access_log = conductor.access_log.clone();
     conductor.drain(&mut incoming).await;
-    conductor.access_log.finish(access_log_thread).await;
+    access_log.finish(access_log_thread).await;
     Ok(ExitCode::SUCCESS)
-}
-
-fn start_cores(
-    count: usize,
-    batches: &mpsc::Sender<Batch>,
-    watchman: &Watchman,
-    access_log: &Writer,
-) -> io::Result<Vec<CoreHandle>> {
-    let all: Arc<[Arc<CoreCounters>]> = (0..count.max(1)).map(|_| Arc::default()).collect();
-    all.iter()
-        .enumerate()
-        .map(|(number, counters)| {
-            let (messages, received) = mpsc::channel(CORE_QUEUE);
-            let counters = Arc::clone(counters);
-            let mut seed = [0; 8];
-            aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other)?;
-            let setup = CoreSetup {
-                messages: received,
-                batches: batches.clone(),
-                counters: Arc::clone(&counters),
-                all_counters: Arc::clone(&all),
-                clients: Arc::clone(&watchman.clients),
-                overload: Arc::clone(&watchman.overload),
-                access_log: access_log.clone(),
-                seed: u64::from_le_bytes(seed),
-                number,
-            };
-            let thread =
-                std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
-                    if let Err(error) = core::run(setup) {
-                        log::error!("core {number}: {error}");
-                    }
-                })?;
-            Ok(CoreHandle { messages, counters, thread })
-        })
-        .collect()
 }
 
 /// The terminal's signals reach the whole group; the agent decides what they mean.
@@ -240,7 +194,7 @@ impl Conductor {
             ToProxy::Hello(_) => {}
             ToProxy::Listeners(addresses) if addresses.len() == descriptors.len() => {
                 self.sockets = Arc::new(addresses.into_iter().zip(descriptors).collect());
-                self.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
+                self.cores.tell(&ToCore::Listeners(Arc::clone(&self.sockets))).await;
             }
             ToProxy::Listeners(addresses) => log::error!(
                 "{} listening sockets for {} addresses",
@@ -253,11 +207,11 @@ impl Conductor {
                 None => log::error!("no rendezvous socket beside its frame"),
             },
             ToProxy::Policy { generation, policy } => self.apply(generation, &policy).await,
-            ToProxy::HttpBans(bans) => self.tell(&ToCore::Bans(Arc::new(bans))).await,
-            ToProxy::AddHttpBans(bans) => self.tell(&ToCore::AddBans(Arc::new(bans))).await,
+            ToProxy::HttpBans(bans) => self.cores.tell(&ToCore::Bans(Arc::new(bans))).await,
+            ToProxy::AddHttpBans(bans) => self.cores.tell(&ToCore::AddBans(Arc::new(bans))).await,
             ToProxy::CloseConnections(prefixes) => {
                 let peers = prefixes.into_iter().collect::<Peers>();
-                self.tell(&ToCore::Close(Arc::new(peers))).await;
+                self.cores.tell(&ToCore::Close(Arc::new(peers))).await;
             }
             ToProxy::LimiterMemory => self.share_limits(descriptors),
             ToProxy::HandOver => self.hand_over(),
@@ -285,14 +239,14 @@ impl Conductor {
         };
         self.watchman.bounds = Some(policy.bounds);
         self.upstreams.watch_new();
-        let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.len());
-        self.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
+        let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.count());
+        self.cores.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
         let mut cores = 0;
         while acknowledged.recv().await.is_some() {
             cores += 1;
         }
-        if cores == self.cores.len() {
+        if cores == self.cores.count() {
             self.send(FromProxy::PolicyApplied { generation }, Vec::new());
         }
     }
@@ -309,14 +263,6 @@ impl Conductor {
                 self.memory = Some(memory);
             }
             Err(error) => log::error!("limits end with this process: {error}"),
-        }
-    }
-
-    async fn tell(&self, message: &ToCore) {
-        for core in &self.cores {
-            if core.messages.send(message.clone()).await.is_err() {
-                log::error!("a core has ended");
-            }
         }
     }
 
@@ -358,66 +304,48 @@ impl Conductor {
     }
 
     fn count(&mut self) {
-        let mut totals = ProxyCounters::default();
-        for core in &self.cores {
-            core.counters.add_to(&mut totals);
-        }
-        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
-        totals.servers = self.upstreams.counts();
-        totals.access_lost = self.access_log.lost();
+        let totals = self.totals();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
             self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
         }
     }
 
+    fn totals(&self) -> ProxyCounters {
+        let mut totals = self.cores.totals();
+        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
+        totals.servers = self.upstreams.counts();
+        totals.access_lost = self.access_log.lost();
+        totals
+    }
+
     /// Whether there is more to do than can be done.
     fn judge(&mut self) {
-        if let Some(news) = self.watchman.look(self.cores.iter().map(|core| &*core.counters)) {
+        if let Some(news) = self.watchman.look(self.cores.counters()) {
             self.send(news, Vec::new());
         }
     }
 
     /// Lets every core finish, tells the last of it and ends.
-    async fn drain(&mut self, batches: &mut mpsc::Receiver<Batch>) {
-        self.tell(&ToCore::Drain).await;
+    async fn drain(mut self, batches: &mut mpsc::Receiver<Batch>) {
+        self.cores.tell(&ToCore::Drain).await;
         // What waits in the queues of sockets that nobody else holds is refused at once.
         self.sockets = Arc::default();
-        let mut running = std::mem::take(&mut self.cores);
-        let counters: Vec<_> = running.iter().map(|core| Arc::clone(&core.counters)).collect();
         let mut poll = tokio::time::interval(Duration::from_millis(10));
-        while running.iter().any(|core| !core.thread.is_finished()) {
+        while self.cores.is_running() {
             tokio::select! {
                 Some(batch) = batches.recv() => self.report(batch),
                 _ = poll.tick() => {}
             }
         }
-        for core in running.drain(..) {
-            if core.thread.join().is_err() {
-                log::error!("a core failed");
-            }
-        }
         while let Ok(batch) = batches.try_recv() {
             self.report(batch);
         }
-        let mut totals = ProxyCounters::default();
-        for core in &counters {
-            core.add_to(&mut totals);
-        }
-        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
-        totals.servers = self.upstreams.counts();
-        totals.access_lost = self.access_log.lost();
+        let totals = self.totals();
         self.send(FromProxy::Counters(Box::new(totals)), Vec::new());
+        self.cores.join();
         if let Some(outbox) = self.outbox.take() {
             outbox.finish().await;
         }
-    }
-}
-
-/// The agent's next message; never, without an agent.
-async fn receive(agent: Option<&mut LinkReceiver>) -> io::Result<Option<(ToProxy, Vec<OwnedFd>)>> {
-    match agent {
-        Some(agent) => agent.recv().await,
-        None => std::future::pending().await,
     }
 }

@@ -51,8 +51,8 @@ pub(super) struct Arrival {
 pub(super) async fn serve(core: Rc<Core>, in_force: Rc<InForce>, socket: Socket, arrival: Arrival) {
     let Arrival { listener, peer, permit } = arrival;
     let timeouts = in_force.policy.timeouts;
-    let connection =
-        Rc::new(Connection::new(peer, listener, timeouts.header, limits(in_force.policy.bounds)));
+    let limits = limits(in_force.policy.bounds);
+    let connection = Rc::new(Connection::new(peer, listener, timeouts.header, limits));
     let place = core.connections.insert(Rc::clone(&connection));
     core.opened.notify_one();
     core.counters.connections.bump();
@@ -162,6 +162,6 @@ fn limits(bounds: HttpBounds) -> Limits {
 /// Counts and tells a request of which no head was read.
 fn tell(core: &Core, connection: &Connection, refusal: Refusal) {
     core.counters.refuse(refusal);
-    let who = (connection.peer, connection.client());
+    let who = (connection.peer, connection.source().unwrap_or(connection.peer));
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || None);
 }

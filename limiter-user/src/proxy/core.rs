@@ -25,10 +25,14 @@ use super::{
     compiled_listener::{Listener, Listeners},
     listener::{self, Listening},
     overload::Overload,
+    peers::Peers,
     recent::Recent,
-    registry::{Peers, Registry},
+    registry::Registry,
     report::{Batch, CoreCounters, Report},
-    stage::{bans::Bans, request_id::take_or_make},
+    stage::{
+        bans::{self, Bans},
+        request_id::take_or_make,
+    },
     upstream::{Pool, Pools},
 };
 use crate::{
@@ -168,10 +172,14 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
                 }
                 continue;
             }
-            ToCore::Bans(bans) => core.bans.borrow_mut().replace(&bans, clock::monotonic_ns()),
+            ToCore::Bans(bans) => {
+                core.bans.borrow_mut().replace(&bans, clock::monotonic_ns());
+                core.close_banned_tunnels();
+            }
             ToCore::AddBans(bans) => {
                 let now_ns = clock::monotonic_ns();
                 bans.iter().for_each(|ban| core.bans.borrow_mut().add(*ban, now_ns));
+                core.close_banned_tunnels();
             }
             ToCore::Close(peers) => core.connections.close(&peers),
             ToCore::Drain => break,
@@ -248,6 +256,12 @@ impl Core {
         self.overload.is_on()
             && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
             && self.overload.refuses_connection(self.random_word())
+    }
+
+    /// Other connections meet their ban with their next request.
+    fn close_banned_tunnels(&self) {
+        let (bans, now_ns) = (self.bans.borrow(), clock::monotonic_ns());
+        self.connections.close_tunnels(|client| bans::check(&bans, client, now_ns).is_err());
     }
 
     /// An id for what is answered without a request.

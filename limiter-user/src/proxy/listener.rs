@@ -102,7 +102,7 @@ fn open(core: &Rc<Core>, address: &ListenAddress, socket: Socket, peer: IpAddr) 
     tokio::task::spawn_local(connection::serve(core, in_force, socket, arrival));
 }
 
-/// Counts a connection of `client`, unless there are too many.
+/// Counts a connection of `client`, unless there are too many, or too much to do for a stranger.
 pub(super) fn admit(core: &Core, in_force: &InForce, client: IpAddr) -> Option<Permit> {
     let policy = &in_force.policy;
     let bounds = policy.bounds;

@@ -12,7 +12,10 @@ use nix::unistd::getuid;
 use tokio::net::UnixListener;
 
 use super::privileges::has_own_user;
-use crate::link::{FromProxy, Hello, ToProxy, codec::Link};
+use crate::link::{
+    FromProxy, Hello, ToProxy,
+    codec::{Link, LinkReceiver},
+};
 
 /// How long a new agent may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +76,16 @@ fn is_agent(uid: u32, agents_user: Option<u32>) -> bool {
 pub(super) async fn finished(meeting: Option<&mut tokio::task::JoinHandle<Link>>) -> Option<Link> {
     match meeting {
         Some(meeting) => meeting.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// The agent's next message; never, without an agent.
+pub(super) async fn receive(
+    agent: Option<&mut LinkReceiver>,
+) -> io::Result<Option<(ToProxy, Vec<OwnedFd>)>> {
+    match agent {
+        Some(agent) => agent.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -3,36 +3,32 @@
 //! A connection's state is a handful of cells that its task, its requests and the sweeper share;
 //! whoever changes it wakes the task. What belongs to one request is its [`Watch`].
 
+mod reading;
+
 use std::{
-    cell::{Cell, OnceCell, Ref, RefCell, RefMut},
-    collections::HashSet,
-    io,
+    cell::{Cell, OnceCell, Ref, RefCell},
     net::IpAddr,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::Context,
     time::Duration,
 };
 
-use ipnet::IpNet;
-use tokio::{io::ReadBuf, sync::Notify};
+use tokio::sync::Notify;
 
 use super::{
     compiled_listener::Listener,
-    framing::{Framer, Limits, Violation},
-    stage::{bans::one_client, transform::ForwardedFor},
+    framing::{Framer, Limits},
+    peers::Peers,
+    proof::Client,
+    stage::transform::ForwardedFor,
     tls::TlsFacts,
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
-use crate::{clock, limits::AddressKey};
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
-
-/// How long a request over HTTP/1 is still worked on whose client closed its side of the
-/// connection: some do when they have sent everything, most when they are gone.
-const HALF_CLOSED_NS: u64 = 1_000_000_000;
 
 /// After how many sweeps without a request a connection gives the memory of HTTP back: a second.
 const QUIET_SWEEPS: u8 = 10;
@@ -68,36 +64,10 @@ pub(super) struct Connection {
     framer: RefCell<Framer>,
     header_timeout: Duration,
     pub(super) forwarded_for: RefCell<Option<Rc<ForwardedFor>>>,
+    /// Whose tunnel it has become: no request of it is looked at any more.
+    pub(super) tunnelling: Cell<Option<Client>>,
     /// Goes on where HTTP/1 ends.
     pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
-}
-
-/// Peers whose connections are to end. Looked at once for each connection, however many they are.
-#[derive(Debug, Default)]
-pub(super) struct Peers {
-    clients: HashSet<AddressKey>,
-    networks: Vec<IpNet>,
-}
-
-impl Peers {
-    fn contains(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.clients.contains(&AddressKey::new(peer))
-            || self.networks.iter().any(|network| network.contains(&peer))
-    }
-}
-
-impl FromIterator<IpNet> for Peers {
-    fn from_iter<T: IntoIterator<Item = IpNet>>(prefixes: T) -> Self {
-        let mut peers = Self::default();
-        for prefix in prefixes {
-            match one_client(prefix) {
-                Some(client) => drop(peers.clients.insert(client)),
-                None => peers.networks.push(prefix),
-            }
-        }
-        peers
-    }
 }
 
 /// Why a connection's task should stop.
@@ -139,6 +109,7 @@ impl Connection {
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
+            tunnelling: Cell::new(None),
             tunnel: RefCell::new(None),
         }
     }
@@ -192,59 +163,6 @@ impl Connection {
         if self.watch.phase() == Phase::Idle {
             self.watch.enter(Phase::Head, self.header_timeout);
         }
-    }
-
-    /// Reads by `read` what hyper may see now of HTTP/1. A request that is refused here ends the
-    /// stream for it, and [`Framer::violation`] says why.
-    pub(super) fn poll_passed(
-        &self,
-        buffer: &mut ReadBuf<'_>,
-        mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
-    ) -> Poll<io::Result<()>> {
-        let mut framer = self.framer.borrow_mut();
-        if let Some(end_ns) = self.half_closed_ns.get() {
-            let is_waiting = framer.awaits_answer() && clock::coarse_monotonic_ns() < end_ns;
-            return if is_waiting { Poll::Pending } else { Poll::Ready(Ok(())) };
-        }
-        let before = buffer.filled().len();
-        loop {
-            let Some(kept) = framer.release(buffer.remaining()) else {
-                return Poll::Ready(Ok(()));
-            };
-            buffer.put_slice(kept);
-            if !kept.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            if framer.is_full() {
-                // The end of the answer wakes the task.
-                return Poll::Pending;
-            }
-            if framer.is_in_head() {
-                self.begin_head();
-            }
-            ready!(read(buffer))?;
-            let bytes = &buffer.filled()[before..];
-            if bytes.is_empty() {
-                if framer.awaits_answer() {
-                    self.half_closed_ns.set(Some(clock::coarse_monotonic_ns() + HALF_CLOSED_NS));
-                    return Poll::Pending;
-                }
-                return Poll::Ready(Ok(()));
-            }
-            let passed = framer.receive(bytes).unwrap_or(0);
-            if let Some(Violation { refusal, unseen: false }) = framer.violation() {
-                self.watch.violation.set(Some(refusal));
-            }
-            buffer.set_filled(before + passed);
-            if passed > 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// What came over HTTP/1 and how it is framed.
-    pub(super) fn framer(&self) -> RefMut<'_, Framer> {
-        self.framer.borrow_mut()
     }
 
     /// What the next request over HTTP/1 is watched by.
@@ -423,6 +341,15 @@ impl Registry {
     pub(super) fn close(&self, peers: &Peers) {
         self.each(|connection| {
             if peers.contains(connection.peer) {
+                connection.abort();
+            }
+        });
+    }
+
+    /// Ends the tunnels of these clients at once.
+    pub(super) fn close_tunnels(&self, of: impl Fn(&Client) -> bool) {
+        self.each(|connection| {
+            if connection.tunnelling.get().is_some_and(|client| of(&client)) {
                 connection.abort();
             }
         });

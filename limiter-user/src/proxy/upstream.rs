@@ -19,7 +19,11 @@ mod wire;
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode, Version};
+use http::{
+    HeaderMap, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use self::{
@@ -133,6 +137,7 @@ fn finish(
 ) -> Result<Response<Source>, Reply> {
     let (mut parts, body) = response.into_parts();
     let verdict = match parts.status {
+        _ if is_doubtful(&parts.headers, &body) => Verdict::Failed,
         // Nobody asked for another protocol, and no other status ends in a body that is known.
         StatusCode::SWITCHING_PROTOCOLS => Verdict::Failed,
         status if status.as_u16() > 599 => Verdict::Failed,
@@ -148,4 +153,16 @@ fn finish(
     hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Source::Upstream(body, lease)))
+}
+
+/// Whether the length of an answer could be read in two ways, or its body would not be what its
+/// fields say once it is framed anew: hyper takes chunks for true and leaves the length beside them
+/// (RFC 9112, 6.3), and reads other codings to the end of the connection.
+fn is_doubtful(headers: &HeaderMap, body: &Incoming) -> bool {
+    body.size_hint().exact().is_none()
+        && headers.get(TRANSFER_ENCODING).is_some_and(|coding| {
+            !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                || headers.contains_key(CONTENT_LENGTH)
+                || headers.get_all(TRANSFER_ENCODING).iter().nth(1).is_some()
+        })
 }

@@ -89,6 +89,16 @@ impl Connection<'_> {
             self.write_answer(status, &[], b"")?;
             return Ok(false);
         }
+        match &behaviour {
+            Behaviour::Early(bytes) => self.stream.write_all(bytes)?,
+            Behaviour::Deaf => {
+                request.complete = false;
+                self.record(request);
+                self.shared.pause(IDLE);
+                return Ok(false);
+            }
+            _ => {}
+        }
         let streamed = matches!(behaviour, Behaviour::EchoStreamed);
         if streamed {
             let content_type = content_type(&request);
@@ -163,7 +173,19 @@ impl Connection<'_> {
                 self.stream.write_all(&bytes)?;
                 return Ok(false);
             }
-            Behaviour::CloseBeforeAnswer
+            Behaviour::Tunnel(bytes) => {
+                self.stream.write_all(&bytes)?;
+                loop {
+                    let bytes = std::mem::take(&mut self.buffer);
+                    self.stream.write_all(&bytes)?;
+                    if bytes.ends_with(b"bye") || !self.fill()? {
+                        return Ok(false);
+                    }
+                }
+            }
+            Behaviour::Early(_)
+            | Behaviour::Deaf
+            | Behaviour::CloseBeforeAnswer
             | Behaviour::AnswerBeforeBody(_)
             | Behaviour::Delayed(..) => return Ok(false),
         }

@@ -291,4 +291,43 @@ mod tests {
             assert_eq!(resolve_lines("forwarded", lines), client, "{lines:?}");
         }
     }
+
+    #[test]
+    fn nothing_before_what_a_proxy_added_changes_it() {
+        const PARTS: [&[u8]; 16] = [
+            b"\"",
+            b"\\",
+            b",",
+            b";",
+            b"for=",
+            b"=",
+            b"1.1.1.1",
+            b"10.0.0.9",
+            b"[",
+            b"]",
+            b":",
+            b"\xff",
+            b" ",
+            b"proto=",
+            b"unknown",
+            b"_",
+        ];
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..20_000 {
+            let mut line = Vec::new();
+            for _ in 0..12 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                line.extend_from_slice(PARTS[usize::try_from(state % 16).unwrap()]);
+            }
+            let shown = line.escape_ascii().to_string();
+            let added = [&line[..], b", for=192.0.2.1;host=\"a,b;for=c\""].concat();
+            let hop = Elements(Some(&added)).next().map(forwarded);
+            assert_eq!(hop.and_then(|hop| hop.address), "192.0.2.1".parse().ok(), "{shown}");
+            let added = [&line[..], b", 192.0.2.1"].concat();
+            let hop = Elements(Some(&added)).next().and_then(parse_node);
+            assert_eq!(hop, "192.0.2.1".parse().ok(), "{shown}");
+        }
+    }
 }

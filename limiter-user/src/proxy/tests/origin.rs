@@ -112,10 +112,18 @@ const BOUNDS: HttpBounds = HttpBounds {
     min_body_rate: Rate { count: 100, period: Duration::from_secs(1) },
 };
 
-const GUARD: GuardPolicy = GuardPolicy {
-    failures: Rate { count: 5, period: Duration::from_mins(10) },
-    mode: Mode::Enforce,
-};
+fn upstream(origin: &Origin) -> UpstreamPolicy {
+    let host = "127.0.0.1".into();
+    UpstreamPolicy {
+        name: "origin".into(),
+        servers: vec![ServerPolicy { scheme: Scheme::Http, host, port: origin.port }],
+        balance: Balance::default(),
+        health: None,
+        breaker: None,
+        retries: 0,
+        roots: Vec::new(),
+    }
+}
 
 /// A policy with one public route `/`, and `/api` with everything that a route can have.
 pub(super) fn policy(origin: &Origin) -> HttpPolicy {
@@ -151,20 +159,11 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             upstream: 5 * second,
             drain: 3 * second,
         },
-        guard: GUARD,
-        upstreams: vec![UpstreamPolicy {
-            name: "origin".into(),
-            servers: vec![ServerPolicy {
-                scheme: Scheme::Http,
-                host: "127.0.0.1".into(),
-                port: origin.port,
-            }],
-            balance: Balance::default(),
-            health: None,
-            breaker: None,
-            retries: 0,
-            roots: Vec::new(),
-        }],
+        guard: GuardPolicy {
+            failures: Rate { count: 5, period: 600 * second },
+            mode: Mode::Enforce,
+        },
+        upstreams: vec![upstream(origin)],
         routes: vec![
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
@@ -211,11 +210,15 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             max_age: 60 * second,
             mode: Mode::Enforce,
         }],
-        headers: vec![HeadersPolicy {
-            name: "api".into(),
-            set: vec![("x-frame-options".into(), "DENY".into())],
-            remove: vec!["server".into()],
-        }],
+        headers: vec![headers()],
+    }
+}
+
+fn headers() -> HeadersPolicy {
+    HeadersPolicy {
+        name: "api".into(),
+        set: vec![("x-frame-options".into(), "DENY".into())],
+        remove: vec!["server".into()],
     }
 }
 

@@ -3,6 +3,8 @@
 //! In: a server; out: its state and its addresses. Ends with the server's last policy.
 
 use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -109,13 +111,15 @@ async fn question(server: &Arc<Server>, health: &HealthPolicy) -> Result<(), Str
             .header("connection", "close")
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
-        let (mut sender, connection) = dial::http1(wire).await.map_err(broken)?;
-        // Ends with this question, however that ends.
-        tokio::select! {
-            biased;
-            response = sender.send_request(request) => response.map_err(broken)?,
-            _ = connection => return Err("closed without an answer".into()),
-        }
+        let (mut sender, mut connection) = dial::http1(wire).await.map_err(broken)?;
+        let mut sending = pin!(sender.send_request(request));
+        let mut ended = false;
+        let both = poll_fn(|context| {
+            // Its errors are told by the request, and it may end in the moment of the answer.
+            ended = ended || Pin::new(&mut connection).poll(context).is_ready();
+            sending.as_mut().poll(context)
+        });
+        both.await.map_err(broken)?
     };
     match response.status().as_u16() {
         100..400 => Ok(()),

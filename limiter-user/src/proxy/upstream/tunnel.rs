@@ -3,6 +3,7 @@
 //! Bounded: two buffers, ended when nothing passes for long, by a ban, and with the drain.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{lane::Open, pool::Lease, wire::Wire};
 use crate::proxy::watch::{Phase, Watch};
+
+/// For how long nothing may pass when one side has ended.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// The server's end, until the client's is free.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ impl Tunnel {
     {
         let Self { mut wire, unread: from_server, idle, lease, open } = self;
         watch.enter(Phase::Response, idle);
+        let idle = &Cell::new(idle);
         let mut client = End { stream: client, before: unread, watch, idle };
         let mut server = End { stream: &mut wire, before: from_server, watch, idle };
         // However it ended, it is over.
@@ -48,7 +53,7 @@ struct End<'a, S> {
     stream: &'a mut S,
     before: Bytes,
     watch: &'a Watch,
-    idle: Duration,
+    idle: &'a Cell<Duration>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for End<'_, S> {
@@ -63,7 +68,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for End<'_, S> {
             let count = self.before.len().min(buffer.remaining());
             buffer.put_slice(&self.before.split_to(count));
         }
-        self.watch.set_deadline(self.idle);
+        self.watch.set_deadline(self.idle.get());
         Poll::Ready(Ok(()))
     }
 }
@@ -82,6 +87,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for End<'_, S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The other end is done. This one may finish what it says, and not stay for ever.
+        self.idle.set(self.idle.get().min(HALF_CLOSED));
+        self.watch.set_deadline(self.idle.get());
         Pin::new(&mut *self.stream).poll_shutdown(context)
     }
 }

@@ -93,6 +93,7 @@ pub(super) async fn send(
     let parts = connection.into_parts();
     let (wire, unread) = (parts.io.into_inner(), parts.read_buf);
     let tunnel = Tunnel { wire, unread, idle: timeouts.idle, lease, open };
+    exchange.connection.tunnelling.set(exchange.client);
     exchange.connection.tunnel.replace(Some(Box::new(tunnel)));
     let (mut parts, _) = response.into_parts();
     hop_by_hop(&mut parts.headers);

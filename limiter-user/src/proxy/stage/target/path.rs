@@ -133,4 +133,27 @@ mod tests {
             assert_eq!(path(sent), None, "{sent}");
         }
     }
+
+    #[test]
+    fn what_is_normal_stays_so_however_it_came_about() {
+        const PARTS: [&str; 16] = [
+            "/", "//", ".", "..", "%2e", "%2F", "%5c", "%25", ";", "a", "%61", "%", "%zz", "\\",
+            "%00", "~",
+        ];
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..50_000 {
+            let mut sent = String::from("/");
+            for _ in 0..8 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                sent.push_str(PARTS[usize::try_from(state % 16).unwrap()]);
+            }
+            let Some(normal) = path(&sent) else { continue };
+            assert_eq!(path(&normal).as_ref(), Some(&normal), "{sent}");
+            assert!(normal.starts_with('/') && !normal.contains("//"), "{sent} {normal}");
+            let climbs = |segment: &str| matches!(segment, "." | "..");
+            assert!(!normal.split('/').any(climbs), "{sent} {normal}");
+        }
+    }
 }

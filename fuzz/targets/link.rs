@@ -1,0 +1,5 @@
+//! Bytes between the two processes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| limiter_fuzz::fuzzing::link(data));
