@@ -109,7 +109,7 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut Cl
     }
     let id = core.new_request_id();
     let framer = state.framer();
-    core.counters.refuse(refusal);
+    core.counters.refuse_head(refusal);
     let who = (state.peer, state.client());
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
         facts(&framer, refusal, &id)
