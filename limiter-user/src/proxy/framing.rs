@@ -8,6 +8,7 @@
 mod chunks;
 mod head;
 
+pub(super) use self::chunks::MAX_TRAILER_BYTES;
 pub(super) use self::head::{is_disguised, is_method, is_target, length};
 use self::{
     chunks::Chunks,

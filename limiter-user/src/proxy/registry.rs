@@ -243,7 +243,8 @@ impl Connection {
         self.watch.wake();
     }
 
-    fn drain(&self) {
+    /// Lets it end after the requests in flight, or soon if there is none.
+    pub(super) fn drain(&self) {
         self.draining.set(true);
         if self.watch.phase() == Phase::Idle {
             self.watch.set_deadline(DRAIN_IDLE);
