@@ -115,6 +115,7 @@ fn an_answer_that_breaks_off_is_not_taken_for_whole() {
         assert!(matches!(failure, Failure::Closed(_) | Failure::Reset), "{answer:?}: {failure}");
         assert_eq!(site.get("/", &[]).status, 200);
     }
+    site.refused("upstream_failed", closing.len() as u64);
     // In the middle of a head nothing was passed on yet.
     for head in ["", "HTTP/1.1 2", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nA: b\r\n"] {
         site.origin.next(Behaviour::RawThenClose(head.as_bytes().to_vec()));

@@ -34,6 +34,10 @@ fn what_is_malformed_ends_its_stream_only() {
     scene(&edge, "refused");
     edge.limiter.event("Malformed request from 127.0.0.1: GET /");
     assert_eq!(edge.origin.count(), 1);
+    // Also those that the library refused by itself.
+    eventually(SOON, "10 malformed requests", || {
+        edge.limiter.status().refused.get("malformed_request") == Some(&10)
+    });
 }
 
 #[test]

@@ -227,11 +227,14 @@ impl Body for ResponseBody {
                 this.awaits_upstream = false;
                 match &frame {
                     None => this.is_whole = true,
-                    Some(Err(_)) => lease.broke(),
+                    Some(Err(_)) => {
+                        lease.broke();
+                        // What was wrong with the request's body explains the failure.
+                        let fault = watch.violation.get().or(watch.body_fault.get());
+                        exchange.give_up(fault.unwrap_or(Refusal::UpstreamFailed));
+                        return Poll::Ready(frame);
+                    }
                     Some(Ok(_)) => {}
-                }
-                if let Some(Err(_)) = frame {
-                    return Poll::Ready(frame);
                 }
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 let length = data.map_or(0, Bytes::len);

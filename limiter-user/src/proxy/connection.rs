@@ -7,6 +7,7 @@
 mod http1;
 mod http2;
 mod opening;
+mod resets;
 
 use std::{
     future::poll_fn, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration,

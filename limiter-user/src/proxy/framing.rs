@@ -192,6 +192,16 @@ impl Framer {
         !self.held.is_empty()
     }
 
+    /// Gives back the memory that is kept for the next request. `false`: a part of one is here.
+    pub(super) fn rest(&mut self) -> bool {
+        let is_at_rest = self.held.is_empty() && self.head.is_empty();
+        if is_at_rest {
+            self.held = Vec::new();
+            self.head = Vec::new();
+        }
+        is_at_rest
+    }
+
     /// From now on bytes pass as they come.
     pub(super) fn open(&mut self) {
         self.at = At::Tunnel;

@@ -12,7 +12,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE},
     request::Parts,
 };
 use http_body::Body as _;
@@ -163,6 +163,9 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     declared_length(policy, &parts.headers)?;
     let protocol = transform::upgrade(parts, body.is_end_stream());
     edit(exchange, route, &client, &mut parts.headers);
+    if transform::is_unannounced(&parts.method, &body) {
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let mut request = Request::new(RequestBody::new(body, exchange));
     *request.method_mut() = std::mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));

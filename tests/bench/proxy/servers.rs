@@ -212,7 +212,7 @@ fn on_cpu(namespace: &Namespace, cpu: &str, program: impl AsRef<std::ffi::OsStr>
 
 /// One certificate for all, with a key of the kind that most sites have now (P-256).
 fn certify(scratch: &Scratch) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let made = rcgen::generate_simple_self_signed(["test".to_owned()]).expect("a certificate");
     let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     scratch.write("both.pem", format!("{chain}{key}"));
     scratch.write("chain.pem", chain);

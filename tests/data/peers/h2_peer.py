@@ -132,6 +132,7 @@ def refused():
         ([("content-length", "1")], "a.test"),
         ([], "a.test/x"),
         ([], ""),
+        ([(":path", "/other")], "a.test"),
     ]:
         stream = peer.begin(extra=extra, host=host)
         status, _ = peer.answer(stream)

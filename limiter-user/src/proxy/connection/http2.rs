@@ -16,7 +16,10 @@ use http::{HeaderValue, header::HOST};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 
-use super::tell;
+use super::{
+    resets::{Broken, Watched},
+    tell,
+};
 use crate::{
     policy::http::HttpBounds,
     proxy::{
@@ -68,6 +71,8 @@ pub(super) async fn drive(
         newest.replace(Some(Rc::clone(&watch)));
         pipeline::handle(core, state, watch, in_force, request)
     });
+    let broken = Broken::default();
+    let stream = Watched::new(stream, Rc::clone(&broken));
     let mut http = builder(bounds, streams).serve_connection(TokioIo::new(stream), service);
     let mut going_away = false;
     let ended = poll_fn(|context| {
@@ -75,7 +80,11 @@ pub(super) async fn drive(
             going_away = true;
             Pin::new(&mut http).graceful_shutdown();
         }
-        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
+        let polled = Pin::new(&mut http).poll(context);
+        for _ in 0..broken.take() {
+            tell(core, state, Refusal::MalformedRequest);
+        }
+        if let Poll::Ready(result) = polled {
             let broken = result.is_err_and(|error| is_protocol_error(&error));
             return Poll::Ready(broken.then_some(Refusal::MalformedRequest));
         }

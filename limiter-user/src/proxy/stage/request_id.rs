@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Carries the id in requests, upstream requests and responses.
 pub(in crate::proxy) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Ids are `[A-Za-z0-9._-]`, 8 to 128 of them, so that they need no escaping anywhere.
+/// Ids are `[A-Za-z0-9._-]`, 1 to 128 of them, so that they need no escaping anywhere.
 pub(in crate::proxy) fn take_or_make(
     headers: &HeaderMap,
     unix_ns: u64,
@@ -13,7 +13,7 @@ pub(in crate::proxy) fn take_or_make(
 ) -> HeaderValue {
     let mut sent = headers.get_all(&X_REQUEST_ID).iter();
     if let (Some(id), None) = (sent.next(), sent.next())
-        && (8..=128).contains(&id.len())
+        && (1..=128).contains(&id.len())
         && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
     {
         return id.clone();
@@ -38,10 +38,12 @@ mod tests {
             let id = take_or_make(&headers, 1_700_000_000_000_000_000, || [7; 10]);
             id.to_str().unwrap().to_owned()
         };
-        assert_eq!(id(&["abcDEF.0_-9"]), "abcDEF.0_-9");
+        for good in ["abcDEF.0_-9", "7"] {
+            assert_eq!(id(&[good]), good);
+        }
         let made = id(&[]);
         assert_eq!((made.len(), made.as_bytes()[14]), (36, b'7'));
-        for bad in ["short", "has space in it", "quote\"quote\"", "slash/slash/"] {
+        for bad in ["", "has space in it", "quote\"quote\"", "slash/slash/"] {
             assert_eq!(id(&[bad]), made, "{bad}");
         }
         assert_eq!(id(&["abcdefgh", "abcdefgh"]), made);

@@ -3,11 +3,12 @@
 //! In: the head and what admission proved; out: the same head, edited in place.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
+use http_body::Body;
 
 use crate::proxy::{
     compiled::{Compiled, Route},
@@ -87,11 +88,7 @@ pub(in crate::proxy) fn headers(
     debug_assert!(forwarded.client == client.address, "address headers of another client");
     hop_by_hop(headers);
     one_cookie(headers);
-    remove(headers, |name| {
-        matches!(name, "expect" | "proxy-authorization" | "x-real-ip")
-            || begins(name, IDENTITY_PREFIX)
-            || is_disguised(name)
-    });
+    remove(headers, |name| matches!(name, "expect" | "proxy-authorization") || is_forged(name));
     if !route.auth.is_empty() {
         for scheme in &route.auth {
             headers.remove(&policy.auth[*scheme].header);
@@ -131,11 +128,24 @@ fn one_cookie(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a header could be taken for one that says where a request comes from, or its id, but is
-/// not spelled as the one that is set here.
-fn is_disguised(name: &str) -> bool {
-    name.contains('_')
-        && ["x-forwarded-", "x-real-ip", "x-request-id"].iter().any(|known| begins(name, known))
+/// Whether a header says, or could be taken to say, what is only for a proxy to say: who the client
+/// is and how it came here, which path it asked for (some servers believe that more than the request
+/// line), or the request's id, not spelled as it is set here.
+fn is_forged(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "fastly-client-ip",
+        "x-original-url",
+        "x-rewrite-url",
+    ];
+    begins(name, IDENTITY_PREFIX)
+        || begins(name, "x-forwarded-")
+        || NAMES.iter().any(|known| name.len() == known.len() && begins(name, known))
+        || (name.contains('_') && begins(name, "x-request-id"))
 }
 
 /// Whether a name begins so, however its separators are written (CGI-like upstreams read
@@ -183,6 +193,14 @@ pub(in crate::proxy) fn upgrade(head: &Parts, is_without_body: bool) -> Option<H
         && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
         && named();
     usable.then(|| protocol.clone())
+}
+
+/// Whether a body would be lost: hyper sends one of unknown length with these methods only where a
+/// field says so (over HTTP/2 it takes that off again).
+pub(in crate::proxy) fn is_unannounced(method: &Method, body: &impl Body) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+        && !body.is_end_stream()
+        && body.size_hint().exact().is_none()
 }
 
 /// Removes from trailers what is not theirs to say: how the message is framed and routed, whose it
@@ -269,7 +287,19 @@ fn may_be_named(name: &HeaderName) -> bool {
         "signature",
         "signature-input",
     ];
-    const FAMILIES: [&str; 6] = ["x-", "content-", "accept", "access-control-", "if-", "sec-"];
+    const FAMILIES: [&str; 11] = [
+        "content-",
+        "accept",
+        "access-control-",
+        "if-",
+        "sec-",
+        "x-api-",
+        "x-auth-",
+        "x-forwarded-",
+        "x-hub-signature",
+        "x-request-id",
+        "x-signature",
+    ];
     let name = name.as_str();
     !MEANING.contains(&name) && !FAMILIES.iter().any(|family| name.starts_with(family))
 }
@@ -288,8 +318,9 @@ mod tests {
     #[test]
     fn hop_by_hop_goes_and_meaning_stays() {
         let mut headers = map(&[
-            ("connection", "close, Foo, host, authorization, x-api-key, x-forwarded-for"),
+            ("connection", "close, Foo, x-hop, host, authorization, x-api-key, x-forwarded-for"),
             ("foo", "1"),
+            ("x-hop", "1"),
             ("host", "a"),
             ("authorization", "b"),
             ("x-api-key", "c"),
@@ -306,7 +337,7 @@ mod tests {
     #[test]
     fn forged_identities_go() {
         let mut headers = map(&[("x-auth-subject", "root"), ("x_auth_tier", "x"), ("x-auth", "y")]);
-        remove(&mut headers, |name| begins(name, IDENTITY_PREFIX) || is_disguised(name));
+        remove(&mut headers, is_forged);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("x-auth"));
     }
@@ -320,12 +351,23 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_of_what_is_set_here_are_disguises() {
-        for name in ["x_forwarded_for", "x-forwarded_host", "x_real_ip", "x_request-id"] {
-            assert!(is_disguised(name), "{name}");
+    fn what_only_a_proxy_says_is_forged_however_it_is_spelled() {
+        for name in [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_host",
+            "x-forwarded-port",
+            "x-forwarded-user",
+            "x_real_ip",
+            "x_request-id",
+            "true-client-ip",
+            "cf_connecting_ip",
+            "x-original-url",
+        ] {
+            assert!(is_forged(name), "{name}");
         }
-        for name in ["x-forwarded-for", "x-request-id", "x_requested_with", "forwarded", "a_b"] {
-            assert!(!is_disguised(name), "{name}");
+        for name in ["x-request-id", "x_requested_with", "x-original", "forwarded", "a_b"] {
+            assert!(!is_forged(name), "{name}");
         }
     }
 
