@@ -25,6 +25,8 @@ pub(crate) mod diagnostics;
 mod exchange;
 pub(crate) mod explain;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listener;
 mod meeting;
 mod outbox;

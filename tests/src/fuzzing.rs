@@ -21,6 +21,8 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
+pub use limiter_user::proxy::fuzzing::{client_address, path, proxy_protocol};
+
 pub use self::link::link;
 use crate::{
     lists::{Entry, Lists},
@@ -32,8 +34,21 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 4] =
-    [("decide", decide), ("link", link), ("parser", parser), ("records", records)];
+pub const TARGETS: [(&str, Target); 8] = [
+    ("client_address", client_address),
+    ("decide", decide),
+    ("framing", framing),
+    ("link", link),
+    ("parser", parser),
+    ("path", path),
+    ("proxy_protocol", proxy_protocol),
+    ("records", records),
+];
+
+/// Requests over HTTP/1, see [`limiter_user::proxy::fuzzing`].
+pub fn framing(data: &[u8]) {
+    limiter_user::proxy::fuzzing::framing(data);
+}
 
 const START_NS: u64 = 1_000_000_000_000;
 const SETS: u32 = 4;

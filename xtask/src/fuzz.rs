@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// Every target.
-const TARGETS: [&str; 4] = ["decide", "link", "parser", "records"];
+const TARGETS: [&str; 8] =
+    ["client_address", "decide", "framing", "link", "parser", "path", "proxy_protocol", "records"];
 
 /// Counters for edges, and comparisons told to the fuzzer (clang's `SanitizerCoverage`).
 const INSTRUMENT: &str = "--cfg fuzzing -Cpasses=sancov-module \

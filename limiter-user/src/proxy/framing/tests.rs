@@ -1,42 +1,10 @@
 //! Streams through the framing, cut in every way.
 
 use super::*;
+use crate::proxy::fuzzing::{self, pass};
 
 const LIMITS: Limits = Limits { head_bytes: 1000, fields: 20 };
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-
-/// What hyper would get of `stream`, cut into pieces of `piece` bytes and read into room for
-/// `room`, a request being answered as soon as nothing more passes.
-fn pass(stream: &[u8], piece: usize, room: usize) -> (Vec<u8>, Option<Violation>, usize) {
-    let mut framer = Framer::new(LIMITS);
-    let mut passed = Vec::new();
-    let mut answers = 0;
-    let mut pieces = stream.chunks(piece.min(room));
-    loop {
-        match framer.release(room) {
-            None => break,
-            Some([]) => {}
-            Some(bytes) => {
-                passed.extend_from_slice(bytes);
-                continue;
-            }
-        }
-        if framer.awaits_answer() {
-            framer.answered();
-            answers += 1;
-            continue;
-        }
-        if framer.is_full() {
-            continue;
-        }
-        let Some(bytes) = pieces.next() else { break };
-        match framer.receive(bytes) {
-            None => break,
-            Some(count) => passed.extend_from_slice(&bytes[..count]),
-        }
-    }
-    (passed, framer.violation(), answers)
-}
 
 #[test]
 fn good_streams_pass_however_they_are_cut() {
@@ -162,18 +130,8 @@ fn mutated_streams_are_read_in_one_way() {
                 _ => {}
             }
         }
-        let (whole, violation, answers) = pass(&bytes, 10_000, 10_000);
-        let (slow, slow_violation, slow_answers) = pass(&bytes, 1 + random(9), 1 + random(50));
-        let shown = bytes.escape_ascii();
-        assert_eq!(violation.map(|v| v.refusal), slow_violation.map(|v| v.refusal), "{shown}");
-        assert_eq!(answers, slow_answers, "{shown}");
-        // A body refused with its head passes nothing; in pieces its head was passed on before.
-        assert!(slow.starts_with(&whole), "{shown}");
-        assert!(violation.is_some() || slow == whole, "{shown}");
-        let sent =
-            &bytes[bytes.len().min(bytes.iter().take_while(|b| b"\r\n".contains(b)).count())..];
-        assert!(answers > 1 || sent.starts_with(&slow), "{shown}");
-        refused += usize::from(violation.is_some());
+        let cut = [random(9), random(50)].map(|count| u8::try_from(count).unwrap());
+        refused += usize::from(fuzzing::framing(&[&cut[..], &bytes].concat()));
     }
     assert!((2_000..19_000).contains(&refused), "{refused}");
 }

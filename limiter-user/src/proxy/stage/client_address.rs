@@ -34,30 +34,40 @@ struct Hop {
     https: Option<bool>,
 }
 
-/// Resolves the client of a request that came from `peer`, which said over the PROXY protocol that
-/// it speaks for `source`.
+/// Resolves the client of a request. `peers`: where it came from, and for whom that said it speaks
+/// over the PROXY protocol.
 pub(in crate::proxy) fn resolve(
     policy: &Compiled,
-    (peer, source): (IpAddr, Option<IpAddr>),
+    peers: (IpAddr, Option<IpAddr>),
     headers: &HeaderMap,
 ) -> Client {
-    let (address, https) = match policy.client_address {
+    let (address, https) = by(policy.client_address, &policy.trusted_proxies, peers, headers);
+    let trusted = contains(&policy.trusted, address);
+    Client { address, key: AddressKey::new(address), trusted, https }
+}
+
+/// The client's address, and whether it spoke TLS to `proxies`, if one of them says so.
+pub(in crate::proxy) fn by(
+    from: ClientAddressSource,
+    proxies: &[IpNet],
+    (peer, source): (IpAddr, Option<IpAddr>),
+    headers: &HeaderMap,
+) -> (IpAddr, Option<bool>) {
+    match from {
         ClientAddressSource::Peer => (peer, None),
         ClientAddressSource::Proxy => (source.unwrap_or(peer), None),
-        _ if !contains(&policy.trusted_proxies, peer) => (peer, None),
+        _ if !contains(proxies, peer) => (peer, None),
         ClientAddressSource::Forwarded => {
             let hops = backwards(headers, FORWARDED.as_str()).map(forwarded);
-            untrusted(&policy.trusted_proxies, peer, hops)
+            untrusted(proxies, peer, hops)
         }
         ClientAddressSource::XForwardedFor => {
             let hops = backwards(headers, "x-forwarded-for")
                 .map(|node| Hop { address: parse_node(node), https: None });
-            let (address, _) = untrusted(&policy.trusted_proxies, peer, hops);
+            let (address, _) = untrusted(proxies, peer, hops);
             (address, backwards(headers, "x-forwarded-proto").next().and_then(is_https))
         }
-    };
-    let trusted = contains(&policy.trusted, address);
-    Client { address, key: AddressKey::new(address), trusted, https }
+    }
 }
 
 /// Whether any of `prefixes` has `address`.

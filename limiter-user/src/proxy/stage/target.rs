@@ -98,6 +98,14 @@ fn read(parts: &Parts, scheme: &str) -> Option<Target> {
     })
 }
 
+/// `path` in its one form; `None` refuses it.
+pub(in crate::proxy) fn normal_path(path: &str) -> Option<String> {
+    Some(match normalise(path)? {
+        Normal::Same => path.to_owned(),
+        Normal::Changed { path, .. } => path,
+    })
+}
+
 fn preflight(parts: &Parts) -> Option<Method> {
     if parts.method != Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
         return None;

@@ -83,6 +83,7 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::fuzzing;
 
     fn path(sent: &str) -> Option<String> {
         Some(match normalise(sent)? {
@@ -149,11 +150,7 @@ mod tests {
                 state ^= state << 17;
                 sent.push_str(PARTS[usize::try_from(state % 16).unwrap()]);
             }
-            let Some(normal) = path(&sent) else { continue };
-            assert_eq!(path(&normal).as_ref(), Some(&normal), "{sent}");
-            assert!(normal.starts_with('/') && !normal.contains("//"), "{sent} {normal}");
-            let climbs = |segment: &str| matches!(segment, "." | "..");
-            assert!(!normal.split('/').any(climbs), "{sent} {normal}");
+            fuzzing::path(&sent.as_bytes()[1..]);
         }
     }
 }
