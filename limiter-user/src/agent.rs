@@ -90,6 +90,9 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(2);
 /// Beyond the policy's drain time, until a proxy is ended with force.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
+/// The same where nothing is to be waited for: time to tell the last sums.
+const END_GRACE: Duration = Duration::from_millis(250);
+
 /// The running agent. One thread, so that nothing of it is shared.
 pub(crate) struct Agent {
     args: RunArgs,
@@ -381,6 +384,7 @@ impl Agent {
         self.stopping.set(true);
         notify::stopping();
         self.tell_proxy(ToProxy::Drain);
+        let grace = if patience.is_zero() { END_GRACE } else { DRAIN_GRACE };
         let drained = async {
             while self.inner.borrow().proxy_pid.is_some() {
                 time::sleep(Duration::from_millis(5)).await;
@@ -388,7 +392,7 @@ impl Agent {
         };
         tokio::select! {
             () = drained => {}
-            () = time::sleep(patience + DRAIN_GRACE) => {}
+            () = time::sleep(patience + grace) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -295,6 +295,20 @@ fn malformed_requests_are_evidence_of_their_peer() {
 }
 
 #[test]
+fn what_is_under_way_when_the_ban_comes_does_not_lengthen_it() {
+    let scene = Scene::start("", "", SHORT);
+    let smuggled = b"GET / HTTP/1.1\r\nHost : test\r\n\r\n";
+    let mut connections: Vec<_> = (0..12).map(|_| scene.world.connect(CLIENTS[0])).collect();
+    for connection in &mut connections {
+        connection.send(smuggled).unwrap();
+    }
+    scene.limiter.event("Banned 10.9.0.2 for 2s: score 50 of 50 in 60s (malformed_request 2)");
+    assert!(holds_for(Duration::from_millis(500), || {
+        scene.limiter.events().iter().filter(|line| line.contains("Banned 10.9.0.2")).count() == 1
+    }));
+}
+
+#[test]
 fn a_full_ban_table_is_counted_and_told() {
     let scene = Scene::start("max_bans = 1", "", SHORT);
     scene.limiter.cli(&["ban", "198.51.100.1", "--for", "1h"]).succeeded();

@@ -1,11 +1,13 @@
-//! Measurements of what is shipped, as root: `cargo xtask bench [packet] [cookies] [proxy]`, all
+//! Measurements of what is shipped, as root: `cargo xtask bench [NAME]...`, all
 //! unless named.
 //! Prints numbers beside their targets; a missed target is no failure, because a measurement is no
 //! test.
 
 mod bed;
 mod cases;
+mod connections;
 mod cookies;
+mod latency;
 mod packet;
 mod proxy;
 mod table;
@@ -16,18 +18,22 @@ use std::{
     process::ExitCode,
 };
 
+const NAMES: [&str; 5] = ["packet", "cookies", "proxy", "connections", "latency"];
+
 fn main() -> ExitCode {
     let mut chosen: Vec<String> = env::args().skip(1).collect();
     if chosen.is_empty() {
-        chosen.extend(["packet", "cookies", "proxy"].map(str::to_owned));
+        chosen.extend(NAMES.map(str::to_owned));
     }
     for name in &chosen {
         let text = match name.as_str() {
             "packet" => packet::measure(),
             "cookies" => cookies::measure(),
             "proxy" => proxy::measure(),
+            "connections" => connections::measure(),
+            "latency" => latency::measure(),
             other => {
-                eprintln!("bench: no measurement named {other}; there are: packet, cookies, proxy");
+                eprintln!("bench: no measurement named {other}; there are: {}", NAMES.join(", "));
                 return ExitCode::from(2);
             }
         };

@@ -2,9 +2,9 @@
 //! request, of `limiter` and of nginx and `HAProxy` set up to do the same in front of the same
 //! origin, the programs taking turns, medians.
 
-mod cases;
-mod load;
-mod servers;
+pub(crate) mod cases;
+pub(crate) mod load;
+pub(crate) mod servers;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -100,16 +100,16 @@ fn met(case: &Case, hundredths_of_nginx: u64) -> &'static str {
     }
 }
 
-fn median(values: impl Iterator<Item = u64>) -> u64 {
+pub(crate) fn median(values: impl Iterator<Item = u64>) -> u64 {
     let mut values: Vec<u64> = values.collect();
     values.sort_unstable();
     values[values.len() / 2]
 }
 
-fn hundredths(value: u64) -> String {
+pub(crate) fn hundredths(value: u64) -> String {
     format!("{}.{:02}", value / 100, value % 100)
 }
 
-fn microseconds(ns: u64) -> String {
+pub(crate) fn microseconds(ns: u64) -> String {
     hundredths(ns / 10)
 }

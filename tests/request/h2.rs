@@ -1,8 +1,9 @@
 //! HTTP/2 as other people's clients speak it, with and without TLS.
 
-use std::{thread, time::Duration};
+use std::{net::TcpStream, thread, time::Duration};
 
 use limiter_tests::{origin::Behaviour, wait::eventually};
+use nix::sys::signal::Signal;
 
 use crate::{edge::Edge, support::SOON};
 
@@ -44,6 +45,7 @@ fn bounds_are_announced_and_hold() {
     let edge = Edge::start("", PLAIN);
     scene(&edge, "bounds");
     assert_eq!(edge.origin.count(), 0);
+    edge.refused("head_too_large", 3);
 }
 
 #[test]
@@ -91,6 +93,36 @@ fn requests_in_flight_are_answered_at_the_end() {
         assert!(said.contains("recv GOAWAY") && said.contains("error_code=NO_ERROR"), "{said}");
         assert!(said.contains(":status: 200") && said.contains("late"), "{said}");
     });
+}
+
+#[test]
+fn who_connects_while_requests_are_finished_is_refused() {
+    let mut edge = Edge::start("", PLAIN);
+    let late = Behaviour::Delayed(Duration::from_secs(2), Box::new(Behaviour::ok("late")));
+    edge.origin.on("/later", late);
+    let connect = || edge.namespace.run(|| TcpStream::connect("127.0.0.1:8080").map(drop));
+    thread::scope(|scope| {
+        let client = scope.spawn(|| edge.curl(&["http://127.0.0.1:8080/later"]));
+        edge.origin.take_one(SOON);
+        connect().unwrap();
+        edge.limiter.signal(Signal::SIGTERM);
+        eventually(Duration::from_millis(1500), "a refusal", || connect().is_err());
+        assert_eq!(client.join().unwrap().succeeded().stdout, "late");
+    });
+    assert!(edge.limiter.wait_end(SOON).success());
+}
+
+#[test]
+fn an_interrupt_waits_for_no_request() {
+    let mut edge = Edge::start("", PLAIN);
+    edge.origin.on("/stall", Behaviour::Stall);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| edge.curl(&["http://127.0.0.1:8080/stall"]));
+        edge.origin.take_one(SOON);
+        edge.limiter.signal(Signal::SIGINT);
+        assert_ne!(client.join().unwrap().code, Some(0));
+    });
+    assert!(edge.limiter.wait_end(Duration::from_millis(1500)).success());
 }
 
 #[test]

@@ -29,6 +29,8 @@ mod protocols;
 #[cfg(test)]
 mod proxy_protocol;
 #[cfg(test)]
+mod rest;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod servers;

@@ -245,6 +245,7 @@ fn what_comes_without_tls_is_sent_to_https_or_refused() {
         let answer = send(method, headers, body);
         assert_eq!(answer.status, 403, "{method} {headers:?}");
     }
+    edge.python("h2_peer.py", &["plain"]).succeeded();
     edge.limiter.event("Credential or body without TLS from 127.0.0.1: GET /a");
     assert!(edge.origin.requests().is_empty());
 }

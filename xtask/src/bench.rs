@@ -11,10 +11,14 @@ use crate::{
     workspace::Workspace,
 };
 
+/// Measurements beside other servers.
+const PEERED: [&str; 3] = ["proxy", "connections", "latency"];
+
 /// Everything is built by the same profile as what is shipped.
 pub(crate) fn run_with(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     // Without a name everything is measured.
-    if arguments.is_empty() || arguments.iter().any(|name| name == "proxy") {
+    let needs_peers = |name: &String| PEERED.contains(&name.as_str());
+    if arguments.is_empty() || arguments.iter().any(needs_peers) {
         setup::for_bench()?;
     }
     let limiter = ebpf::build_limiter(workspace, true)?;

@@ -109,6 +109,13 @@ const METRICS: &[Metric] = &[
         help: "Client connections that the proxy has open",
         samples: |status| plain(status.connections_open),
     },
+    Metric {
+        name: "tls_handshakes",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "TLS handshakes with clients: `full`, `resumed` or `failed`",
+        samples: |status| of_map(&status.tls_handshakes),
+    },
     upstream::REQUESTS,
     upstream::FAILURES,
     upstream::RETRIES,

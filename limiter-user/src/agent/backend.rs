@@ -11,8 +11,8 @@ use super::{
     problems::Problem,
     safety::ban_prefix,
     view::{
-        ban_view, by_label, durations, explain_packets, failure, kernel, kernel_status, outcomes,
-        servers, source_view,
+        ban_view, by_label, durations, explain_packets, failure, handshakes, kernel, kernel_status,
+        outcomes, servers, source_view,
     },
 };
 use crate::{
@@ -61,6 +61,7 @@ impl Backend for Agent {
             outcomes: outcomes(&inner.proxy_counters.outcomes),
             durations: durations(&inner.proxy_counters.durations),
             connections_open: inner.proxy_counters.connections_open,
+            tls_handshakes: handshakes(&inner.proxy_counters),
             ..StatusView::default()
         };
         let serves = inner.policy.http.is_none() || inner.applied > 0;

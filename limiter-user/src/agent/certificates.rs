@@ -22,8 +22,9 @@ use crate::{
 /// moment after its certificate is nobody's mistake.
 const ATTEMPTS: u32 = 3;
 
-/// Device, inode, size and time of the last change; `None`: there is no such file.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
+/// Device, inode, size, mode and time of the last change, of who may read it too; `None`: there is
+/// no such file.
+type Stamp = Option<(u64, u64, u64, u32, i64, i64)>;
 type Stamps = BTreeMap<PathBuf, Stamp>;
 
 /// What is known of the files.
@@ -137,7 +138,8 @@ fn refresh(policy: &mut Policy, fresh: &[TlsPolicy]) {
 
 fn stamp(file: &Path) -> Stamp {
     let found = fs::metadata(file).ok()?;
-    Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+    let changed = (found.ctime(), found.ctime_nsec());
+    Some((found.dev(), found.ino(), found.size(), found.mode(), changed.0, changed.1))
 }
 
 #[cfg(test)]
@@ -145,7 +147,21 @@ mod tests {
     use super::*;
 
     fn stamps(size: u64) -> Stamps {
-        [(PathBuf::from("a"), Some((0, 0, size, 0, 0)))].into()
+        [(PathBuf::from("a"), Some((0, 0, size, 0, 0, 0)))].into()
+    }
+
+    #[test]
+    fn a_key_that_was_refused_is_read_again_with_another_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = std::env::temp_dir().join(format!("limiter-stamp-{}", std::process::id()));
+        fs::write(&path, "key").unwrap();
+        let stamps = [0o644, 0o600].map(|mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            stamp(&path).unwrap()
+        });
+        fs::remove_file(&path).unwrap();
+        assert_ne!(stamps[0], stamps[1]);
+        assert_eq!(stamp(&path), None);
     }
 
     #[test]

@@ -69,12 +69,20 @@ impl Agent {
             return;
         }
         let policy = inner.policy.escalation.clone();
+        let scope = scope_for(&inner, observation, policy.scope);
+        // What was under way when the ban came is no further offence.
+        if scope
+            .and_then(|scope| inner.book.get(client, scope))
+            .is_some_and(|ban| ban.expires_ns > now_ns)
+        {
+            return;
+        }
         let Some(verdict) =
             inner.escalation.observe(client, refusal, observation.count, &policy, now_ns)
         else {
             return;
         };
-        let Some(scope) = scope_for(&inner, observation, policy.scope) else { return };
+        let Some(scope) = scope else { return };
         if policy.mode == Mode::Monitor {
             let now = clock::unix_ns();
             let event = Event {

@@ -79,7 +79,7 @@ pub(super) struct HandedOver {
 /// Keeps a proxy running until the agent stops. `earlier` is drained once the first one serves.
 pub(super) async fn supervise(
     agent: Rc<Agent>,
-    setup: ProxySetup,
+    mut setup: ProxySetup,
     mut messages: mpsc::Receiver<ToProxy>,
     mut earlier: Option<Link>,
 ) {
@@ -95,8 +95,13 @@ pub(super) async fn supervise(
         let mut has_served = false;
         match start(&agent, &setup).await {
             Ok((mut child, link)) => {
-                let link = attend(&agent, link, &mut messages, &mut earlier, &mut has_served);
-                let ended = link.await;
+                let mut attention = Attention {
+                    agent: &agent,
+                    sockets: &mut setup.sockets,
+                    earlier: &mut earlier,
+                    has_served: &mut has_served,
+                };
+                let ended = attention.attend(link, &mut messages).await;
                 agent.proxy_ended(&describe_end(&mut child, ended).await);
             }
             Err(error) => agent.proxy_ended(&format!("it cannot be started: {error}")),
@@ -195,30 +200,45 @@ async fn greet(link: &mut Link) -> io::Result<()> {
     }
 }
 
-/// Passes messages both ways until the link ends.
-async fn attend(
-    agent: &Rc<Agent>,
-    link: Link,
-    messages: &mut mpsc::Receiver<ToProxy>,
-    earlier: &mut Option<Link>,
-    has_served: &mut bool,
-) -> io::Result<()> {
-    let (mut sender, mut receiver) = link.split();
-    loop {
-        tokio::select! {
-            said = receiver.recv::<FromProxy>() => match said? {
-                Some((FromProxy::PolicyApplied { generation }, _)) => {
-                    *has_served = true;
-                    agent.proxy_applied(generation);
-                    if let Some(mut earlier) = earlier.take() {
-                        // Its connections finish; if it is gone already, so much the better.
-                        drop(earlier.send(&ToProxy::Drain, &[]).await);
+/// What one proxy's life changes.
+struct Attention<'a> {
+    agent: &'a Agent,
+    sockets: &'a mut Vec<(ListenAddress, OwnedFd)>,
+    earlier: &'a mut Option<Link>,
+    has_served: &'a mut bool,
+}
+
+impl Attention<'_> {
+    /// Passes messages both ways until the link ends.
+    async fn attend(
+        &mut self,
+        link: Link,
+        messages: &mut mpsc::Receiver<ToProxy>,
+    ) -> io::Result<()> {
+        let (mut sender, mut receiver) = link.split();
+        loop {
+            tokio::select! {
+                said = receiver.recv::<FromProxy>() => match said? {
+                    Some((FromProxy::PolicyApplied { generation }, _)) => {
+                        *self.has_served = true;
+                        self.agent.proxy_applied(generation);
+                        if let Some(mut earlier) = self.earlier.take() {
+                            // Its connections finish; if it is gone already, so much the better.
+                            drop(earlier.send(&ToProxy::Drain, &[]).await);
+                        }
                     }
+                    Some((message, _)) => self.agent.received(message),
+                    None => return Ok(()),
+                },
+                Some(message) = messages.recv() => {
+                    if message == ToProxy::Drain {
+                        // Whoever connects from now on is refused, rather than left waiting for
+                        // somebody to accept.
+                        self.sockets.clear();
+                    }
+                    send(self.agent, &mut sender, &message).await?;
                 }
-                Some((message, _)) => agent.received(message),
-                None => return Ok(()),
-            },
-            Some(message) = messages.recv() => send(agent, &mut sender, &message).await?,
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ServerCount},
+    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount},
     policy::{BanScope, HttpPolicy, Mode},
     refusal::Refusal,
 };
@@ -32,6 +32,16 @@ pub(super) fn failure(error: &KernelError) -> Failure {
         KernelError::Policy(text) | KernelError::Host(text) => Failure::invalid(text.clone()),
         KernelError::Pins(text) | KernelError::System(text) => Failure::internal(text.clone()),
     }
+}
+
+/// TLS handshakes by what came of them; nothing where there was none.
+pub(super) fn handshakes(counters: &ProxyCounters) -> BTreeMap<String, u64> {
+    let full = counters.tls_handshakes.saturating_sub(counters.tls_resumed);
+    [("full", full), ("resumed", counters.tls_resumed), ("failed", counters.tls_failed)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(result, count)| (result.to_owned(), count))
+        .collect()
 }
 
 pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {

@@ -13,11 +13,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
     exchange::Exchange,
+    framing::MAX_TRAILER_BYTES,
     pace::Pace,
     stage::transform,
     upstream::Lease,
@@ -126,10 +128,17 @@ impl Body for RequestBody {
                     self.pace.earn(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
-                Err(frame) => Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
-                    transform::trailers(&mut trailers);
-                    Ok(Frame::trailers(trailers))
-                })),
+                Err(frame) => match frame.into_trailers() {
+                    // HTTP/1 is counted by the framing.
+                    Ok(trailers) if bytes_of(&trailers) > MAX_TRAILER_BYTES => {
+                        self.fail(Refusal::HeadTooLarge, "the trailers are too large")
+                    }
+                    Ok(mut trailers) => {
+                        transform::trailers(&mut trailers);
+                        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                    }
+                    Err(_) => Poll::Ready(None),
+                },
             },
         }
     }
@@ -141,6 +150,10 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+fn bytes_of(trailers: &HeaderMap) -> usize {
+    trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// A chunk that cannot be read is the client's doing; a body cut off may be the network's.

@@ -311,11 +311,7 @@ impl Drop for Exchange {
         if self.forwarded {
             counters.forwarded.bump();
         }
-        if let Some(class) = (self.status / 100).checked_sub(1)
-            && let Some(count) = counters.responses.get(usize::from(class))
-        {
-            count.bump();
-        }
+        counters.respond(self.status);
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
             let key = Key::Address(AddressKey::new(client));

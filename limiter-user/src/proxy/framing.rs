@@ -8,6 +8,7 @@
 mod chunks;
 mod head;
 
+pub(super) use self::chunks::MAX_TRAILER_BYTES;
 pub(super) use self::head::{is_disguised, is_method, is_target, length};
 use self::{
     chunks::Chunks,
@@ -189,6 +190,16 @@ impl Framer {
         self.given = 0;
         self.head.shrink_to(KEPT_BYTES);
         !self.held.is_empty()
+    }
+
+    /// Gives back the memory that is kept for the next request. `false`: a part of one is here.
+    pub(super) fn rest(&mut self) -> bool {
+        let is_at_rest = self.held.is_empty() && self.head.is_empty();
+        if is_at_rest {
+            self.held = Vec::new();
+            self.head = Vec::new();
+        }
+        is_at_rest
     }
 
     /// From now on bytes pass as they come.

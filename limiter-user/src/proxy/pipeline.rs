@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE},
     request::Parts,
 };
@@ -108,7 +108,9 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
     }
     // HTTP/1 is counted by the framing.
-    if parts.headers.len() > policy.bounds.max_headers {
+    if parts.headers.len() > policy.bounds.max_headers
+        || (parts.version == Version::HTTP_2 && list_bytes(parts) > policy.bounds.max_header_bytes)
+    {
         return Err(Refusal::HeadTooLarge.into());
     }
     let target = target::check(parts, exchange.connection.scheme())?;
@@ -117,7 +119,7 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     exchange.client = Some(client);
     bans::check(&exchange.core.bans.borrow(), &client, now_ns)?;
     if let Some(redirect) = exchange.connection.listener().redirect {
-        return Err(redirect::answer(policy, redirect, &target, parts));
+        return Err(redirect::answer(policy, redirect, &target, (parts, !body.is_end_stream())));
     }
     if is_misdirected(&exchange.connection, &target) {
         return Err(Refusal::Misdirected.into());
@@ -172,6 +174,13 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
 }
 
 /// Whether the client asked for another host when it made its TLS connection.
+/// Size of a head as HTTP/2 counts it (RFC 9113, 10.5.1), with the name of the host once.
+fn list_bytes(parts: &Parts) -> usize {
+    let path = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    parts.method.as_str().len() + path + fields.sum::<usize>()
+}
+
 fn is_misdirected(connection: &Connection, target: &Target) -> bool {
     let asked = connection.tls().and_then(|tls| tls.server_name.as_deref());
     asked.is_some_and(|name| !name.eq_ignore_ascii_case(target.host()))

@@ -3,7 +3,7 @@
 //! In: `LIMITER_PROXY_UID` and `LIMITER_PROXY_GID`; out: a process without capabilities that owns
 //! its link and nothing else. Nothing of a peer is read before.
 
-use std::{io, os::fd::RawFd};
+use std::{ffi::CStr, io, os::fd::RawFd};
 
 use caps::{CapSet, Capability};
 use nix::{
@@ -20,8 +20,13 @@ pub const UID_VARIABLE: &str = "LIMITER_PROXY_UID";
 /// Group id to run as; default: the user id.
 pub const GID_VARIABLE: &str = "LIMITER_PROXY_GID";
 
+/// What lists of processes call this one.
+const NAME: &CStr = c"limiter-proxy";
+
 /// Gives up all privileges. `keep` and the standard streams are the only descriptors left open.
 pub(super) fn drop_all(keep: RawFd) -> io::Result<()> {
+    // It was started as `/proc/self/exe`, which would be its name in `ps`.
+    prctl::set_name(NAME)?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     close_from(keep.saturating_add(1))?;

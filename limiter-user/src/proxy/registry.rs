@@ -30,6 +30,9 @@ use super::{
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
+/// After how many sweeps without a request a connection gives the memory of HTTP back: a second.
+const QUIET_SWEEPS: u8 = 10;
+
 /// Requests over HTTP/2 that a client may take back beyond those that were answered: as many as
 /// it may have at a time, twice.
 const MAX_RESETS: u32 = 200;
@@ -50,6 +53,10 @@ pub(super) struct Connection {
     resets: Cell<u32>,
     aborted: Cell<bool>,
     draining: Cell<bool>,
+    /// What was written is not known to be with the kernel.
+    unflushed: Cell<bool>,
+    /// Sweeps that found nothing under way, in a row.
+    quiet_sweeps: Cell<u8>,
     /// The client closed its side behind a whole request over HTTP/1: until when that may mean
     /// only that nothing more comes.
     half_closed_ns: Cell<Option<u64>>,
@@ -96,6 +103,8 @@ impl Connection {
             resets: Cell::new(0),
             aborted: Cell::new(false),
             draining: Cell::new(false),
+            unflushed: Cell::new(false),
+            quiet_sweeps: Cell::new(0),
             half_closed_ns: Cell::new(None),
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
@@ -234,7 +243,8 @@ impl Connection {
         self.watch.wake();
     }
 
-    fn drain(&self) {
+    /// Lets it end after the requests in flight, or soon if there is none.
+    pub(super) fn drain(&self) {
         self.draining.set(true);
         if self.watch.phase() == Phase::Idle {
             self.watch.set_deadline(DRAIN_IDLE);
@@ -242,8 +252,39 @@ impl Connection {
         self.watch.wake();
     }
 
+    /// Bytes were written, or all of them are on their way.
+    pub(super) fn set_unflushed(&self, unflushed: bool) {
+        self.unflushed.set(unflushed);
+    }
+
+    /// Whether nothing has been under way over HTTP/1 for a while, and nothing is kept that the
+    /// next request needs: its memory has been given back.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let is_quiet = self.quiet_sweeps.get() >= QUIET_SWEEPS
+            && self.watch.phase() == Phase::Idle
+            && !self.unflushed.get()
+            && self.half_closed_ns.get().is_none()
+            && self.framer.borrow_mut().rest();
+        if is_quiet {
+            self.forwarded_for.take();
+        }
+        is_quiet
+    }
+
+    /// Wakes the task once when it has been quiet for a while.
+    fn count_quiet(&self) {
+        let is_quiet = self.watch.phase() == Phase::Idle && !self.unflushed.get();
+        let before = self.quiet_sweeps.get();
+        let now = if is_quiet { before.saturating_add(1).min(QUIET_SWEEPS) } else { 0 };
+        self.quiet_sweeps.set(now);
+        if now == QUIET_SWEEPS && before != now {
+            self.watch.wake();
+        }
+    }
+
     fn expire(&self, now_ns: u64) {
         self.watch.expire(now_ns);
+        self.count_quiet();
         if self.half_closed_ns.get().is_some_and(|end_ns| now_ns >= end_ns) {
             self.watch.wake();
         }

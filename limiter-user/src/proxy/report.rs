@@ -248,6 +248,23 @@ impl CoreCounters {
         self.outcomes.count(None, refusal.status(), Some(refusal), 0);
     }
 
+    /// Counts a request whose head was refused as it was read.
+    pub(super) fn refuse_head(&self, refusal: Refusal) {
+        self.requests.bump();
+        self.requests_ended.bump();
+        self.respond(refusal.status());
+        self.refuse(refusal);
+    }
+
+    /// Counts an answer by the class of its status.
+    pub(super) fn respond(&self, status: u16) {
+        if let Some(class) = (status / 100).checked_sub(1)
+            && let Some(count) = self.responses.get(usize::from(class))
+        {
+            count.bump();
+        }
+    }
+
     /// Requests of this core that have not ended.
     pub(super) fn in_flight(&self) -> u64 {
         self.requests.get().saturating_sub(self.requests_ended.get())

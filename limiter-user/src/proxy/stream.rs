@@ -110,6 +110,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.connection.set_unflushed(true);
         Pin::new(&mut self.transport).poll_write(context, bytes)
     }
 
@@ -118,6 +119,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.connection.set_unflushed(true);
         Pin::new(&mut self.transport).poll_write_vectored(context, parts)
     }
 
@@ -126,7 +128,10 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(context)
+        // hyper flushes when it has written all that it holds.
+        ready!(Pin::new(&mut self.transport).poll_flush(context))?;
+        self.connection.set_unflushed(false);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

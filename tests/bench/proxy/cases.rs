@@ -35,10 +35,10 @@ const ALLOWED: Case = Case {
     key: Some(KEY),
     status: 200,
     own_status: None,
-    target: None,
+    target: Some(100),
 };
 
-const REFUSED: Case = Case { status: 401, target: Some(150), ..ALLOWED };
+const REFUSED: Case = Case { status: 401, target: Some(100), ..ALLOWED };
 
 /// In the order of the table.
 pub(crate) const CASES: &[Case] = &[

@@ -99,7 +99,7 @@ impl Report {
 }
 
 /// A process and all its descendants.
-fn family(first: u32) -> Vec<u32> {
+pub(crate) fn family(first: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .expect("/proc")
         .flatten()
@@ -123,7 +123,7 @@ fn family(first: u32) -> Vec<u32> {
 
 /// CPU time of all threads of a process, user and kernel. The scheduler's own account: the one of
 /// proc(5) stat has the resolution of a clock tick.
-fn cpu_ns(process: u32) -> u64 {
+pub(crate) fn cpu_ns(process: u32) -> u64 {
     fs::read_dir(format!("/proc/{process}/task"))
         .unwrap_or_else(|error| panic!("a server has ended: {error}"))
         .flatten()

@@ -34,6 +34,9 @@ pub(crate) const HAPROXY: usize = 2;
 const MEASURED_CPU: &str = "0";
 const OTHER_CPU: &str = "1";
 
+/// Each server's port for TLS lies so far above its other.
+const TLS_PORTS: u16 = 10;
+
 const START: Duration = Duration::from_secs(10);
 
 /// What preset `json-api` sets.
@@ -66,9 +69,12 @@ impl Servers {
     /// Starts the origin and what is measured, and waits until they answer.
     pub(crate) fn start(namespace: &Namespace) -> Self {
         let scratch = Scratch::new();
+        certify(&scratch);
         let nginx = |name, port, cpu| {
             let mut command = on_cpu(namespace, cpu, "nginx");
-            command.arg("-p").arg(scratch.path()).arg("-c").arg(peer(name));
+            // It looks for certificates beside its file.
+            let text = std::fs::read(peer(name)).expect("a peer's file");
+            command.arg("-p").arg(scratch.path()).arg("-c").arg(scratch.write(name, text));
             Server::start("nginx", port, &mut command)
         };
         let origin = nginx("origin.conf", 3000, OTHER_CPU);
@@ -78,6 +84,7 @@ impl Servers {
         limiter.env("LIMITER_PROXY_THREADS", "1");
         let mut haproxy = on_cpu(namespace, MEASURED_CPU, "haproxy");
         haproxy.arg("-db").arg("-f").arg(peer("haproxy.cfg"));
+        haproxy.env("BENCH_DIRECTORY", scratch.path());
         let servers = Self {
             measured: vec![
                 Server::start("limiter", 8001, &mut limiter),
@@ -102,6 +109,21 @@ impl Servers {
 
     pub(crate) fn name(&self, server: usize) -> &'static str {
         self.measured[server].name
+    }
+
+    /// The process that was started; the server's others are its descendants.
+    pub(crate) fn process(&self, server: usize) -> u32 {
+        self.measured[server].child.id()
+    }
+
+    /// Where a server is reached, without TLS.
+    pub(crate) fn address(&self, server: usize) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.measured[server].port).into()
+    }
+
+    /// Where a server is reached by TLS.
+    pub(crate) fn tls_address(&self, server: usize) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.measured[server].port + TLS_PORTS).into()
     }
 
     /// One round; see [`load::run`].
@@ -186,6 +208,17 @@ fn on_cpu(namespace: &Namespace, cpu: &str, program: impl AsRef<std::ffi::OsStr>
     let mut command = namespace.command("taskset");
     command.args(["--cpu-list", cpu]).arg(program);
     command
+}
+
+/// One certificate for all, with a key of the kind that most sites have now (P-256).
+fn certify(scratch: &Scratch) {
+    let made = rcgen::generate_simple_self_signed(["test".to_owned()]).expect("a certificate");
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    scratch.write("both.pem", format!("{chain}{key}"));
+    scratch.write("chain.pem", chain);
+    let path = scratch.write("key.pem", key);
+    let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, only_owner).expect("the key's mode is set");
 }
 
 /// Where the peers' files are in the sources.

@@ -67,6 +67,9 @@ pub struct StatusView {
     pub durations: Vec<DurationView>,
     /// Open client connections.
     pub connections_open: u64,
+    /// TLS handshakes with clients: `full`, `resumed`, `failed`.
+    #[serde(default)]
+    pub tls_handshakes: BTreeMap<String, u64>,
     /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
     pub connections: Option<ConnectionsView>,
     /// Bans in force by scope.

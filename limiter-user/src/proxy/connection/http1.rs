@@ -3,7 +3,7 @@
 //! In: a stream on which a request began; out: requests to the pipeline, one at a time, and the
 //! answers to those that the framing refused. hyper sees no other, and refuses none by itself.
 
-use std::rc::Rc;
+use std::{future::poll_fn, pin::Pin, rc::Rc, task::Poll};
 
 use http::HeaderValue;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -31,7 +31,8 @@ const PARSER_HEADERS: usize = 100;
 /// hyper's smallest read buffer bound.
 const MIN_BUFFER_BYTES: usize = 8192;
 
-/// Serves requests until the connection ends.
+/// Serves requests until the connection ends. hyper and its buffers are there only while there are
+/// requests, and a little longer.
 pub(super) async fn drive(
     core: &Rc<Core>,
     state: &Rc<Connection>,
@@ -39,6 +40,23 @@ pub(super) async fn drive(
     mut stream: ClientStream,
 ) {
     stream.frame();
+    while let Some(mut resting) = serve(core, state, bounds, stream).await {
+        match unless_ended(state, resting.read_ahead()).await {
+            Ok(Ok(1..)) => state.begin_head(),
+            Ok(_) => return,
+            Err(ended) => return end(core, state, ended, resting).await,
+        }
+        stream = resting;
+    }
+}
+
+/// Serves requests until none has come for a while: the stream then; or to the end.
+async fn serve(
+    core: &Rc<Core>,
+    state: &Rc<Connection>,
+    bounds: HttpBounds,
+    stream: ClientStream,
+) -> Option<ClientStream> {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         // Sockets are accepted only under a policy, and there is always one from then on.
         match core.policy() {
@@ -48,13 +66,20 @@ pub(super) async fn drive(
             None => Answering::Never,
         }
     });
-    let mut http = builder(bounds).serve_connection(TokioIo::new(stream), service);
-    let outcome = unless_ended(state, &mut http).await;
+    let mut http = Box::new(builder(bounds).serve_connection(TokioIo::new(stream), service));
+    let served = poll_fn(|context| match Pin::new(&mut *http).poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending if state.is_at_rest() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    let outcome = unless_ended(state, served).await;
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner();
     let tunnel = state.tunnel.take();
     match outcome {
-        Ok(Ok(())) if let Some(tunnel) = tunnel => {
+        // What hyper has read of a request it has not begun would be lost.
+        Ok(None) if parts.read_buf.is_empty() => return Some(stream),
+        Ok(Some(Ok(()))) if let Some(tunnel) = tunnel => {
             let passing = tunnel.run(state.watch(), &mut stream, parts.read_buf);
             if let Err(ended) = unless_ended(state, Box::pin(passing)).await {
                 end(core, state, ended, stream).await;
@@ -69,6 +94,7 @@ pub(super) async fn drive(
         }
         Err(ended) => end(core, state, ended, stream).await,
     }
+    None
 }
 
 /// Answers what the framing refused, unless it was in the body of a request, which has an answer.
@@ -83,7 +109,7 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut Cl
     }
     let id = core.new_request_id();
     let framer = state.framer();
-    core.counters.refuse(refusal);
+    core.counters.refuse_head(refusal);
     let who = (state.peer, state.client());
     core.report.note(clock::unix_ns(), who, ObservedOutcome::Refused(refusal), || {
         facts(&framer, refusal, &id)

@@ -43,6 +43,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 /// Bytes of responses that wait for one request's client.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 
+/// How many times what a head may have is read of one, so that the pipeline can say that it is too
+/// large; of what is larger nothing is kept, and h2 answers 431 without a body.
+const READ_HEADS: u32 = 4;
+
 /// Requests that were reset before they reached the pipeline, and resets that the client provoked,
 /// until the connection ends (CVE-2023-44487 and its kin).
 const MAX_PENDING_RESETS: usize = 20;
@@ -87,7 +91,19 @@ pub(super) async fn drive(
         if state.is_resetting() {
             return Poll::Ready(Some(Refusal::MalformedRequest));
         }
-        match state.poll_ended(context) {
+        let mut ended = state.poll_ended(context);
+        if ended == Some(Ended::Idle) && !going_away {
+            // A request may be on its way: the client learns which ones were not taken.
+            going_away = true;
+            Pin::new(&mut http).graceful_shutdown();
+            state.drain();
+            // Writes what the shutdown says.
+            if Pin::new(&mut http).poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            ended = state.poll_ended(context);
+        }
+        match ended {
             Some(Ended::HeadTimeout) => Poll::Ready(Some(Refusal::Timeout)),
             Some(Ended::Idle | Ended::Opening | Ended::Aborted) => Poll::Ready(None),
             None => Poll::Pending,
@@ -102,6 +118,7 @@ pub(super) async fn drive(
 fn builder(bounds: HttpBounds, streams: Streams) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     let list = u32::try_from(bounds.max_header_bytes).unwrap_or(u32::MAX);
+    let list = list.saturating_mul(READ_HEADS);
     builder
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -14,7 +14,7 @@ const MAX_DIGITS: u8 = 15;
 const MAX_EXTENSION_BYTES: usize = 4096;
 
 /// Most bytes of a trailer section.
-const MAX_TRAILER_BYTES: usize = 8192;
+pub(in crate::proxy) const MAX_TRAILER_BYTES: usize = 8192;
 
 /// Fields that decide about framing, routing and access, and so are never in a trailer (RFC 9110,
 /// 6.5.1).

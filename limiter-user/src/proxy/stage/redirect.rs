@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, Method,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HOST, PROXY_AUTHORIZATION, TRANSFER_ENCODING},
+    header::{AUTHORIZATION, HOST, PROXY_AUTHORIZATION},
     request::Parts,
 };
 
@@ -17,27 +17,22 @@ use crate::{
 const HTTPS: u16 = 443;
 const HTTP: u16 = 80;
 
-/// The answer to any request.
+/// The answer to any request: its head, and whether a body follows.
 pub(in crate::proxy) fn answer(
     policy: &Compiled,
     redirect: Redirect,
     target: &Target,
-    parts: &Parts,
+    (parts, has_body): (&Parts, bool),
 ) -> Reply {
     let headers = &parts.headers;
     let plain = matches!(parts.method, Method::GET | Method::HEAD)
-        && !has_body(headers)
+        && !has_body
         && !has_credential(policy, headers);
     if !plain {
         return Refusal::HttpsRequired.into();
     }
     let port = shown_port(redirect, port_of(headers));
     Reply::redirect(&location(target.host(), port, target.path_and_query.as_str()))
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING)
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// Cookies are left out: browsers send those that are not marked as secure wherever they go.
