@@ -240,3 +240,15 @@ fn a_reload_keeps_what_is_known_of_servers_that_stay() {
     reload("");
     assert_eq!(farm.get().text(), "well");
 }
+
+#[test]
+fn a_request_for_another_protocol_goes_past_a_server_that_is_not_there() {
+    let mut farm = Farm::start(2, "retries = 0");
+    stop(farm.origins.remove(0));
+    let asking = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    for _ in 0..3 {
+        let declined = farm.send(&http::request("GET", "/", &asking, b""));
+        assert_eq!((declined.status, declined.text().as_str()), (200, "1"));
+    }
+    assert_eq!(farm.counts(), [3]);
+}

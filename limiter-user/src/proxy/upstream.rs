@@ -59,7 +59,7 @@ pub(super) async fn send(
     let chosen = pool.choose(exchange, 0, exchange.now_ns).ok_or_else(unavailable)?;
     // What is rare is large too: apart, so that the usual future is small.
     if let Some(protocol) = protocol {
-        return Box::pin(upgrade::send(exchange, chosen, request, protocol)).await;
+        return Box::pin(upgrade::send(exchange, &pool, chosen, request, protocol)).await;
     }
     let replay = Replay::of(exchange, &request);
     let bit = chosen.bit;

@@ -13,11 +13,12 @@ use hyper::body::Incoming;
 
 use super::{
     Attempt, dial, failure, finish,
-    pool::{Chosen, Link},
+    pool::{Chosen, Link, Pool},
     server::Verdict,
     tunnel::Tunnel,
 };
 use crate::{
+    clock,
     proxy::{
         body::{RequestBody, Source},
         exchange::Exchange,
@@ -27,27 +28,35 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Sends the request on a connection of its own, once.
+/// Sends the request on a connection of its own, once, to the first server that can be reached.
 pub(super) async fn send(
     exchange: &Exchange,
-    chosen: Chosen,
+    pool: &Pool,
+    mut chosen: Chosen,
     mut request: Request<RequestBody>,
     protocol: HeaderValue,
 ) -> Result<Response<Source>, Reply> {
     let timeouts = exchange.in_force.policy.timeouts;
-    let lane = Rc::clone(&chosen.lane);
-    let dialing = async {
-        let (wire, _) = dial::dial(&lane.server, true, timeouts.connect).await.map_err(drop)?;
-        dial::http1(wire).await.map_err(drop)
-    };
-    let (mut sender, mut connection) = match exchange.within(timeouts.connect, dialing).await {
-        Some(Ok(connected)) => connected,
-        failed => {
-            chosen.unreachable();
-            let refusal = Refusal::UpstreamFailed;
-            return Err(if failed.is_none() { Refusal::UpstreamTimeout } else { refusal }.into());
+    let mut unreachable = 0;
+    let (mut sender, mut connection) = loop {
+        let dialing = async {
+            let server = &chosen.lane.server;
+            let (wire, _) = dial::dial(server, true, timeouts.connect).await.map_err(drop)?;
+            dial::http1(wire).await.map_err(drop)
+        };
+        match exchange.within(timeouts.connect, dialing).await {
+            Some(Ok(connected)) => break connected,
+            failed => {
+                chosen.unreachable();
+                unreachable |= chosen.bit;
+                let refusal = Refusal::UpstreamFailed;
+                let refusal = if failed.is_none() { Refusal::UpstreamTimeout } else { refusal };
+                let another = pool.choose(exchange, unreachable, clock::monotonic_ns());
+                chosen = another.ok_or(refusal)?;
+            }
         }
     };
+    let lane = Rc::clone(&chosen.lane);
     let open = lane.open();
     let passage = chosen.passage;
     let mut lease = chosen.lease(Link::None);
