@@ -143,7 +143,6 @@ async fn admit(
     } else {
         address::by_route(route, &client)?;
     }
-    declared_length(policy, &parts.headers)?;
     let is_without_body = body.is_end_stream();
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
@@ -162,6 +161,7 @@ async fn admit(
             exchange.enforce(mode, refusal)?;
         }
     }
+    declared_length(policy, &parts.headers)?;
     let protocol = transform::upgrade(parts, is_without_body);
     edit(exchange, route, &client, &mut parts.headers);
     if is_unannounced {

@@ -153,7 +153,7 @@ fn routes_and_what_they_name() {
         ("access_log = true", "\"off\", \"json\", \"combined\", or {"),
         ("client_address = \"proxy\"", "no listener expects the PROXY protocol"),
         ("client_address = \"x-forwarded-for\"", "`trusted_proxies` is empty"),
-        ("max_inspected_body = \"1MB\"", "http.max_inspected_body: not supported"),
+        ("max_inspected_body = \"1GB\"", "between 1B and 16MiB"),
         ("min_body_rate = \"256/s\"", "expected a rate of bytes"),
         ("max_requests = 0", "0 is not between 1 and 1000000"),
         ("max_body = 2000", "expected a string"),
