@@ -2,6 +2,7 @@
 
 mod api_key;
 mod forward;
+pub(crate) mod jwt;
 
 use std::ops::Range;
 
@@ -22,6 +23,7 @@ use crate::policy::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     ApiKey,
+    Jwt,
     Forward,
 }
 
@@ -36,8 +38,8 @@ pub(super) fn check(
         report.refuse_with(written.span(), "`kind` is missing", "kind = \"api_key\"");
         return None;
     };
-    let kinds = [("api_key", Kind::ApiKey), ("forward", Kind::Forward)];
-    let later = ["jwt", "mtls", "hmac", "signature"];
+    let kinds = [("api_key", Kind::ApiKey), ("jwt", Kind::Jwt), ("forward", Kind::Forward)];
+    let later = ["mtls", "hmac", "signature"];
     let chosen = report.choice(Some(said), &kinds, &later);
     let known = kinds.iter().find(|(label, _)| *label == said.get_ref());
     // The other keys of an unknown kind belong to it; one error says it all.
@@ -45,6 +47,7 @@ pub(super) fn check(
     refuse_foreign(label, document, report);
     let kind = match chosen {
         Kind::ApiKey => AuthKind::ApiKey(api_key::check(written, scope, report)),
+        Kind::Jwt => AuthKind::Jwt(jwt::check(name, written, scope, report)?),
         Kind::Forward => AuthKind::Forward(forward::check(name, written, scope, report)?),
     };
     let hide_credentials = document
@@ -78,13 +81,13 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
         ("tier_claim", place(document.tier_claim.as_ref()), &["jwt"]),
         ("revoked", place(document.revoked.as_ref()), &["jwt"]),
         ("secrets", place(document.secrets.as_ref()), &["hmac"]),
-        ("tolerance", place(document.tolerance.as_ref()), &["hmac", "signature"]),
+        ("tolerance", place(document.tolerance.as_ref()), &["jwt", "hmac", "signature"]),
         ("principals", place(document.principals.as_ref()), &["mtls"]),
         ("keys", place(document.keys.as_ref()), &["signature"]),
         ("url", place(document.url.as_ref()), &["forward"]),
         ("subject_header", place(document.subject_header.as_ref()), &["forward"]),
         ("copy_headers", place(document.copy_headers.as_ref()), &["forward"]),
-        ("ca", place(document.ca.as_ref()), &["forward"]),
+        ("ca", place(document.ca.as_ref()), &["jwt", "forward"]),
     ];
     for (key, place, kinds) in given {
         if let Some(place) = place.filter(|_| !kinds.contains(&kind)) {

@@ -2,8 +2,11 @@
 //!
 //! Serialisable, as everything that the agent sends to the proxy. What can be a digest is one.
 
+pub mod jwt;
+
 use serde::{Deserialize, Serialize};
 
+use self::jwt::JwtPolicy;
 use super::{Mode, upstream::UpstreamPolicy};
 
 /// One authentication scheme.
@@ -24,7 +27,7 @@ impl AuthPolicy {
     pub fn api_keys(&self) -> Option<&ApiKeyPolicy> {
         match &self.kind {
             AuthKind::ApiKey(keys) => Some(keys),
-            AuthKind::Forward(_) => None,
+            AuthKind::Jwt(_) | AuthKind::Forward(_) => None,
         }
     }
 }
@@ -34,6 +37,8 @@ impl AuthPolicy {
 pub enum AuthKind {
     /// A key in a header, or as `Authorization: Bearer` with our prefix.
     ApiKey(ApiKeyPolicy),
+    /// A signed token, as `Authorization: Bearer`.
+    Jwt(JwtPolicy),
     /// Somebody else is asked about each request.
     Forward(ForwardPolicy),
 }
