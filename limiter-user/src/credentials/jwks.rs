@@ -84,10 +84,14 @@ impl KeySet {
         self.fitting(jws).next().is_some()
     }
 
-    /// Whether the key with this fingerprint is still in the set, and still for this algorithm.
-    pub fn holds(&self, fingerprint: &[u8; 32], algorithm: Algorithm) -> bool {
+    /// Whether the key with this fingerprint is still in the set, for this algorithm and under the
+    /// name that a token gives it.
+    pub fn holds(&self, fingerprint: &[u8; 32], algorithm: Algorithm, kid: Option<&str>) -> bool {
+        let kid = kid.filter(|_| self.named);
         self.keys.iter().any(|key| {
-            key.fingerprint() == fingerprint && key.algorithms().any(|own| own == algorithm)
+            key.fingerprint() == fingerprint
+                && kid.is_none_or(|kid| key.kid() == Some(kid))
+                && key.algorithms().any(|own| own == algorithm)
         })
     }
 

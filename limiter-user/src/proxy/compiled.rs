@@ -16,6 +16,7 @@ use super::{
     compiled_auth::Scheme,
     compiled_cors::Cors,
     content::Budget,
+    jwks::Issuers,
     overload::known_meter,
     upstream::{Directory, Upstream},
 };
@@ -37,11 +38,17 @@ pub(super) struct Lasting {
     pub(super) counters: Counters,
     pub(super) upstreams: Directory,
     pub(super) inspection: Arc<Budget>,
+    pub(super) issuers: Issuers,
 }
 
 impl Lasting {
     pub(super) fn new(upstreams: Directory) -> Self {
-        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+        Self {
+            counters: Counters::default(),
+            upstreams,
+            inspection: Arc::default(),
+            issuers: Issuers::default(),
+        }
     }
 }
 
@@ -159,9 +166,17 @@ impl Headers {
 }
 
 impl Compiled {
+    /// Begins to ask issuers that are new for their keys. On the thread of the conductor: one
+    /// question for the whole process.
+    pub(super) fn ask_issuers(&self) {
+        for jwt in self.auth.iter().filter_map(Scheme::jwt) {
+            jwt.ask_issuer(&self.upstreams);
+        }
+    }
+
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection } = lasting;
+        let Lasting { counters, upstreams, inspection, issuers } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -185,7 +200,7 @@ impl Compiled {
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
         let mut asked = policy.upstreams.clone();
-        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
         let auth = auth.collect::<Result<_, _>>()?;
         let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
-use super::identity::Identity;
+use super::{compiled_jwt::Jwt, identity::Identity, jwks::Issuers};
 use crate::policy::{
     Mode,
     auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
@@ -24,6 +24,7 @@ pub(super) struct Scheme {
 #[derive(Debug)]
 pub(super) enum SchemeKind {
     ApiKey(ApiKeys),
+    Jwt(Box<Jwt>),
     Forward(Forward),
 }
 
@@ -55,15 +56,19 @@ pub(super) struct Key {
 }
 
 impl Scheme {
-    /// `upstreams`: those so far, to which it may add its own.
+    /// `upstreams`: those so far, to which it may add its own; `issuers`: those that are known.
     pub(super) fn new(
         policy: &AuthPolicy,
         upstreams: &mut Vec<UpstreamPolicy>,
+        issuers: &mut Issuers,
     ) -> Result<Self, String> {
         let label = HeaderValue::from_str(&policy.name)
             .map_err(|_| "scheme name: not a header value".to_owned())?;
         let kind = match &policy.kind {
             AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+            AuthKind::Jwt(jwt) => {
+                SchemeKind::Jwt(Box::new(Jwt::new(&policy.name, jwt, upstreams, issuers)?))
+            }
             AuthKind::Forward(forward) => {
                 upstreams.push(forward.upstream.clone());
                 SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
@@ -76,7 +81,7 @@ impl Scheme {
     pub(super) fn own_header(&self) -> Option<&HeaderName> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(&keys.header),
-            SchemeKind::Forward(_) => None,
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) => None,
         }
     }
 
@@ -84,7 +89,15 @@ impl Scheme {
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(keys),
-            SchemeKind::Forward(_) => None,
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) => None,
+        }
+    }
+
+    /// Whose tokens it accepts, if it accepts any.
+    pub(super) fn jwt(&self) -> Option<&Jwt> {
+        match &self.kind {
+            SchemeKind::Jwt(jwt) => Some(jwt),
+            SchemeKind::ApiKey(_) | SchemeKind::Forward(_) => None,
         }
     }
 
@@ -92,7 +105,7 @@ impl Scheme {
     pub(super) fn forward(&self) -> Option<&Forward> {
         match &self.kind {
             SchemeKind::Forward(forward) => Some(forward),
-            SchemeKind::ApiKey(_) => None,
+            SchemeKind::ApiKey(_) | SchemeKind::Jwt(_) => None,
         }
     }
 }

@@ -46,7 +46,6 @@ pub(super) struct TlsFacts {
     /// Server name that the client asked for, lower case.
     pub(super) server_name: Option<Box<str>>,
     /// The client's certificate, verified.
-    #[expect(dead_code, reason = "for authentication by certificate, which no scheme does yet")]
     pub(super) client_certificate: Option<CertificateDer<'static>>,
     /// Whether HTTP/2 was chosen.
     pub(super) is_http2: bool,

@@ -1,9 +1,9 @@
 //! `kind = "jwt"`: whose tokens, and where the keys come from. Reads the files, and reads them again
 //! when they change.
 
-use std::{fs, io::Read as _, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::anyhow;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use toml::Spanned;
 
@@ -15,7 +15,9 @@ use super::super::{
         shapes::{NamesDocument, SecretDocument},
     },
     error::Report,
-    secret, upstream, values,
+    secret,
+    tls::read,
+    upstream, values,
 };
 use crate::{
     credentials::{
@@ -144,16 +146,32 @@ fn keys(
     let path = |file: &Text, report: &mut Report| agent::path(file, scope, report);
     let (place, read) = match document {
         AuthDocument {
-            jwks_url: Some(url), jwks_file: None, public_key: None, secret: None, ..
+            jwks_url: Some(url),
+            jwks_file: None,
+            public_key: None,
+            secret: None,
+            ..
         } => return self::url(name, url, document.ca.as_ref(), scope, report),
         AuthDocument {
-            jwks_url: None, jwks_file: Some(file), public_key: None, secret: None, ..
+            jwks_url: None,
+            jwks_file: Some(file),
+            public_key: None,
+            secret: None,
+            ..
         } => (file.span(), read_set(&path(file, report))),
         AuthDocument {
-            jwks_url: None, jwks_file: None, public_key: Some(file), secret: None, ..
+            jwks_url: None,
+            jwks_file: None,
+            public_key: Some(file),
+            secret: None,
+            ..
         } => (file.span(), read_public(&path(file, report))),
         AuthDocument {
-            jwks_url: None, jwks_file: None, public_key: None, secret: Some(secret), ..
+            jwks_url: None,
+            jwks_file: None,
+            public_key: None,
+            secret: Some(secret),
+            ..
         } => return self::secret(secret, scope, report),
         _ => {
             report.refuse_with(
@@ -224,17 +242,4 @@ fn read_revoked(path: &Path) -> anyhow::Result<RevokedPolicy> {
         .map_err(|_| anyhow!("{shown} is not UTF-8"))?;
     let entries = Revoked::read(&text).map_err(|why| anyhow!("{shown}: {why}"))?;
     Ok(RevokedPolicy { file: path.to_owned(), entries })
-}
-
-fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
-    let shown = path.display();
-    let metadata = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
-    // Reading a FIFO would wait for a writer.
-    ensure!(metadata.is_file(), "{shown} is not a regular file");
-    let file = fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let mut bytes = Vec::new();
-    let count = file.take(max_bytes + 1).read_to_end(&mut bytes);
-    let count = count.with_context(|| format!("cannot read {shown}"))?;
-    ensure!(count as u64 <= max_bytes, "{shown} is larger than {max_bytes} bytes");
-    Ok(bytes)
 }

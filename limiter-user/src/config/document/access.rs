@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Flag, Later, Number, Text, shapes::{NamesDocument, SecretDocument}};
+use super::{
+    Flag, Later, Number, Text,
+    shapes::{NamesDocument, SecretDocument},
+};
 
 /// `[limits.NAME]`.
 #[derive(Default, Deserialize)]

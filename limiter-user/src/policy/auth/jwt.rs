@@ -90,6 +90,22 @@ impl JwtPolicy {
         keys.into_iter().chain(self.revoked.iter().map(|list| &list.file)).map(PathBuf::as_path)
     }
 
+    /// Whether both say the same, whatever is in their files.
+    pub fn is_of_same_files(&self, other: &Self) -> bool {
+        let keys = match (&self.keys, &other.keys) {
+            (JwtKeys::Set { file: one, .. }, JwtKeys::Set { file: two, .. })
+            | (JwtKeys::Public { file: one, .. }, JwtKeys::Public { file: two, .. })
+            | (JwtKeys::Secret { file: Some(one), .. }, JwtKeys::Secret { file: Some(two), .. }) => {
+                one == two
+            }
+            (one, two) => one == two,
+        };
+        let list = |policy: &Self| policy.revoked.as_ref().map(|list| list.file.clone());
+        let rest =
+            |policy: &Self| Self { keys: self.keys.clone(), revoked: None, ..policy.clone() };
+        keys && list(self) == list(other) && rest(self) == rest(other)
+    }
+
     /// What is expected of a token's claims.
     pub fn rules(&self) -> Rules {
         Rules {

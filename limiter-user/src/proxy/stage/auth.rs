@@ -5,14 +5,16 @@
 //! refuses the request even beside a valid one, and so do two that name different principals.
 
 mod api_key;
+mod jwt;
 
 use std::rc::Rc;
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
+use rustls::pki_types::CertificateDer;
 
 pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
@@ -20,18 +22,48 @@ use crate::{
         compiled::{Compiled, Route},
         content::Content,
         identity::Identity,
+        proof::Client,
         reply::Reply,
+        tokens::Tokens,
     },
     refusal::Refusal,
 };
 
 /// What schemes look at, beside the body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(in crate::proxy) struct Asked<'a> {
     pub(in crate::proxy) policy: &'a Compiled,
     pub(in crate::proxy) route: &'a Route,
     pub(in crate::proxy) parts: &'a Parts,
+    pub(in crate::proxy) client: &'a Client,
+    /// The client's, verified.
+    pub(in crate::proxy) certificate: Option<&'a CertificateDer<'static>>,
+    /// Of this core.
+    pub(in crate::proxy) tokens: &'a Tokens,
     pub(in crate::proxy) unix_seconds: u64,
+    pub(in crate::proxy) now_ns: u64,
+}
+
+impl Asked<'_> {
+    /// Whether the route accepts API keys.
+    fn has_api_keys(&self) -> bool {
+        self.route.auth.iter().any(|scheme| self.policy.auth[*scheme].api_keys().is_some())
+    }
+
+    /// Whether a credential that nobody has seen before may be verified, which costs more than an
+    /// answer: not for an address whose budget is spent.
+    fn may_work(&self) -> Result<(), Reply> {
+        if self.client.trusted {
+            return Ok(());
+        }
+        self.policy.guard.admit_work(self.client.key, self.now_ns).map_err(guarded)
+    }
+}
+
+/// The answer of the guard.
+pub(in crate::proxy) fn guarded(wait_ns: u64) -> Reply {
+    let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
+    Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds))
 }
 
 /// Whom a request speaks for.
@@ -106,10 +138,11 @@ pub(in crate::proxy) async fn authenticate(
         return Ok(Authenticated::Public);
     }
     if is_repeated(&asked.parts.headers) {
-        return Err(Refusal::MalformedRequest.into());
+        return Err(jwt::two_methods());
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
+    jwt::look_up(asked, &mut found).await?;
     if found.is_nothing()
         && let Some(scheme) = ask(asked)
     {
@@ -148,13 +181,14 @@ fn is_repeated(headers: &HeaderMap) -> bool {
 struct Found {
     principal: Option<Principal>,
     invalid: bool,
+    lapsed: bool,
 }
 
 impl Found {
     fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
         match (presented, &self.principal) {
             (Presented::Invalid, _) => self.invalid = true,
-            (Presented::Lapsed, _) => {}
+            (Presented::Lapsed, _) => self.lapsed = true,
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
@@ -171,18 +205,19 @@ impl Found {
 
     fn verdict(self) -> Result<Principal, Reply> {
         match self {
-            Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential)),
-            Self { principal: None, .. } => Err(challenge(Refusal::Unauthorized)),
+            Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
             Self { principal: Some(principal), .. } => Ok(principal),
+            Self { lapsed, .. } => Err(challenge(Refusal::Unauthorized, lapsed)),
         }
     }
 }
 
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
-fn challenge(refusal: Refusal) -> Reply {
-    let challenge = match refusal {
-        Refusal::InvalidCredential => "Bearer realm=\"api\", error=\"invalid_token\"",
-        _ => "Bearer realm=\"api\"",
+fn challenge(refusal: Refusal, presented: bool) -> Reply {
+    let challenge = if presented {
+        "Bearer realm=\"api\", error=\"invalid_token\""
+    } else {
+        "Bearer realm=\"api\""
     };
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
@@ -194,6 +229,12 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
             && let Some(header) = scheme.own_header()
         {
             headers.remove(header);
+        }
+        if scheme.hides && scheme.jwt().is_some() {
+            let is_token = headers.get(AUTHORIZATION).is_some_and(|v| jwt::bearer(v).is_some());
+            if is_token {
+                headers.remove(AUTHORIZATION);
+            }
         }
         // Only who was asked says these.
         for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {
