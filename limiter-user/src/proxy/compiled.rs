@@ -18,6 +18,7 @@ use super::{
     content::Budget,
     jwks::Issuers,
     overload::known_meter,
+    tokens::Verified,
     upstream::{Directory, Upstream},
 };
 use crate::{
@@ -39,6 +40,7 @@ pub(super) struct Lasting {
     pub(super) upstreams: Directory,
     pub(super) inspection: Arc<Budget>,
     pub(super) issuers: Issuers,
+    pub(super) verified: Arc<Verified>,
 }
 
 impl Lasting {
@@ -48,6 +50,7 @@ impl Lasting {
             upstreams,
             inspection: Arc::default(),
             issuers: Issuers::default(),
+            verified: Arc::default(),
         }
     }
 }
@@ -64,6 +67,8 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// For bodies that stages look at as a whole.
     pub(super) inspection: Arc<Budget>,
+    /// Tokens that were verified lately, on any core.
+    pub(super) verified: Arc<Verified>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     /// Those of routes, then those that schemes ask.
@@ -176,7 +181,7 @@ impl Compiled {
 
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, issuers } = lasting;
+        let Lasting { counters, upstreams, inspection, issuers, verified } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -212,6 +217,7 @@ impl Compiled {
             trusted: policy.trusted.clone(),
             guard,
             inspection: Arc::clone(inspection),
+            verified: Arc::clone(verified),
             known,
             router: finder,
             groups,

@@ -5,7 +5,12 @@
 //! two halves: when the newer one is full the older is dropped, with whatever was not asked for
 //! since.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::{Mutex, PoisonError},
+};
 
 use super::identity::Identity;
 use crate::credentials::jwt::{Algorithm, Claims};
@@ -61,6 +66,31 @@ impl Tokens {
         for half in &mut *self.halves.borrow_mut() {
             half.remove(key);
         }
+    }
+}
+
+/// The digests of tokens that any core verified, in halves too: a client that is known on one core
+/// is no stranger to the guard on another.
+#[derive(Debug, Default)]
+pub(super) struct Verified(Mutex<[HashSet<TokenKey>; 2]>);
+
+impl Verified {
+    /// Digests in each half.
+    const HALF: usize = 1 << 16;
+
+    /// Whether some core verified this token lately.
+    pub(super) fn has(&self, key: &TokenKey) -> bool {
+        let halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        halves.iter().any(|half| half.contains(key))
+    }
+
+    /// Remembers it.
+    pub(super) fn add(&self, key: TokenKey) {
+        let [new, old] = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if new.len() >= Self::HALF {
+            *old = std::mem::take(new);
+        }
+        new.insert(key);
     }
 }
 

@@ -1,7 +1,10 @@
 //! An issuer that changes its keys, stalls, lies and is gone: whoever has a good token is served
 //! all the while, and whoever has none does not make the limiter ask.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use limiter_tests::{
     origin::Behaviour,
@@ -11,7 +14,7 @@ use limiter_tests::{
 use serde_json::json;
 
 use super::{ROUTE, Scene, claims, document};
-use crate::support::SOON;
+use crate::support::{SOON, configuration};
 
 /// Longer than what lies between two questions.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -51,44 +54,80 @@ fn keys_change_while_tokens_are_in_use() {
     assert_eq!(scene.status(&new), 401);
 }
 
+/// One issuer for each lie, and all lie at once.
 #[test]
-fn an_issuer_that_lies_changes_nothing() {
-    let scene = Scene::start(ROUTE, "");
-    let good =
-        |number: usize| scene.rsa.token("rsa", &claims(&json!({ "jti": number.to_string() })));
-    eventually(SOON, "the keys", || scene.status(&good(0)) == 200);
-    let key = scene.rsa.jwk("rsa").to_string();
+fn issuers_that_lie_change_nothing() {
+    let mut scene = Scene::prepare(ROUTE, "");
+    let key = scene.rsa.jwk("rsa");
     let weak = json!({ "kty": "RSA", "kid": "x", "n": "AQAB", "e": "AQAB" });
+    let elsewhere = ("Location".to_owned(), format!("{}/other", scene.issuer.url()));
     let lies = [
         document("<html>maintenance</html>"),
+        document(""),
         document(&key_set(&[])),
         document("{}"),
         document("{\"keys\":{}}"),
         document(&format!("{{\"keys\":[{key}],\"keys\":[]}}")),
         document(&key_set(&[weak, Signer::Secret(vec![1; 32]).jwk("rsa")])),
-        Behaviour::CloseMidBody(4000, key.clone().into_bytes()),
+        document(&key_set(&vec![Signer::p256().jwk("many"); 101])),
         document(&format!("{{\"keys\":[{key}],\"x\":\"{}\"}}", "x".repeat(300_000))),
+        Behaviour::CloseMidBody(4000, key.to_string().into_bytes()),
+        Behaviour::Answer(302, vec![elsewhere], Vec::new()),
         Behaviour::Answer(
-            302,
-            vec![("Location".to_owned(), format!("{}/other", scene.issuer.url()))],
-            Vec::new(),
+            200,
+            vec![("Content-Encoding".to_owned(), "gzip".to_owned())],
+            key_set(&[Signer::rsa().jwk("rsa")]).into_bytes(),
         ),
         Behaviour::status(500),
+        Behaviour::status(204),
         Behaviour::Reset,
+        Behaviour::RawThenClose(b"nonsense".to_vec()),
     ];
     scene.issuer.on("/other", document(&key_set(&[Signer::rsa().jwk("rsa")])));
-    // What it says next is asked for by a token whose key is not known.
-    for (number, lie) in lies.into_iter().enumerate().take(4) {
-        let before = questions(&scene);
-        scene.issuer.on("/keys", lie);
-        let unknown = Signer::p256().token(&format!("unknown-{number}"), &claims(&json!({})));
-        eventually(PATIENCE, "the lie", || {
-            scene.status(&unknown);
-            questions(&scene) > before
-        });
-        assert_eq!(scene.status(&good(number + 1)), 200, "with the keys from before");
+    let mut names = Vec::new();
+    let mut sections = super::NO_BANS.to_owned();
+    for number in 0..lies.len() {
+        scene.issuer.on(&format!("/{number}"), document(&key_set(std::slice::from_ref(&key))));
+        names.push(format!("liar-{number}"));
+        write!(
+            sections,
+            "[auth.liar-{number}]\nkind = \"jwt\"\nissuer = \"https://{number}.test\"\n\
+             audience = \"api\"\njwks_url = \"{}/{number}\"\n",
+            scene.issuer.url()
+        )
+        .unwrap();
     }
-    scene.site.limiter.event("status 500").clear();
+    let route = format!("auth = {names:?}\nlimits = \"none\"");
+    scene.site.limiter.configure(&configuration(&scene.site.origin, "", &route, &sections));
+    scene.site.limiter.restart();
+    let of = |number: usize, jti: &str| {
+        claims(&json!({ "iss": format!("https://{number}.test"), "jti": jti }))
+    };
+    let good = |number: usize, jti: &str| scene.rsa.token("rsa", &of(number, jti));
+    let asked = |number: usize| {
+        let path = format!("/{number}");
+        scene.issuer.requests().iter().filter(|one| one.target() == path).count()
+    };
+    for number in 0..lies.len() {
+        eventually(SOON, "the keys", || scene.status(&good(number, "first")) == 200);
+    }
+    for (number, lie) in lies.iter().enumerate() {
+        scene.issuer.on(&format!("/{number}"), lie.clone());
+    }
+    let forger = Signer::p256();
+    for number in 0..lies.len() {
+        // A token with another key makes the limiter ask.
+        let unknown = forger.token("unknown", &of(number, "forged"));
+        eventually(PATIENCE, "the lie", || scene.status(&unknown) == 401 && asked(number) > 1);
+    }
+    for (number, lie) in lies.iter().enumerate() {
+        assert_eq!(scene.status(&good(number, "second")), 200, "after {lie:?}");
+    }
+    assert!(!scene.issuer.requests().iter().any(|one| one.target() == "/other"));
+    let events = scene.site.limiter.events().join("\n");
+    for why in ["status 500", "status 302", "no keys: no array `keys`", "more than 262144 bytes"] {
+        assert!(events.contains(why), "{why}: {events}");
+    }
 }
 
 #[test]

@@ -146,15 +146,15 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Flaw> {
     }
 }
 
-/// Text that can stand in a header as it is: nothing that a reader behind us would cut off or take
-/// for something else.
+/// Printable ASCII that can stand in a header as it is: nothing that a reader behind us would cut
+/// off or take for something else.
 fn name(claims: &Map<String, Value>, claim: &str) -> Result<Option<String>, Flaw> {
     match claims.get(claim) {
         None => Ok(None),
         Some(Value::String(text))
             if (1..=MAX_NAME_BYTES).contains(&text.len())
                 && text.trim() == text
-                && !text.chars().any(char::is_control) =>
+                && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) =>
         {
             Ok(Some(text.clone()))
         }
@@ -178,6 +178,14 @@ fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, Flaw> {
             }
             Some(_) => return Err(Flaw::Claim),
         }
+    }
+    // RFC 6749, 3.3.
+    let is_scope = |scope: &String| {
+        let ok = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+        !scope.is_empty() && scope.bytes().all(ok)
+    };
+    if !all.iter().all(is_scope) {
+        return Err(Flaw::Claim);
     }
     all.sort_unstable();
     all.dedup();
@@ -289,7 +297,12 @@ mod tests {
             (json!({"sub": "a\r\nX-Admin: 1"}), Flaw::Claim),
             (json!({"sub": "a\u{0}b"}), Flaw::Claim),
             (json!({"sub": "a".repeat(256)}), Flaw::Claim),
+            (json!({"sub": "al\u{ef}ce"}), Flaw::Claim),
             (json!({"jti": 5}), Flaw::Claim),
+            (json!({"scope": "a\"b"}), Flaw::Claim),
+            (json!({"scope": "a\nb"}), Flaw::Claim),
+            (json!({"scp": ["a b"]}), Flaw::Claim),
+            (json!({"scp": [""]}), Flaw::Claim),
             (json!({"scope": 5}), Flaw::Claim),
             (json!({"scp": [["admin"]]}), Flaw::Claim),
             (json!({"cnf": "x"}), Flaw::Claim),
