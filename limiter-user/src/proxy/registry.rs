@@ -26,6 +26,7 @@ use super::{
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
+use crate::clock;
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -57,9 +58,11 @@ pub(super) struct Connection {
     unflushed: Cell<bool>,
     /// Sweeps that found nothing under way, in a row.
     quiet_sweeps: Cell<u8>,
-    /// The client closed its side behind a whole request over HTTP/1: until when that may mean
-    /// only that nothing more comes.
-    half_closed_ns: Cell<Option<u64>>,
+    /// The client closed its side behind a whole request over HTTP/1: nothing more comes.
+    half_closed: Cell<bool>,
+    /// When the head of a later request over HTTP/2 has to be there that has begun.
+    head_until_ns: Cell<u64>,
+    head_expired: Cell<bool>,
     /// Of HTTP/1.
     framer: RefCell<Framer>,
     header_timeout: Duration,
@@ -105,7 +108,9 @@ impl Connection {
             draining: Cell::new(false),
             unflushed: Cell::new(false),
             quiet_sweeps: Cell::new(0),
-            half_closed_ns: Cell::new(None),
+            half_closed: Cell::new(false),
+            head_until_ns: Cell::new(u64::MAX),
+            head_expired: Cell::new(false),
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
@@ -165,6 +170,13 @@ impl Connection {
         }
     }
 
+    /// A request head over HTTP/2 has begun, or is there as a whole.
+    pub(super) fn set_in_stream_head(&self, begun: bool) {
+        let limit_ns = u64::try_from(self.header_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = || clock::coarse_monotonic_ns().saturating_add(limit_ns);
+        self.head_until_ns.set(if begun { until_ns() } else { u64::MAX });
+    }
+
     /// What the next request over HTTP/1 is watched by.
     pub(super) fn watch(&self) -> &Rc<Watch> {
         &self.watch
@@ -191,7 +203,7 @@ impl Connection {
             if !streams.is_empty() {
                 return;
             }
-        } else if self.framer.borrow_mut().answered() || self.half_closed_ns.get().is_some() {
+        } else if self.framer.borrow_mut().answered() || self.half_closed.get() {
             self.watch.wake();
         }
         let limit = if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle };
@@ -222,6 +234,9 @@ impl Connection {
         self.watch.remember(context);
         if self.aborted.get() {
             return Some(Ended::Aborted);
+        }
+        if self.head_expired.get() {
+            return Some(Ended::HeadTimeout);
         }
         match self.watch.phase() {
             _ if !self.watch.is_expired() => None,
@@ -263,7 +278,7 @@ impl Connection {
         let is_quiet = self.quiet_sweeps.get() >= QUIET_SWEEPS
             && self.watch.phase() == Phase::Idle
             && !self.unflushed.get()
-            && self.half_closed_ns.get().is_none()
+            && !self.half_closed.get()
             && self.framer.borrow_mut().rest();
         if is_quiet {
             self.forwarded_for.take();
@@ -285,7 +300,7 @@ impl Connection {
     fn expire(&self, now_ns: u64) {
         self.watch.expire(now_ns);
         self.count_quiet();
-        if self.half_closed_ns.get().is_some_and(|end_ns| now_ns >= end_ns) {
+        if now_ns >= self.head_until_ns.get() && !self.head_expired.replace(true) {
             self.watch.wake();
         }
         for stream in self.streams.borrow().iter() {

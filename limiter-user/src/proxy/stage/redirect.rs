@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, Method,
-    header::{AUTHORIZATION, HOST, PROXY_AUTHORIZATION},
+    header::{AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION},
     request::Parts,
 };
 
@@ -35,10 +35,12 @@ pub(in crate::proxy) fn answer(
     Reply::redirect(&location(target.host(), port, target.path_and_query.as_str()))
 }
 
-/// Cookies are left out: browsers send those that are not marked as secure wherever they go.
+/// A cookie is one: what opens a session was sent in the clear. Of a site that is only reached by
+/// TLS browsers send none here: its cookies are `Secure`, and HSTS keeps them from coming at all.
 fn has_credential(policy: &Compiled, headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION)
         || headers.contains_key(PROXY_AUTHORIZATION)
+        || headers.contains_key(COOKIE)
         || policy.auth.iter().any(|scheme| headers.contains_key(&scheme.header))
 }
 
