@@ -240,7 +240,7 @@ async fn sweep(core: Rc<Core>) {
         core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
-        core.connections.expire(now_ns);
+        core.connections.expire(now_ns, core.is_crowded());
         core.pools.prune(now_ns);
     }
 }
@@ -298,6 +298,13 @@ impl Core {
         let cores = u64::try_from(self.all_counters.len()).unwrap_or(u64::MAX).max(1);
         self.counters.in_flight() > most / cores
             && self.all_counters.iter().map(|core| core.in_flight()).sum::<u64>() > most
+    }
+
+    /// Whether there is no room for those who may have gone.
+    fn is_crowded(&self) -> bool {
+        let most = |in_force: Rc<InForce>| in_force.policy.bounds.max_requests;
+        let full = |most: usize| self.is_full(most.saturating_sub(1));
+        self.overload.is_on() || self.policy().map(most).is_some_and(full)
     }
 
     /// Random bytes for request ids: unpredictable seed, not a secret.

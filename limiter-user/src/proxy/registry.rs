@@ -58,8 +58,9 @@ pub(super) struct Connection {
     unflushed: Cell<bool>,
     /// Sweeps that found nothing under way, in a row.
     quiet_sweeps: Cell<u8>,
-    /// The client closed its side behind a whole request over HTTP/1: nothing more comes.
-    half_closed: Cell<bool>,
+    /// The client closed its side behind a whole request over HTTP/1: until when that may mean
+    /// only that nothing more comes.
+    half_closed_ns: Cell<Option<u64>>,
     /// When the head of a later request over HTTP/2 has to be there that has begun.
     head_until_ns: Cell<u64>,
     head_expired: Cell<bool>,
@@ -108,7 +109,7 @@ impl Connection {
             draining: Cell::new(false),
             unflushed: Cell::new(false),
             quiet_sweeps: Cell::new(0),
-            half_closed: Cell::new(false),
+            half_closed_ns: Cell::new(None),
             head_until_ns: Cell::new(u64::MAX),
             head_expired: Cell::new(false),
             framer: RefCell::new(Framer::new(limits)),
@@ -203,7 +204,7 @@ impl Connection {
             if !streams.is_empty() {
                 return;
             }
-        } else if self.framer.borrow_mut().answered() || self.half_closed.get() {
+        } else if self.framer.borrow_mut().answered() || self.half_closed_ns.get().is_some() {
             self.watch.wake();
         }
         let limit = if self.draining.get() { DRAIN_IDLE.min(idle) } else { idle };
@@ -278,7 +279,7 @@ impl Connection {
         let is_quiet = self.quiet_sweeps.get() >= QUIET_SWEEPS
             && self.watch.phase() == Phase::Idle
             && !self.unflushed.get()
-            && !self.half_closed.get()
+            && self.half_closed_ns.get().is_none()
             && self.framer.borrow_mut().rest();
         if is_quiet {
             self.forwarded_for.take();
@@ -297,9 +298,15 @@ impl Connection {
         }
     }
 
-    fn expire(&self, now_ns: u64) {
+    fn expire(&self, now_ns: u64, is_crowded: bool) {
         self.watch.expire(now_ns);
         self.count_quiet();
+        if let Some(end_ns) = self.half_closed_ns.get()
+            && (is_crowded || now_ns >= end_ns)
+        {
+            self.half_closed_ns.set(Some(0));
+            self.watch.wake();
+        }
         if now_ns >= self.head_until_ns.get() && !self.head_expired.replace(true) {
             self.watch.wake();
         }
@@ -390,9 +397,10 @@ impl Registry {
         }
     }
 
-    /// Tells the connections whose deadline has passed.
-    pub(super) fn expire(&self, now_ns: u64) {
-        self.each(|connection| connection.expire(now_ns));
+    /// Tells the connections whose deadline has passed; where it is crowded, those too whose client
+    /// is gone most likely.
+    pub(super) fn expire(&self, now_ns: u64, is_crowded: bool) {
+        self.each(|connection| connection.expire(now_ns, is_crowded));
     }
 
     fn each(&self, mut act: impl FnMut(&Connection)) {

@@ -12,7 +12,15 @@ use std::{
 use tokio::io::ReadBuf;
 
 use super::Connection;
-use crate::proxy::framing::{Framer, Violation};
+use crate::{
+    clock,
+    proxy::framing::{Framer, Violation},
+};
+
+/// How long a request over HTTP/1 is still worked on whose client closed its side of the
+/// connection: some do when they have sent everything, most when they are gone, and which of them
+/// it is shows only when something is sent.
+const HALF_CLOSED_NS: u64 = 10_000_000_000;
 
 impl Connection {
     /// Reads by `read` what hyper may see now of HTTP/1. A request that is refused here ends the
@@ -23,8 +31,9 @@ impl Connection {
         mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         let mut framer = self.framer.borrow_mut();
-        if self.half_closed.get() {
-            return if framer.awaits_answer() { Poll::Pending } else { Poll::Ready(Ok(())) };
+        if let Some(end_ns) = self.half_closed_ns.get() {
+            let is_waiting = framer.awaits_answer() && clock::coarse_monotonic_ns() < end_ns;
+            return if is_waiting { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let before = buffer.filled().len();
         loop {
@@ -46,8 +55,7 @@ impl Connection {
             let bytes = &buffer.filled()[before..];
             if bytes.is_empty() {
                 if framer.awaits_answer() {
-                    // Whether it has only said everything or is gone shows when it is answered.
-                    self.half_closed.set(true);
+                    self.half_closed_ns.set(Some(clock::coarse_monotonic_ns() + HALF_CLOSED_NS));
                     return Poll::Pending;
                 }
                 return Poll::Ready(Ok(()));
