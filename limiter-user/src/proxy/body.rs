@@ -50,7 +50,7 @@ impl RequestBody {
         exchange.watch.uploading.set(uploads);
         Self {
             incoming,
-            left_bytes: policy.bounds.max_body_bytes,
+            left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),

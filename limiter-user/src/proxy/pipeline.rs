@@ -27,7 +27,7 @@ use super::{
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, redirect, route, target, trace,
+        address, auth, bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
         transform,
     },
     upstream,
@@ -139,7 +139,7 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
             }
             exchange.enforce(cors.mode, refusal)?;
         }
-        if target.preflight.is_some() {
+        if target.preflight.is_some() || cors::answers_options(policy, &parts.method) {
             return Err(cors::answer(cors));
         }
     } else {
@@ -160,7 +160,8 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
             exchange.enforce(mode, refusal)?;
         }
     }
-    declared_length(policy, &parts.headers)?;
+    declared_length(route, &parts.headers)?;
+    media_type::check(route, parts, !body.is_end_stream())?;
     let protocol = transform::upgrade(parts, body.is_end_stream());
     edit(exchange, route, &client, &mut parts.headers);
     if transform::is_unannounced(&parts.method, &body) {
@@ -262,11 +263,11 @@ fn challenge(refusal: Refusal) -> Reply {
 }
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.
-fn declared_length(policy: &Compiled, headers: &HeaderMap) -> Result<(), Reply> {
+fn declared_length(route: &Route, headers: &HeaderMap) -> Result<(), Reply> {
     let length =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > policy.bounds.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
+        Some(length) if length > route.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
         _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
+        ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
         LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
@@ -142,6 +142,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         strip_prefix: None,
+        max_body_bytes: None,
+        content_types: Vec::new(),
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],
@@ -211,6 +213,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             mode: Mode::Enforce,
         }],
         headers: vec![headers()],
+        error_shape: ErrorShape::Problem,
+        ignore_path_case: false,
     }
 }
 
