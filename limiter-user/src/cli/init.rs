@@ -17,7 +17,7 @@ use crate::config::PRESETS;
 /// Write a commented configuration to begin with
 #[derive(Clone, Debug, clap::Args)]
 pub struct InitArgs {
-    /// What kind of API: public, private or internal
+    /// What kind of API: public, private, internal or elizaos
     #[arg(long, value_name = "NAME", default_value = "private")]
     pub preset: String,
     /// Write to this file instead of standard output

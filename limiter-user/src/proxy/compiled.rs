@@ -13,21 +13,37 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
+    compiled_auth::Scheme,
     compiled_cors::Cors,
+    content::Budget,
     overload::known_meter,
     upstream::{Directory, Upstream},
 };
 use crate::{
-    limits::{Counter, Counters, Meter},
+    limits::{AddressKey, Counter, Counters, Key, Meter},
     policy::{
-        HttpPolicy, Mode,
+        HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits,
-            ErrorShape, HeadersPolicy, HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, AppliesTo, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy,
+            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
 };
+
+/// What goes on from policy to policy.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    pub(super) counters: Counters,
+    pub(super) upstreams: Directory,
+    pub(super) inspection: Arc<Budget>,
+}
+
+impl Lasting {
+    pub(super) fn new(upstreams: Directory) -> Self {
+        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+    }
+}
 
 /// A policy in force.
 #[derive(Debug)]
@@ -39,6 +55,8 @@ pub(super) struct Compiled {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
+    /// For bodies that stages look at as a whole.
+    pub(super) inspection: Arc<Budget>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     pub(super) upstreams: Vec<Arc<Upstream>>,
@@ -54,11 +72,28 @@ pub(super) struct Compiled {
     pub(super) ignore_path_case: bool,
 }
 
-/// Budget of failed attempts.
+/// Budgets of failed attempts, and of work for credentials that nobody has seen before.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
+    work: Arc<Counter>,
+}
+
+impl Guard {
+    /// Before a credential that is dear to check and not known to be good is checked: `Err` with
+    /// the ns to wait, if this address failed too often or had too many checked lately.
+    pub(super) fn admit_work(&self, client: AddressKey, now_ns: u64) -> Result<(), u64> {
+        if self.mode == Mode::Monitor {
+            return Ok(());
+        }
+        let failures = self.failures.peek(Key::Address(client), now_ns);
+        if !failures.allowed {
+            return Err(failures.retry_after_ns);
+        }
+        let work = self.work.charge(Key::Address(client), now_ns).decision;
+        if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
+    }
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -79,6 +114,9 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    pub(super) scopes: Vec<Box<str>>,
+    /// What a caller without them is told (RFC 6750, 3.1).
+    pub(super) scope_challenge: HeaderValue,
     pub(super) limits: Vec<usize>,
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
@@ -90,26 +128,6 @@ pub(super) struct Route {
     pub(super) max_body_bytes: u64,
     /// Empty: any.
     pub(super) content_types: Vec<String>,
-}
-
-/// One authentication scheme: API keys by digest.
-#[derive(Debug)]
-pub(super) struct Scheme {
-    pub(super) mode: Mode,
-    pub(super) label: HeaderValue,
-    pub(super) header: HeaderName,
-    /// Sorted by the first eight bytes of the digest.
-    pub(super) keys: Vec<Key>,
-}
-
-/// One API key.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) digest: [u8; 32],
-    pub(super) expires_unix_seconds: u64,
-    pub(super) principal: Arc<str>,
-    pub(super) subject: HeaderValue,
-    pub(super) tier: Option<HeaderValue>,
 }
 
 /// One rate limit.
@@ -147,16 +165,14 @@ impl Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(
-        policy: &HttpPolicy,
-        counters: &mut Counters,
-        upstreams: &mut Directory,
-    ) -> Result<Self, String> {
+    pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
+        let Lasting { counters, upstreams, inspection } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period),
+            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1)),
         };
         let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
         let limits: Vec<Limit> = policy
@@ -165,7 +181,7 @@ impl Compiled {
             .map(|limit| compile_limit(limit, counters))
             .collect::<Result<_, _>>()?;
         counters.retain(|name| {
-            [GUARD_COUNTER, KNOWN_COUNTER].contains(&name)
+            [GUARD_COUNTER, WORK_COUNTER, KNOWN_COUNTER].contains(&name)
                 || policy.limits.iter().any(|limit| limit.name == name)
         });
         let routes: Vec<Route> = policy
@@ -182,11 +198,12 @@ impl Compiled {
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
+            inspection: Arc::clone(inspection),
             known,
             router: finder,
             groups,
             routes,
-            auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
+            auth: policy.auth.iter().map(Scheme::new).collect::<Result<_, _>>()?,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
@@ -200,20 +217,13 @@ impl Compiled {
 
 /// Cannot be names of limits, which are TOML keys of printable characters.
 const GUARD_COUNTER: &str = "\0guard";
+const WORK_COUNTER: &str = "\0work";
 const KNOWN_COUNTER: &str = "\0known";
 
-impl Scheme {
-    /// Index of the key with this digest, compared in constant time.
-    pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
-        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
-        self.keys[first..]
-            .iter()
-            .take_while(|key| key.digest[..8] == digest[..8])
-            .position(|key| {
-                aws_lc_rs::constant_time::verify_slices_are_equal(&key.digest, digest).is_ok()
-            })
-            .map(|position| first + position)
-    }
+/// Signatures of one address that are checked: what many people behind it need when all come at
+/// once, and a hundredth of a core.
+fn unverified_work() -> Meter {
+    Meter::token_bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
 }
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
@@ -249,6 +259,14 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
         auth,
+        scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        scope_challenge: value(
+            &format!(
+                "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"{}\"",
+                route.scopes.join(" ")
+            ),
+            "scopes",
+        )?,
         limits: route.limits.clone(),
         cors: route
             .cors
@@ -313,29 +331,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
         group.allow = value(&methods.join(", "), "methods")?;
     }
     Ok((finder, groups))
-}
-
-fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
-    let AuthKind::ApiKey { header, keys } = &policy.kind;
-    let mut keys: Vec<Key> = keys
-        .iter()
-        .map(|key| {
-            Ok(Key {
-                digest: key.digest,
-                expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
-                principal: key.name.as_str().into(),
-                subject: value(&key.name, "key name")?,
-                tier: key.tier.as_deref().map(|tier| value(tier, "tier")).transpose()?,
-            })
-        })
-        .collect::<Result<_, String>>()?;
-    keys.sort_unstable_by_key(|key| key.digest);
-    Ok(Scheme {
-        mode: policy.mode,
-        label: value(&policy.name, "scheme name")?,
-        header: name(header)?,
-        keys,
-    })
 }
 
 fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {

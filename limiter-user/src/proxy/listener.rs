@@ -124,7 +124,8 @@ pub(super) fn refuse(core: &Core, socket: Option<Socket>, peer: IpAddr) {
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     if let Some(socket) = socket {
-        let answer = reply::raw(Refusal::Overloaded, core.error_shape(), &core.new_request_id(), true);
+        let answer =
+            reply::raw(Refusal::Overloaded, core.error_shape(), &core.new_request_id(), true);
         socket.send_now(&answer);
     }
 }

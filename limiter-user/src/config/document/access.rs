@@ -45,6 +45,8 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) keys_file: Option<Text>,
     /// One shared token.
     pub(in crate::config) token: Option<Spanned<SecretDocument>>,
+    /// Keep the credential from the upstream. Default `true` for `api_key`, else `false`.
+    pub(in crate::config) hide_credentials: Option<Flag>,
     /// `enforce` (default) or `monitor`.
     pub(in crate::config) mode: Option<Text>,
     /// Of other kinds: not supported by this version.

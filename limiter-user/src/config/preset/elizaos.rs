@@ -10,7 +10,7 @@ mod routes;
 
 pub(in crate::config) use self::{
     environment::{Settings, read},
-    routes::add as add_routes,
+    routes::{add as add_routes, fill},
 };
 
 use std::time::Duration;
@@ -18,9 +18,7 @@ use std::time::Duration;
 use super::super::cors;
 use crate::policy::{
     Mode, Rate,
-    http::{
-        Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy, OriginPattern,
-    },
+    http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy, OriginPattern},
 };
 
 /// Failed attempts of a client address: 10 in 15 minutes, as that server allows logins.

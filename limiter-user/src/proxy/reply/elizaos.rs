@@ -5,6 +5,7 @@
 //! words) and of its error handler (codes as numbers), and plain text beside the API.
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use crate::refusal::Refusal;
 
@@ -27,19 +28,6 @@ macro_rules! coded {
             "\",\"message\":\"",
             $message,
             "\"}}"
-        )
-    };
-}
-
-/// A body with the status as its code.
-macro_rules! numbered {
-    ($code:literal, $message:literal) => {
-        concat!(
-            "{\"success\":false,\"error\":{\"message\":\"",
-            $message,
-            "\",\"code\":",
-            $code,
-            "}}"
         )
     };
 }
@@ -69,32 +57,35 @@ pub(super) fn words(refusal: Refusal, limit: Option<&str>) -> Words {
             json(400, coded!("INVALID_CONTENT_TYPE", "Invalid or missing Content-Type header"))
         }
         Refusal::MalformedRequest => json(status, coded!("BAD_REQUEST", "Malformed request")),
-        Refusal::BodyTooLarge => json(status, numbered!("413", "request entity too large")),
-        Refusal::HeadTooLarge => json(status, numbered!("431", "request header too large")),
+        Refusal::BodyTooLarge => json(
+            status,
+            "{\"success\":false,\"error\":{\"message\":\"request entity too large\",\"code\":413}}",
+        ),
         Refusal::Timeout => json(status, coded!("TIMEOUT", "The request did not arrive in time")),
-        Refusal::MethodNotAllowed => json(status, numbered!("405", "Method not allowed")),
         Refusal::Banned | Refusal::ForbiddenAddress => {
             json(status, coded!("FORBIDDEN", "Access denied"))
         }
         Refusal::CorsRefused => json(status, coded!("CORS_REFUSED", "Origin not allowed")),
-        Refusal::HttpsRequired => json(status, coded!("HTTPS_REQUIRED", "HTTPS is required")),
-        Refusal::Misdirected => json(status, numbered!("421", "Misdirected request")),
-        Refusal::UnsupportedVersion => {
-            json(status, numbered!("505", "HTTP version not supported"))
-        }
-        Refusal::Overloaded => json(status, numbered!("503", "Service temporarily unavailable")),
-        Refusal::UpstreamFailed => json(status, numbered!("502", "Bad gateway")),
-        Refusal::UpstreamTimeout => json(status, numbered!("504", "Gateway timeout")),
+        // What that server never says itself, as it would.
+        _ => Words { status, media_type: JSON, body: by_status(status) },
     }
+}
+
+/// As its error handler: the status twice.
+fn by_status(status: u16) -> Bytes {
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let message = reason.unwrap_or("Refused");
+    let body =
+        format!("{{\"success\":false,\"error\":{{\"message\":\"{message}\",\"code\":{status}}}}}");
+    Bytes::from(body)
 }
 
 /// By the name of the limit.
 fn limited(name: Option<&str>) -> &'static str {
     match name {
-        Some("file-system") => coded!(
-            "FILE_RATE_LIMIT_EXCEEDED",
-            "Too many file operations. Please try again later."
-        ),
+        Some("file-system") => {
+            coded!("FILE_RATE_LIMIT_EXCEEDED", "Too many file operations. Please try again later.")
+        }
         Some("upload") => coded!(
             "UPLOAD_RATE_LIMIT_EXCEEDED",
             "Too many upload attempts. Please try again later."

@@ -7,11 +7,7 @@ use http::{Method, header::CONTENT_TYPE, request::Parts};
 use crate::{proxy::compiled::Route, refusal::Refusal};
 
 /// Checks a request to write (`POST`, `PUT`, `PATCH`) that has a body.
-pub(in crate::proxy) fn check(
-    route: &Route,
-    parts: &Parts,
-    has_body: bool,
-) -> Result<(), Refusal> {
+pub(in crate::proxy) fn check(route: &Route, parts: &Parts, has_body: bool) -> Result<(), Refusal> {
     let writes = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
     if route.content_types.is_empty() || !writes || !has_body {
         return Ok(());

@@ -4,7 +4,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
+    header::{CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -12,7 +12,7 @@ use http_body::Body;
 
 use crate::proxy::{
     compiled::{Compiled, Route},
-    proof::{Client, Principal, own_bearer},
+    proof::{Client, Principal, hide},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -83,27 +83,20 @@ pub(in crate::proxy) fn headers(
     route: &Route,
     headers: &mut HeaderMap,
     (client, forwarded): (&Client, &ForwardedFor),
-    principal: Option<Principal>,
+    principal: Option<&Principal>,
 ) {
     debug_assert!(forwarded.client == client.address, "address headers of another client");
     hop_by_hop(headers);
     one_cookie(headers);
     remove(headers, |name| matches!(name, "expect" | "proxy-authorization") || is_forged(name));
-    if !route.auth.is_empty() {
-        for scheme in &route.auth {
-            headers.remove(&policy.auth[*scheme].header);
-        }
-        if headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
-            headers.remove(AUTHORIZATION);
-        }
-    }
+    hide(policy, route, headers);
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
-        let record = principal.record(policy);
-        headers.insert(X_AUTH_SUBJECT, record.subject.clone());
-        headers.insert(X_AUTH_SCHEME, policy.auth[principal.scheme].label.clone());
-        if let Some(tier) = &record.tier {
-            headers.insert(X_AUTH_TIER, tier.clone());
+        let identity = principal.identity(policy);
+        headers.insert(X_AUTH_SUBJECT, identity.subject.clone());
+        headers.insert(X_AUTH_SCHEME, principal.scheme(policy).clone());
+        if let Some(tier) = &identity.tier {
+            headers.insert(X_AUTH_TIER, tier.label.clone());
         }
     }
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    config::{Scope, error::Report, values},
+    config::{Sources, error::Report, values},
     policy::{
         http::OriginPattern,
         upstream::{Scheme, ServerPolicy},
@@ -32,9 +32,9 @@ pub(in crate::config) struct Settings {
 }
 
 /// Reads all of them.
-pub(in crate::config) fn read(scope: &Scope<'_>, report: &mut Report) -> Settings {
+pub(in crate::config) fn read(sources: &Sources<'_>, report: &mut Report) -> Settings {
     let variable = |name: &str| {
-        let text = scope.sources.variable(name)?;
+        let text = sources.variable(name)?;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
     let is_production = variable("NODE_ENV").as_deref() == Some("production");
@@ -171,8 +171,7 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in ["", "mb", "2mib", "-1mb", "2mb!", "1e3", "1.2.3kb", "0", "0.00001kb", ".5mb"]
-        {
+        for text in ["", "mb", "2mib", "-1mb", "2mb!", "1e3", "1.2.3kb", "0", "0.00001kb", ".5mb"] {
             assert!(bytes(text).is_err(), "{text}");
         }
     }

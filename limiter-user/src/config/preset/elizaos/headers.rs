@@ -34,12 +34,7 @@ pub(super) fn api(is_production: bool, has_ui: bool) -> HeadersPolicy {
     policy("api", &own, transport, csp(is_production, has_ui))
 }
 
-fn policy(
-    name: &str,
-    own: &[(&str, &str)],
-    transport: Option<&str>,
-    csp: String,
-) -> HeadersPolicy {
+fn policy(name: &str, own: &[(&str, &str)], transport: Option<&str>, csp: String) -> HeadersPolicy {
     let pairs = COMMON.iter().chain(own);
     let mut set: Vec<(String, String)> =
         pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

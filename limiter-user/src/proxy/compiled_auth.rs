@@ -1,0 +1,97 @@
+//! Authentication schemes as requests meet them.
+
+use http::{HeaderName, HeaderValue};
+
+use super::identity::Identity;
+use crate::policy::{
+    Mode,
+    auth::{ApiKeyPolicy, AuthKind, AuthPolicy},
+};
+
+/// One authentication scheme.
+#[derive(Debug)]
+pub(super) struct Scheme {
+    pub(super) mode: Mode,
+    /// Its name, for the upstream.
+    pub(super) label: HeaderValue,
+    /// Whether the credential is kept from the upstream.
+    pub(super) hides: bool,
+    pub(super) kind: SchemeKind,
+}
+
+/// How a scheme works.
+#[derive(Debug)]
+pub(super) enum SchemeKind {
+    ApiKey(ApiKeys),
+}
+
+/// API keys by digest.
+#[derive(Debug)]
+pub(super) struct ApiKeys {
+    pub(super) header: HeaderName,
+    /// Sorted by digest.
+    pub(super) keys: Vec<Key>,
+}
+
+/// One API key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) digest: [u8; 32],
+    pub(super) expires_unix_seconds: u64,
+    pub(super) identity: Identity,
+}
+
+impl Scheme {
+    pub(super) fn new(policy: &AuthPolicy) -> Result<Self, String> {
+        let label = HeaderValue::from_str(&policy.name)
+            .map_err(|_| "scheme name: not a header value".to_owned())?;
+        let kind = match &policy.kind {
+            AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+        };
+        Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
+    }
+
+    /// The header that carries its credential and nothing else.
+    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => Some(&keys.header),
+        }
+    }
+
+    /// Its API keys, if these are what it checks.
+    pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => Some(keys),
+        }
+    }
+}
+
+impl ApiKeys {
+    fn new(policy: &ApiKeyPolicy) -> Result<Self, String> {
+        let key = |key: &crate::policy::auth::KeyRecord| {
+            let scopes = key.scopes.iter().map(|scope| scope.as_str().into());
+            Ok(Key {
+                digest: key.digest,
+                expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
+                identity: Identity::new(&key.name, key.tier.as_deref(), scopes)?,
+            })
+        };
+        let mut keys: Vec<Key> = policy.keys.iter().map(key).collect::<Result<_, String>>()?;
+        keys.sort_unstable_by_key(|key| key.digest);
+        let header = HeaderName::from_bytes(policy.header.as_bytes())
+            .map_err(|_| format!("header name {:?}", policy.header))?;
+        Ok(Self { header, keys })
+    }
+
+    /// Index of the key with this digest, compared in constant time.
+    pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
+        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
+        self.keys[first..]
+            .iter()
+            .take_while(|key| key.digest[..8] == digest[..8])
+            .position(|key| {
+                aws_lc_rs::constant_time::verify_slices_are_equal(&key.digest, digest).is_ok()
+            })
+            .map(|position| first + position)
+    }
+}
