@@ -58,6 +58,9 @@ pub(super) fn check(
         headers: tables(&document.headers, report, headers::check),
     };
     let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
+    if let Some(settings) = &scope.elizaos {
+        elizaos::refuse_loop(settings, &resources.upstreams, &listeners, report);
+    }
     let (client_address, trusted_proxies) = client_address(written, report);
     listener::agree(written, &listeners, client_address, report);
     Some(HttpPolicy {

@@ -223,7 +223,7 @@ fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.later(
         &[&written.validate, &written.mask_response_fields, &written.deprecated],
         "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
-         request_headers, response_headers, strip_prefix",
+         request_headers, response_headers, strip_prefix, max_body",
     );
 }
 

@@ -9,7 +9,7 @@ mod headers;
 mod routes;
 
 pub(in crate::config) use self::{
-    environment::{Settings, read},
+    environment::{Settings, read, refuse_loop},
     routes::{add as add_routes, fill},
 };
 

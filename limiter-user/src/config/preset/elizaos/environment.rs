@@ -7,7 +7,8 @@ use crate::{
     config::{Sources, error::Report, values},
     policy::{
         http::OriginPattern,
-        upstream::{Scheme, ServerPolicy},
+        listener::ListenerPolicy,
+        upstream::{Scheme, ServerPolicy, UpstreamPolicy},
     },
 };
 
@@ -61,6 +62,29 @@ pub(in crate::config) fn read(sources: &Sources<'_>, report: &mut Report) -> Set
             host: host.unwrap_or_else(|| "127.0.0.1".to_owned()),
             port: port.unwrap_or(DEFAULT_PORT),
         },
+    }
+}
+
+/// Where that server would be behind itself: its port is the upstream's, never ours.
+pub(in crate::config) fn refuse_loop(
+    settings: &Settings,
+    upstreams: &[UpstreamPolicy],
+    listeners: &[ListenerPolicy],
+    report: &mut Report,
+) {
+    let server = &settings.server;
+    let is_here = server.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || server.host == "localhost";
+    let is_meant = upstreams.iter().any(|upstream| upstream.servers.contains(server));
+    if is_here
+        && is_meant
+        && listeners.iter().any(|listener| listener.address.port() == Some(server.port))
+    {
+        report.refuse_with(
+            "SERVER_PORT",
+            format!("requests would go round: {} is listened on here itself", server.port),
+            "SERVER_HOST and SERVER_PORT are the ElizaOS server's; LIMITER_LISTEN is ours",
+        );
     }
 }
 
