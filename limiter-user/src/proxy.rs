@@ -26,6 +26,7 @@ mod cores;
 pub(crate) mod diagnostics;
 mod exchange;
 pub(crate) mod explain;
+mod forward_auth;
 mod framing;
 #[doc(hidden)]
 pub mod fuzzing;

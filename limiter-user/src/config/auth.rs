@@ -1,6 +1,7 @@
 //! `[auth.NAME]`: written -> checked, one file for each kind.
 
 mod api_key;
+mod forward;
 
 use std::ops::Range;
 
@@ -21,6 +22,7 @@ use crate::policy::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     ApiKey,
+    Forward,
 }
 
 pub(super) fn check(
@@ -34,8 +36,8 @@ pub(super) fn check(
         report.refuse_with(written.span(), "`kind` is missing", "kind = \"api_key\"");
         return None;
     };
-    let kinds = [("api_key", Kind::ApiKey)];
-    let later = ["jwt", "mtls", "hmac", "signature", "forward"];
+    let kinds = [("api_key", Kind::ApiKey), ("forward", Kind::Forward)];
+    let later = ["jwt", "mtls", "hmac", "signature"];
     let chosen = report.choice(Some(said), &kinds, &later);
     let known = kinds.iter().find(|(label, _)| *label == said.get_ref());
     // The other keys of an unknown kind belong to it; one error says it all.
@@ -43,6 +45,7 @@ pub(super) fn check(
     refuse_foreign(label, document, report);
     let kind = match chosen {
         Kind::ApiKey => AuthKind::ApiKey(api_key::check(written, scope, report)),
+        Kind::Forward => AuthKind::Forward(forward::check(name, written, scope, report)?),
     };
     let hide_credentials = document
         .hide_credentials
@@ -61,7 +64,7 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn place<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
         value.map(Spanned::span)
     }
-    let given: [(&str, Option<Range<usize>>, &[&str]); 17] = [
+    let given: [(&str, Option<Range<usize>>, &[&str]); 20] = [
         ("header", place(document.header.as_ref()), &["api_key", "hmac"]),
         ("keys_file", place(document.keys_file.as_ref()), &["api_key"]),
         ("token", place(document.token.as_ref()), &["api_key"]),
@@ -79,6 +82,9 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
         ("principals", place(document.principals.as_ref()), &["mtls"]),
         ("keys", place(document.keys.as_ref()), &["signature"]),
         ("url", place(document.url.as_ref()), &["forward"]),
+        ("subject_header", place(document.subject_header.as_ref()), &["forward"]),
+        ("copy_headers", place(document.copy_headers.as_ref()), &["forward"]),
+        ("ca", place(document.ca.as_ref()), &["forward"]),
     ];
     for (key, place, kinds) in given {
         if let Some(place) = place.filter(|_| !kinds.contains(&kind)) {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::{Mode, upstream::UpstreamPolicy};
 
 /// One authentication scheme.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -24,6 +24,7 @@ impl AuthPolicy {
     pub fn api_keys(&self) -> Option<&ApiKeyPolicy> {
         match &self.kind {
             AuthKind::ApiKey(keys) => Some(keys),
+            AuthKind::Forward(_) => None,
         }
     }
 }
@@ -33,6 +34,8 @@ impl AuthPolicy {
 pub enum AuthKind {
     /// A key in a header, or as `Authorization: Bearer` with our prefix.
     ApiKey(ApiKeyPolicy),
+    /// Somebody else is asked about each request.
+    Forward(ForwardPolicy),
 }
 
 /// `kind = "api_key"`.
@@ -57,4 +60,18 @@ pub struct KeyRecord {
     pub digest: [u8; 32],
     /// Unix seconds after which it is refused as missing; `None`: never.
     pub expires_unix_seconds: Option<u64>,
+}
+
+/// `kind = "forward"`: a sub-request about each request, as nginx's `auth_request` and Caddy's
+/// `forward_auth` make it. 2xx lets it in; what else comes is the client's answer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ForwardPolicy {
+    /// Its one server.
+    pub upstream: UpstreamPolicy,
+    /// Path and query of the sub-request.
+    pub path: String,
+    /// Lower-case header of the answer that names the principal.
+    pub subject_header: String,
+    /// Lower-case headers of the answer for the upstream; a client's are removed.
+    pub copy_headers: Vec<String>,
 }

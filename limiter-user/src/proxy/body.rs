@@ -74,7 +74,6 @@ impl RequestBody {
 
     /// Of a request that has none.
     pub(super) fn none(exchange: &Exchange) -> Self {
-        exchange.watch.uploading.set(false);
         Self::of(Origin::Nowhere, exchange)
     }
 

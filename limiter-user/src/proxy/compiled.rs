@@ -59,6 +59,7 @@ pub(super) struct Compiled {
     pub(super) inspection: Arc<Budget>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
+    /// Those of routes, then those that schemes ask.
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
@@ -189,6 +190,9 @@ impl Compiled {
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
+        let mut asked = policy.upstreams.clone();
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
+        let auth = auth.collect::<Result<_, _>>()?;
         let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {
             bounds: policy.bounds,
@@ -203,14 +207,14 @@ impl Compiled {
             router: finder,
             groups,
             routes,
-            auth: policy.auth.iter().map(Scheme::new).collect::<Result<_, _>>()?,
+            auth,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
             error_shape: policy.error_shape,
             ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.
-            upstreams: upstreams.select(&policy.upstreams)?,
+            upstreams: upstreams.select(&asked)?,
         })
     }
 }

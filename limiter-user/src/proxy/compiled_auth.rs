@@ -1,11 +1,12 @@
 //! Authentication schemes as requests meet them.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
 use super::identity::Identity;
 use crate::policy::{
     Mode,
-    auth::{ApiKeyPolicy, AuthKind, AuthPolicy},
+    auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
+    upstream::UpstreamPolicy,
 };
 
 /// One authentication scheme.
@@ -23,6 +24,18 @@ pub(super) struct Scheme {
 #[derive(Debug)]
 pub(super) enum SchemeKind {
     ApiKey(ApiKeys),
+    Forward(Forward),
+}
+
+/// Somebody else who is asked.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// Index of its upstream: behind those of routes.
+    pub(super) upstream: usize,
+    pub(super) host: HeaderValue,
+    pub(super) target: PathAndQuery,
+    pub(super) subject: HeaderName,
+    pub(super) copied: Vec<HeaderName>,
 }
 
 /// API keys by digest.
@@ -42,11 +55,19 @@ pub(super) struct Key {
 }
 
 impl Scheme {
-    pub(super) fn new(policy: &AuthPolicy) -> Result<Self, String> {
+    /// `upstreams`: those so far, to which it may add its own.
+    pub(super) fn new(
+        policy: &AuthPolicy,
+        upstreams: &mut Vec<UpstreamPolicy>,
+    ) -> Result<Self, String> {
         let label = HeaderValue::from_str(&policy.name)
             .map_err(|_| "scheme name: not a header value".to_owned())?;
         let kind = match &policy.kind {
             AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+            AuthKind::Forward(forward) => {
+                upstreams.push(forward.upstream.clone());
+                SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
+            }
         };
         Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
     }
@@ -55,6 +76,7 @@ impl Scheme {
     pub(super) fn own_header(&self) -> Option<&HeaderName> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(&keys.header),
+            SchemeKind::Forward(_) => None,
         }
     }
 
@@ -62,7 +84,32 @@ impl Scheme {
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(keys),
+            SchemeKind::Forward(_) => None,
         }
+    }
+
+    /// Whom it asks, if that is what it does.
+    pub(super) fn forward(&self) -> Option<&Forward> {
+        match &self.kind {
+            SchemeKind::Forward(forward) => Some(forward),
+            SchemeKind::ApiKey(_) => None,
+        }
+    }
+}
+
+impl Forward {
+    fn new(policy: &ForwardPolicy, upstream: usize) -> Result<Self, String> {
+        let name = |text: &String| {
+            HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("header name {text:?}"))
+        };
+        let server = policy.upstream.servers.first().ok_or("nobody to ask")?;
+        Ok(Self {
+            upstream,
+            host: HeaderValue::try_from(server.authority()).map_err(|error| error.to_string())?,
+            target: policy.path.parse().map_err(|_| format!("path {:?}", policy.path))?,
+            subject: name(&policy.subject_header)?,
+            copied: policy.copy_headers.iter().map(name).collect::<Result<_, _>>()?,
+        })
     }
 }
 

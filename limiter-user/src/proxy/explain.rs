@@ -12,7 +12,11 @@ use http::{HeaderName, HeaderValue, Request, header::HOST};
 use super::{
     compiled::{Compiled, Lasting},
     content::Content,
-    stage::{address, auth, client_address, cors, route, target, transform},
+    stage::{
+        address,
+        auth::{self, Authenticated},
+        client_address, cors, route, target, transform,
+    },
     upstream::Directory,
 };
 use crate::{policy::HttpPolicy, refusal::Refusal};
@@ -105,11 +109,17 @@ fn stages(
     }
     let asked = auth::Asked { policy: compiled, route, parts, unix_seconds };
     match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
-        None => told.push("what comes next waits for others and is not asked here".to_owned()),
-        Some(Some(principal)) => {
-            told.push(format!("authenticated as {}", principal.identity(compiled).name));
+        Some(Authenticated::Public) => told.push("the route is public".to_owned()),
+        Some(Authenticated::As(principal)) => {
+            let name = &principal.identity(compiled).name;
+            told.push(format!("authenticated as {name}"));
+            auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
         }
-        Some(None) => told.push("the route is public".to_owned()),
+        Some(Authenticated::Ask(scheme)) => {
+            let name = &policy.auth[scheme].name;
+            told.push(format!("{name} would be asked, which says who this is, if anybody"));
+        }
+        None => told.push("authentication waits for what only a request can tell".to_owned()),
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
     told.extend(limits.map(|limit| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 /// A caller that proved who it is.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(super) struct Identity {
     pub(super) tier: Option<Tier>,
     /// What it may do.
     pub(super) scopes: Arc<[Box<str>]>,
+    /// What else is said of it, for the upstream.
+    pub(super) said: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// A tier of service.
@@ -42,6 +44,7 @@ impl Identity {
             subject: value(name, "the principal is not a header value")?,
             tier: tier.transpose()?,
             scopes: scopes.into_iter().collect(),
+            said: Vec::new(),
         })
     }
 

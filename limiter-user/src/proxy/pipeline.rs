@@ -24,12 +24,15 @@ use super::{
     content::Content,
     core::{Core, InForce},
     exchange::Exchange,
+    forward_auth,
     proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, media_type, redirect, route,
-        target, trace, transform,
+        address,
+        auth::{self, Authenticated},
+        bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
+        transform,
     },
     upstream,
     watch::Watch,
@@ -236,7 +239,19 @@ async fn authenticate(
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
     let asked = auth::Asked { policy, route, parts, unix_seconds: exchange.unix_seconds() };
-    let reply = match auth::authenticate(&asked, content).await {
+    let principal = match auth::authenticate(&asked, content).await {
+        Ok(Authenticated::Public) => return Ok(()),
+        Ok(Authenticated::As(principal)) => Ok(Some(principal)),
+        Ok(Authenticated::Ask(scheme)) => {
+            Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await
+        }
+        Err(reply) => Err(reply),
+    };
+    let allowed = principal.and_then(|principal| {
+        auth::allow(policy, route, principal.as_ref())?;
+        Ok(principal)
+    });
+    let reply = match allowed {
         Ok(principal) => {
             exchange.principal = principal;
             return Ok(());

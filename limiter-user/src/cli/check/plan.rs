@@ -57,6 +57,11 @@ fn listener_words(listener: &ListenerPolicy) -> String {
 fn scheme_words(kind: &AuthKind) -> String {
     match kind {
         AuthKind::ApiKey(keys) => format!("api_key in {}, {} known", keys.header, keys.keys.len()),
+        AuthKind::Forward(forward) => {
+            let server = forward.upstream.servers.first();
+            let server = server.map(ToString::to_string).unwrap_or_default();
+            format!("forward to {server}{}", forward.path)
+        }
     }
 }
 

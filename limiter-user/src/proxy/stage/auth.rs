@@ -46,11 +46,15 @@ enum Who {
     /// A key of the policy: counted nowhere, copied freely.
     Key(usize),
     /// What a credential said that was verified.
-    #[expect(dead_code, reason = "of schemes whose callers the policy does not list")]
     Verified(Rc<Identity>),
 }
 
 impl Principal {
+    /// One that a scheme vouches for.
+    pub(in crate::proxy) fn verified(scheme: usize, identity: Identity) -> Self {
+        Self { scheme, who: Who::Verified(Rc::new(identity)) }
+    }
+
     /// Who that is.
     pub(in crate::proxy) fn identity<'a>(&'a self, policy: &'a Compiled) -> &'a Identity {
         match &self.who {
@@ -79,28 +83,59 @@ enum Presented {
     Valid(Principal),
 }
 
-/// `Ok(None)`: the route is public. Refusals: `MalformedRequest` for a credential header sent
+/// Where authentication ends.
+#[derive(Debug)]
+pub(in crate::proxy) enum Authenticated {
+    /// The route is public.
+    Public,
+    /// A credential says who it is.
+    As(Principal),
+    /// No credential that is known here was presented: the one to ask, by its scheme.
+    Ask(usize),
+}
+
+/// Refusals: `MalformedRequest` for a credential header sent
 /// twice or two different principals, `InvalidCredential`, `Unauthorized` if nothing, or only a
-/// lapsed credential, was presented, `ForbiddenScope` for a caller who may not do this.
+/// lapsed credential, was presented.
 pub(in crate::proxy) async fn authenticate(
     asked: &Asked<'_>,
     _content: &mut Content,
-) -> Result<Option<Principal>, Reply> {
+) -> Result<Authenticated, Reply> {
     let route = asked.route;
     if route.auth.is_empty() {
-        return Ok(None);
+        return Ok(Authenticated::Public);
     }
     if is_repeated(&asked.parts.headers) {
         return Err(Refusal::MalformedRequest.into());
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
-    let principal = found.verdict()?;
-    if !principal.identity(asked.policy).may(&route.scopes) {
-        let challenge = route.scope_challenge.clone();
-        return Err(Reply::refuse(Refusal::ForbiddenScope).with(WWW_AUTHENTICATE, challenge));
+    if found.is_nothing()
+        && let Some(scheme) = ask(asked)
+    {
+        return Ok(Authenticated::Ask(scheme));
     }
-    Ok(Some(principal))
+    Ok(Authenticated::As(found.verdict()?))
+}
+
+/// The first scheme of the route that asks somebody else.
+fn ask(asked: &Asked<'_>) -> Option<usize> {
+    let asks = |scheme: &usize| asked.policy.auth[*scheme].forward().is_some();
+    asked.route.auth.iter().copied().find(asks)
+}
+
+/// Refuses a caller who may not do what the route does.
+pub(in crate::proxy) fn allow(
+    policy: &Compiled,
+    route: &Route,
+    principal: Option<&Principal>,
+) -> Result<(), Reply> {
+    let may = principal.is_some_and(|who| who.identity(policy).may(&route.scopes));
+    if may || route.scopes.is_empty() {
+        return Ok(());
+    }
+    let challenge = route.scope_challenge.clone();
+    Err(Reply::refuse(Refusal::ForbiddenScope).with(WWW_AUTHENTICATE, challenge))
 }
 
 /// Which of two counts is anybody's guess (RFC 6750, 2; RFC 9110, 11.6.2).
@@ -130,6 +165,10 @@ impl Found {
         Ok(())
     }
 
+    fn is_nothing(&self) -> bool {
+        self.principal.is_none() && !self.invalid
+    }
+
     fn verdict(self) -> Result<Principal, Reply> {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential)),
@@ -155,6 +194,10 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
             && let Some(header) = scheme.own_header()
         {
             headers.remove(header);
+        }
+        // Only who was asked says these.
+        for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {
+            headers.remove(name);
         }
     }
     if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {

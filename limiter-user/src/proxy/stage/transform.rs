@@ -18,6 +18,11 @@ use crate::proxy::{
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// What the client asked of us, for somebody who is asked about it.
+pub(in crate::proxy) const X_FORWARDED_METHOD: HeaderName =
+    HeaderName::from_static("x-forwarded-method");
+/// See [`X_FORWARDED_METHOD`].
+pub(in crate::proxy) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const X_AUTH_SUBJECT: HeaderName = HeaderName::from_static("x-auth-subject");
 const X_AUTH_TIER: HeaderName = HeaderName::from_static("x-auth-tier");
 const X_AUTH_SCHEME: HeaderName = HeaderName::from_static("x-auth-scheme");
@@ -98,7 +103,42 @@ pub(in crate::proxy) fn headers(
         if let Some(tier) = &identity.tier {
             headers.insert(X_AUTH_TIER, tier.label.clone());
         }
+        for (name, value) in &identity.said {
+            headers.append(name, value.clone());
+        }
     }
+    forwarding(headers, forwarded);
+}
+
+/// Headers of a sub-request about a request: without its body, its conditions, and what this hop
+/// or a forger says.
+pub(in crate::proxy) fn about(
+    policy: &Compiled,
+    route: &Route,
+    headers: &mut HeaderMap,
+    forwarded: &ForwardedFor,
+) {
+    hop_by_hop(headers);
+    one_cookie(headers);
+    remove(headers, |name| {
+        matches!(
+            name,
+            "expect"
+                | "proxy-authorization"
+                | "content-length"
+                | "content-type"
+                | "content-encoding"
+                | "transfer-encoding"
+                | "range"
+        ) || name.starts_with("if-")
+            || is_forged(name)
+    });
+    hide(policy, route, headers);
+    forwarding(headers, forwarded);
+}
+
+/// Who the client is and how it came here.
+fn forwarding(headers: &mut HeaderMap, forwarded: &ForwardedFor) {
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(forwarded.https)));
     if let Some(host) = headers.get(HOST).cloned() {
