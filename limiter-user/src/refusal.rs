@@ -81,6 +81,8 @@ refusals! {
     RateLimitedFar = "rate_limited_far", 429, Client;
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", 413, Client;
+    /// The body is of a media type that the route does not admit, or of none.
+    UnsupportedMediaType = "unsupported_media_type", 415, Client;
     /// The request head is larger than allowed.
     HeadTooLarge = "head_too_large", 431, Client;
     /// The request did not arrive in time.

@@ -65,7 +65,7 @@ impl RequestBody {
         let policy = &exchange.in_force.policy;
         Self {
             origin,
-            left_bytes: policy.bounds.max_body_bytes,
+            left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),

@@ -132,7 +132,8 @@ async fn end(core: &Core, state: &Connection, ended: Ended, mut stream: ClientSt
         Ended::Aborted => stream.transport.socket().set_zero_linger(),
         Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
-            let answer = reply::raw(Refusal::Timeout, &core.new_request_id(), true);
+            let answer =
+                reply::raw(Refusal::Timeout, core.error_shape(), &core.new_request_id(), true);
             stream.transport.send_now(&answer);
             linger(stream).await;
         }

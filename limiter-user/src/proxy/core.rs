@@ -40,7 +40,7 @@ use crate::{
     clock,
     limits::{AddressKey, Key},
     link::HttpBan,
-    policy::listener::ListenAddress,
+    policy::{http::ErrorShape, listener::ListenAddress},
 };
 
 /// How often deadlines are looked at while connections are open: their precision.
@@ -247,6 +247,12 @@ async fn sweep(core: Rc<Core>) {
 
 impl Core {
     /// The policy in force; `None` before the first.
+    /// How refusals are worded, also of what is no request yet.
+    pub(super) fn error_shape(&self) -> ErrorShape {
+        let in_force = self.in_force.borrow();
+        in_force.as_ref().map_or(ErrorShape::Problem, |in_force| in_force.policy.error_shape)
+    }
+
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
     }

@@ -124,8 +124,8 @@ pub(super) fn refuse(core: &Rc<Core>, socket: Option<Socket>, peer: IpAddr) {
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     if let Some(socket) = socket {
-        let answer = reply::raw(Refusal::Overloaded, &core.new_request_id(), true);
-        core.part(socket, &answer);
+        let (shape, id) = (core.error_shape(), core.new_request_id());
+        core.part(socket, &reply::raw(Refusal::Overloaded, shape, &id, true));
     }
 }
 
