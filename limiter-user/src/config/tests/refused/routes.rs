@@ -115,11 +115,20 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("[limits.a]\nrate = \"1/365d\"\nburst = 2", "within 365 days"),
     ("[limits.none]\nrate = \"1/s\"", "choose another name"),
     ("[auth.a]\nheader = \"x\"", "`kind` is missing"),
+    ("[auth.a]\nkind = \"magic\"", "\"magic\" is not one of \"api_key\""),
+    ("[auth.a]\nkind = \"forward\"", "auth.a: `url` is missing"),
     (
-        "[auth.a]\nkind = \"jwt\"\nissuer = \"x\"",
-        "\"jwt\" is not supported by this version (supported: \"api_key\")",
+        "[auth.a]\nkind = \"forward\"\nurl = \"http://user:secret@127.0.0.1/\"",
+        "auth.a.url: a URL holds no user or password",
     ),
-    ("[auth.a]\nkind = \"api_key\"\njwks_url = \"x\"", "auth.a.jwks_url: not supported"),
+    (
+        "[auth.a]\nkind = \"forward\"\nurl = \"http://127.0.0.1/\"\ncopy_headers = [\"Host\"]",
+        "this header means something else",
+    ),
+    (
+        "[auth.a]\nkind = \"api_key\"\njwks_url = \"x\"",
+        "`jwks_url` belongs to kind \"jwt\", not \"api_key\"",
+    ),
     ("[auth.a]\nkind = \"api_key\"", "neither `keys_file` nor `token`"),
     (
         "[auth.a]\nkind = \"api_key\"\nheader = \"Authorization\"\ntoken = { env = \"T\" }",
