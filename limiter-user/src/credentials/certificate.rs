@@ -3,7 +3,10 @@
 //! In: a certificate that was verified, and patterns; out: the name that matched. Never verifies
 //! anything itself.
 
+use toml::value::{Date, Datetime, Offset, Time};
+
 use super::der::{Reader, tag};
+use crate::keys::date;
 
 /// `2.5.29.17`, `id-ce-subjectAltName`.
 const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
@@ -30,6 +33,7 @@ pub struct Names {
     /// Attributes of the subject in their order, those that patterns can name.
     subject: Vec<(&'static str, String)>,
     alternatives: Vec<Alternative>,
+    not_after: u64,
 }
 
 /// One alternative name.
@@ -161,10 +165,12 @@ impl Names {
         if inner.any()?.0 == 0xa0 {
             inner.any()?;
         }
-        // Signature algorithm, issuer, validity.
-        for _ in 0..3 {
-            inner.expect(tag::SEQUENCE)?;
-        }
+        // Signature algorithm, issuer.
+        inner.expect(tag::SEQUENCE)?;
+        inner.expect(tag::SEQUENCE)?;
+        let mut validity = inner.enter(tag::SEQUENCE)?;
+        validity.any()?;
+        names.not_after = moment(validity.any()?)?;
         names.read_subject(inner.enter(tag::SEQUENCE)?)?;
         inner.expect(tag::SEQUENCE)?;
         while !inner.is_empty() {
@@ -177,6 +183,11 @@ impl Names {
             }
         }
         Some(names)
+    }
+
+    /// When the certificate ends, in Unix seconds: connections and sessions may go on for longer.
+    pub fn not_after(&self) -> u64 {
+        self.not_after
     }
 
     fn read_subject(&mut self, mut subject: Reader<'_>) -> Option<()> {
@@ -234,6 +245,28 @@ impl Names {
         let parts = self.subject.iter().map(|(name, value)| format!("{name}={value}"));
         parts.collect::<Vec<_>>().join(",")
     }
+}
+
+/// `UTCTime` or `GeneralizedTime` as RFC 5280, 4.1.2.5 has them: in UTC, to the second.
+fn moment((kind, text): (u8, &[u8])) -> Option<u64> {
+    let digits = text.strip_suffix(b"Z")?;
+    let two = |at: usize| {
+        let pair = digits.get(at..at + 2)?;
+        let number = pair.iter().all(u8::is_ascii_digit);
+        number.then(|| (pair[0] - b'0') * 10 + (pair[1] - b'0'))
+    };
+    let (year, at) = match (kind, digits.len()) {
+        (0x17, 12) => (u16::from(two(0)?) + if two(0)? < 50 { 2000 } else { 1900 }, 2),
+        (0x18, 14) => (u16::from(two(0)?) * 100 + u16::from(two(2)?), 4),
+        _ => return None,
+    };
+    let date = Date { year, month: two(at)?, day: two(at + 2)? };
+    let (hour, minute, second) = (two(at + 4)?, two(at + 6)?, Some(two(at + 8)?));
+    let time = Time { hour, minute, second, nanosecond: None };
+    if !(1..=12).contains(&date.month) || !(1..=31).contains(&date.day) {
+        return None;
+    }
+    date::to_unix(&Datetime { date: Some(date), time: Some(time), offset: Some(Offset::Z) })
 }
 
 fn is_host(name: &str) -> bool {
@@ -299,6 +332,13 @@ mod tests {
             assert_eq!(matched(pattern, &names), None, "{pattern}");
         }
         assert_eq!(matched("*.example.org", &names), None, "it names no single host");
+        // rcgen's own end of time: 4096-01-01.
+        assert_eq!(names.not_after(), 67_090_464_000);
+        assert_eq!(moment((0x17, b"700101000001Z")), Some(1));
+        assert_eq!(moment((0x18, b"19700101000001Z")), Some(1));
+        for bad in [&b"700101000001"[..], b"701301000001Z", b"7001010000010Z", b"70010100000xZ"] {
+            assert_eq!(moment((0x17, bad)), None);
+        }
         for pattern in ["spiffe://prod.example.com/*", "spiffe://prod.example.com/ns/a/sa/b"] {
             assert!(matched(pattern, &names).unwrap().starts_with("spiffe"), "{pattern}");
         }

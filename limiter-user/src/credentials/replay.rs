@@ -3,13 +3,16 @@
 //! In: a digest of a message and when it was made; out: whether this is its first time. A table of
 //! fixed size without a lock, shared by all cores: an entry stays until its message is too old to
 //! be accepted anyway, and where there is no room for another the message is refused. What the
-//! table cannot know of is refused too: messages from before it began or after it ended, and those
-//! that it forgot because the clock was wrong.
+//! table cannot know of is refused too: messages from before it began, and those that it forgot
+//! because the clock was wrong.
 //!
 //! Of the same message sent to several cores at once, at most one is accepted, perhaps none. A new
 //! message is taken for a known one with a probability below 2^-35.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Entries in a set: one cache line.
 const WAYS: usize = 8;
@@ -24,26 +27,36 @@ const FREE: u64 = 0;
 /// Seconds for which an entry can count: a quarter of what [`TIME_BITS`] can tell apart, 48 days.
 const MAX_AHEAD_SECONDS: u64 = 1 << (TIME_BITS - 2);
 
+/// Words of a table that are no entries: one cache line.
+const HEADER_WORDS: usize = WAYS;
+
+/// Places in the header: Unix seconds, or seconds.
+const SINCE: usize = 0;
+const WINDOW: usize = 1;
+const FORGOTTEN: usize = 2;
+
+/// The words of a table, all zero in the beginning: perhaps of several processes.
+pub trait Words: fmt::Debug + Send + Sync {
+    /// Always the same ones.
+    fn words(&self) -> &[AtomicU64];
+}
+
+impl Words for Box<[AtomicU64]> {
+    fn words(&self) -> &[AtomicU64] {
+        self
+    }
+}
+
 /// The messages.
 #[derive(Debug)]
 pub struct Replays {
-    sets: Box<[Set]>,
-    /// For how many seconds after it was made a message is remembered.
-    window: AtomicU64,
-    /// Unix seconds: what was made earlier is not accepted.
-    since: AtomicU64,
-    /// Unix seconds: what was made later is not accepted.
-    until: AtomicU64,
-    /// Unix seconds: entries that counted until then may be gone.
-    forgotten: AtomicU64,
+    memory: Box<dyn Words>,
+    /// A power of two.
+    sets: usize,
     full: AtomicU64,
     repeated: AtomicU64,
-    elsewhere: AtomicU64,
+    unknown: AtomicU64,
 }
-
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Set([AtomicU64; WAYS]);
 
 /// Whether a message is accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -62,34 +75,40 @@ pub enum Admission {
 pub type Fingerprint = [u8; 32];
 
 impl Replays {
-    /// An empty table for `entries` messages at once (rounded up to a power of two), beginning at
-    /// `now`, in Unix seconds.
-    pub fn new(entries: usize, now: u64) -> Self {
-        let sets = entries.div_ceil(WAYS).next_power_of_two().max(2);
-        Self {
-            sets: (0..sets).map(|_| Set::default()).collect(),
-            window: AtomicU64::new(0),
-            since: AtomicU64::new(now),
-            until: AtomicU64::new(u64::MAX),
-            forgotten: AtomicU64::new(0),
-            full: AtomicU64::new(0),
-            repeated: AtomicU64::new(0),
-            elsewhere: AtomicU64::new(0),
+    /// A table for about as many messages at once as there are words: as it was left, or beginning
+    /// at `now`, in Unix seconds.
+    pub fn new(memory: Box<dyn Words>, now: u64) -> Self {
+        let room = memory.words().len().saturating_sub(HEADER_WORDS) / WAYS;
+        // Words that are too few remember nothing.
+        let sets = room.checked_ilog2().map_or(0, |bits| 1 << bits);
+        if let Some(since) = memory.words().get(SINCE) {
+            let begin = |since| (since == 0).then_some(now.max(1));
+            since.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).unwrap_or_default();
         }
+        let [full, repeated, unknown] = Default::default();
+        Self { memory, sets, full, repeated, unknown }
+    }
+
+    /// As [`Self::new`] in memory of this process, for about `entries` messages.
+    pub fn alone(entries: usize, now: u64) -> Self {
+        let words = HEADER_WORDS + entries.next_power_of_two().max(2 * WAYS);
+        let words: Box<[AtomicU64]> = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self::new(Box::new(words), now)
     }
 
     /// From `now` on, messages may be accepted for `seconds` after they were made. Those made
     /// earlier are not if this is longer than before: they may be forgotten by then.
     pub fn widen(&self, seconds: u64, now: u64) {
-        let before = self.window.fetch_max(seconds.min(MAX_AHEAD_SECONDS / 2), Ordering::Relaxed);
+        let seconds = seconds.min(MAX_AHEAD_SECONDS / 2);
+        let before = self.header(WINDOW).fetch_max(seconds, Ordering::SeqCst);
         if before != 0 && before < seconds {
-            self.since.fetch_max(now, Ordering::Relaxed);
+            self.header(SINCE).fetch_max(now, Ordering::SeqCst);
         }
     }
 
-    /// Accepts what is made up to `now`, and nothing that is made later: another table does.
-    pub fn close(&self, now: u64) {
-        self.until.fetch_min(now, Ordering::Relaxed);
+    fn header(&self, place: usize) -> &AtomicU64 {
+        static NONE: AtomicU64 = AtomicU64::new(u64::MAX);
+        self.memory.words().get(place).unwrap_or(&NONE)
     }
 
     /// Whether a message made at `made` was not accepted before; afterwards it was. Unix seconds;
@@ -99,7 +118,7 @@ impl Replays {
         let counter = match admission {
             Admission::First => return admission,
             Admission::Repeated => &self.repeated,
-            Admission::Unknown => &self.elsewhere,
+            Admission::Unknown => &self.unknown,
             Admission::Full => &self.full,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -122,8 +141,9 @@ impl Replays {
                 }
             }
             let Some((place, found)) = room else { return Admission::Full };
-            if found != FREE && self.forgotten.load(Ordering::Relaxed) < now - 1 {
-                self.forgotten.fetch_max(now - 1, Ordering::SeqCst);
+            let forgotten = self.header(FORGOTTEN);
+            if found != FREE && forgotten.load(Ordering::Relaxed) < now - 1 {
+                forgotten.fetch_max(now - 1, Ordering::SeqCst);
             }
             if place.compare_exchange(found, word, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 continue;
@@ -160,30 +180,30 @@ impl Replays {
 
     /// How many entries there are, and how many there may be. Reads the whole table.
     pub fn room(&self, now: u64) -> (usize, usize) {
-        let words = self.sets.iter().flat_map(|set| &set.0);
-        let held = words.filter(|word| {
+        let held = self.entries().iter().filter(|word| {
             let found = word.load(Ordering::Relaxed);
             found != FREE && is_in_force(found, now)
         });
-        (held.count(), self.sets.len() * WAYS)
+        (held.count(), self.sets * WAYS)
     }
 
     /// Messages that were refused for want of room, because they had been accepted before, and
     /// because nobody knows.
     pub fn refused(&self) -> [u64; 3] {
-        [&self.full, &self.repeated, &self.elsewhere].map(|count| count.load(Ordering::Relaxed))
+        [&self.full, &self.repeated, &self.unknown].map(|count| count.load(Ordering::Relaxed))
     }
 
     fn is_forgotten(&self, until: u64) -> bool {
-        until <= self.forgotten.load(Ordering::SeqCst)
+        until <= self.header(FORGOTTEN).load(Ordering::SeqCst)
+    }
+
+    fn entries(&self) -> &[AtomicU64] {
+        self.memory.words().get(HEADER_WORDS..HEADER_WORDS + self.sets * WAYS).unwrap_or_default()
     }
 
     fn look(&self, message: &Fingerprint, made: u64) -> Option<Places<'_>> {
-        let until = made.saturating_add(self.window.load(Ordering::Relaxed));
-        let known = made >= self.since.load(Ordering::Relaxed)
-            && made <= self.until.load(Ordering::Relaxed)
-            && !self.is_forgotten(until);
-        if !known {
+        let until = made.saturating_add(self.header(WINDOW).load(Ordering::Relaxed));
+        if made < self.header(SINCE).load(Ordering::Relaxed) || self.is_forgotten(until) {
             return None;
         }
         let part = |at: usize| {
@@ -191,26 +211,28 @@ impl Replays {
             bytes.copy_from_slice(&message[at..at + 8]);
             u64::from_le_bytes(bytes)
         };
-        let mask = self.sets.len() - 1;
-        let set = |at: usize| usize::try_from(part(at) & mask as u64).unwrap_or_default();
+        let mask = self.sets.checked_sub(1)? as u64;
+        let set = |at: usize| usize::try_from(part(at) & mask).unwrap_or_default();
         let first = set(0);
         let second = if set(8) == first { first ^ 1 } else { set(8) };
+        let entries = self.entries();
+        let of = |set: usize| entries.get(set * WAYS..(set + 1) * WAYS);
         // Never the pattern of a free word.
         let identity = (part(16) >> TIME_BITS).max(1);
-        Some(Places { sets: [&self.sets[first], &self.sets[second]], identity, until })
+        Some(Places { sets: [of(first)?, of(second)?], identity, until })
     }
 }
 
 /// Where a message can be.
 struct Places<'a> {
-    sets: [&'a Set; 2],
+    sets: [&'a [AtomicU64]; 2],
     identity: u64,
     until: u64,
 }
 
 impl<'a> Places<'a> {
     fn words(&self) -> impl Iterator<Item = &'a AtomicU64> {
-        self.sets.into_iter().flat_map(|set| &set.0)
+        self.sets.into_iter().flatten()
     }
 }
 
@@ -236,7 +258,7 @@ mod tests {
     }
 
     fn table(entries: usize) -> Replays {
-        let replays = Replays::new(entries, NOW);
+        let replays = Replays::alone(entries, NOW);
         replays.widen(300, NOW);
         replays
     }
@@ -257,16 +279,33 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_may_have_accepted_is_not() {
+    fn what_was_made_before_the_table_is_not_accepted() {
         let replays = table(1000);
         assert_eq!(replays.admit(&message(1), NOW - 1, NOW), Admission::Unknown);
-        replays.close(NOW + 10);
-        assert_eq!(replays.admit(&message(1), NOW + 10, NOW + 11), Admission::First);
-        assert_eq!(replays.admit(&message(2), NOW + 11, NOW + 11), Admission::Unknown);
-        let next = Replays::new(1000, NOW + 11);
-        next.widen(300, NOW + 11);
-        assert_eq!(next.admit(&message(1), NOW + 10, NOW + 11), Admission::Unknown);
-        assert_eq!(next.admit(&message(2), NOW + 11, NOW + 11), Admission::First);
+        assert_eq!(replays.refused(), [0, 0, 1]);
+        let none: Box<[AtomicU64]> = Box::default();
+        let nothing = Replays::new(Box::new(none), NOW);
+        assert_eq!(nothing.admit(&message(1), NOW, NOW), Admission::Unknown);
+    }
+
+    #[test]
+    fn what_one_process_accepted_the_next_one_does_not() {
+        #[derive(Clone, Debug)]
+        struct Shared(Arc<[AtomicU64]>);
+        impl Words for Shared {
+            fn words(&self) -> &[AtomicU64] {
+                &self.0
+            }
+        }
+        let memory = Shared((0..1032).map(|_| AtomicU64::new(0)).collect());
+        let one = Replays::new(Box::new(memory.clone()), NOW);
+        one.widen(300, NOW);
+        assert_eq!(one.admit(&message(1), NOW + 5, NOW), Admission::First);
+        let next = Replays::new(Box::new(memory), NOW + 100);
+        next.widen(300, NOW + 100);
+        assert_eq!(next.admit(&message(1), NOW + 5, NOW + 100), Admission::Repeated);
+        assert_eq!(next.admit(&message(2), NOW + 5, NOW + 100), Admission::First);
+        assert_eq!(one.admit(&message(2), NOW + 5, NOW + 100), Admission::Repeated);
     }
 
     #[test]

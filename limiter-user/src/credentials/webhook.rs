@@ -55,14 +55,14 @@ impl<'a> Signed<'a> {
         self.time.map(|(_, seconds)| seconds)
     }
 
-    /// Index of the first of `keys` that signed `body`, compared in constant time. Reads the body
-    /// once for each key.
+    /// Index of the first of `keys` that signed `body`, compared in constant time, and its tag,
+    /// which no other message has. Reads the body once for each key.
     pub fn signer<'k>(
         &self,
         keys: impl IntoIterator<Item = &'k hmac::Key>,
         body: &[u8],
-    ) -> Option<usize> {
-        keys.into_iter().position(|key| {
+    ) -> Option<(usize, [u8; TAG_BYTES])> {
+        keys.into_iter().enumerate().find_map(|(index, key)| {
             let mut context = hmac::Context::with_key(key);
             if let Some((text, _)) = self.time {
                 context.update(text);
@@ -72,7 +72,8 @@ impl<'a> Signed<'a> {
             let made = context.sign();
             self.tags[..self.count]
                 .iter()
-                .any(|tag| constant_time::verify_slices_are_equal(made.as_ref(), tag).is_ok())
+                .find(|tag| constant_time::verify_slices_are_equal(made.as_ref(), *tag).is_ok())
+                .map(|tag| (index, *tag))
         })
     }
 
@@ -119,7 +120,7 @@ mod tests {
         let key = key(b"It's a Secret to Everybody");
         let value = b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
         let signed = Signed::without_time(value).unwrap();
-        assert_eq!(signed.signer([&key], b"Hello, World!"), Some(0));
+        assert_eq!(signed.signer([&key], b"Hello, World!").map(|(index, _)| index), Some(0));
         assert_eq!(signed.signer([&key], b"Hello, World?"), None);
         assert_eq!(signed.unix_seconds(), None);
     }
@@ -131,7 +132,7 @@ mod tests {
         let value = format!("t=1700000000, v0=00,v1={},v1={made}", "0".repeat(64));
         let signed = Signed::with_time(value.as_bytes()).unwrap();
         assert_eq!(signed.unix_seconds(), Some(1_700_000_000));
-        assert_eq!(signed.signer(&keys, b"{}"), Some(1));
+        assert_eq!(signed.signer(&keys, b"{}").map(|(index, _)| index), Some(1));
         assert_eq!(signed.signer(&keys[..1], b"{}"), None);
         assert_eq!(signed.signer(&keys, b"{} "), None);
         let later = value.replace("1700000000", "1700000001");
