@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-pub(super) use self::api_key::default_scheme;
+pub(super) use self::api_key::{default_scheme, shared_token_scheme};
 use super::{
     Scope,
     document::{Tables, Text, access::AuthDocument},

@@ -4,6 +4,7 @@
 //! whole process, and goes upstream from memory. Nothing is read before a stage asks.
 
 use std::{
+    pin::pin,
     rc::Rc,
     sync::{
         Arc,
@@ -79,7 +80,7 @@ pub(super) enum Content {
     /// Not read yet.
     Streaming(RequestBody),
     /// In memory.
-    Whole(Whole),
+    Whole(Box<Whole>),
     /// Of a request that nobody sent, or that could not be read.
     None,
 }
@@ -102,8 +103,8 @@ impl Content {
             {
                 return Err(Refusal::BodyTooLarge.into());
             }
-            *self = match collect(policy, body).await? {
-                (whole, None) => Self::Whole(whole),
+            *self = match Box::pin(collect(policy, body)).await? {
+                (whole, None) => Self::Whole(Box::new(whole)),
                 (_, Some(_)) => return Err(Refusal::BodyTooLarge.into()),
             };
         }
@@ -126,8 +127,8 @@ impl Content {
                 *self = Self::Streaming(body.checked(digest, None));
                 return Ok(true);
             }
-            match collect(policy, body).await? {
-                (whole, None) => *self = Self::Whole(whole),
+            match Box::pin(collect(policy, body)).await? {
+                (whole, None) => *self = Self::Whole(Box::new(whole)),
                 (beginning, Some(rest)) => {
                     digest.update(&beginning.data);
                     *self = Self::Streaming(rest.checked(digest, Some(beginning)));
@@ -177,7 +178,7 @@ async fn collect(
     let mut data = BytesMut::new();
     let mut trailers = None;
     while data.len() <= most {
-        let frame = watch.within(policy.timeouts.body, body.frame()).await;
+        let frame = watch.within(policy.timeouts.body, pin!(body.frame())).await;
         let Some(frame) = frame else {
             return Err(Refusal::Timeout.into());
         };
