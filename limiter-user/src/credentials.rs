@@ -1,10 +1,16 @@
-//! Credentials: what proves who a request speaks for, read and checked.
+//! What proves who calls: tokens, signatures, certificates, and what keeps them from being repeated.
 //!
-//! In: text and bytes as presented, keys as configured, and `now`; out: claims or why not. Pure:
-//! knows neither the proxy, the configuration nor a clock, and sends nothing.
+//! In: bytes that a peer sent, keys as the policy holds them, the time; out: whether they belong
+//! together, and whose they are. Knows neither files nor sockets, and reads no clock.
 
 pub mod base64url;
+pub mod certificate;
+mod der;
+pub mod digest;
 pub mod json;
 pub mod jwks;
 pub mod jwt;
+pub mod replay;
+pub mod signature;
 pub mod spki;
+pub mod webhook;

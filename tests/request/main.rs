@@ -24,6 +24,8 @@ mod listeners;
 #[cfg(test)]
 mod malformed;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod pace;
@@ -38,6 +40,8 @@ mod routing;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod signatures;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
@@ -47,3 +51,5 @@ mod tls;
 mod upgrade;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod webhooks;

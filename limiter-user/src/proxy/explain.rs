@@ -114,6 +114,8 @@ fn stages(
         parts,
         client,
         certificate: None,
+        names: None,
+        url_scheme: "http",
         tokens: &Tokens::default(),
         unix_seconds,
         now_ns: 0,

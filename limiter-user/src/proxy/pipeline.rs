@@ -239,6 +239,7 @@ async fn authenticate(
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
     let connection = Rc::clone(&exchange.connection);
+    let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);
     let asked = auth::Asked {
         policy,
@@ -246,6 +247,8 @@ async fn authenticate(
         parts,
         client,
         certificate: connection.tls().and_then(|tls| tls.client_certificate.as_ref()),
+        names: connection.tls().and_then(|tls| tls.client_names.as_ref()),
+        url_scheme: if https { "https" } else { "http" },
         tokens: &core.tokens,
         unix_seconds: exchange.unix_seconds(),
         now_ns: exchange.now_ns,

@@ -5,7 +5,11 @@
 //! refuses the request even beside a valid one, and so do two that name different principals.
 
 mod api_key;
+mod hmac;
 mod jwt;
+mod mtls;
+mod signature;
+mod work;
 
 use std::rc::Rc;
 
@@ -18,6 +22,11 @@ use rustls::pki_types::CertificateDer;
 
 pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
+    credentials::{
+        certificate::Names,
+        replay::{Admission, Fingerprint},
+    },
+    policy::Mode,
     proxy::{
         compiled::{Compiled, Route},
         content::Content,
@@ -42,6 +51,10 @@ pub(in crate::proxy) struct Asked<'a> {
     pub(in crate::proxy) tokens: &'a Tokens,
     pub(in crate::proxy) unix_seconds: u64,
     pub(in crate::proxy) now_ns: u64,
+    /// Whom that names.
+    pub(in crate::proxy) names: Option<&'a Names>,
+    /// `http` or `https`, as the client sees it.
+    pub(in crate::proxy) url_scheme: &'a str,
 }
 
 impl Asked<'_> {
@@ -90,8 +103,8 @@ impl Principal {
     /// Who that is.
     pub(in crate::proxy) fn identity<'a>(&'a self, policy: &'a Compiled) -> &'a Identity {
         match &self.who {
-            Who::Key(key) => match policy.auth[self.scheme].api_keys() {
-                Some(keys) => &keys.keys[*key].identity,
+            Who::Key(key) => match policy.auth[self.scheme].identity(*key) {
+                Some(identity) => identity,
                 None => unreachable!("a key of a scheme without keys"),
             },
             Who::Verified(identity) => identity,
@@ -133,7 +146,7 @@ pub(in crate::proxy) enum Authenticated {
 /// lapsed credential, was presented.
 pub(in crate::proxy) async fn authenticate(
     asked: &Asked<'_>,
-    _content: &mut Content,
+    content: &mut Content,
 ) -> Result<Authenticated, Reply> {
     let route = asked.route;
     if route.auth.is_empty() {
@@ -145,6 +158,14 @@ pub(in crate::proxy) async fn authenticate(
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
     jwt::look_up(asked, &mut found).await?;
+    mtls::look_up(asked, &mut found)?;
+    // What is dear to check changes nothing once it is clear that something is wrong.
+    if !found.invalid {
+        signature::look_up(asked, content, &mut found).await?;
+    }
+    if !found.invalid {
+        hmac::look_up(asked, content, &mut found).await?;
+    }
     if found.is_nothing()
         && let Some(scheme) = ask(asked)
     {
@@ -215,6 +236,30 @@ impl Found {
     }
 }
 
+/// A good credential that is accepted once: whether this is its first time.
+fn fresh(
+    asked: &Asked<'_>,
+    message: &Fingerprint,
+    made: u64,
+    principal: Principal,
+) -> Result<Presented, Reply> {
+    let Some(replays) = &asked.policy.replays else { return Err(Refusal::Overloaded.into()) };
+    let admission = match asked.policy.auth[principal.scheme].mode {
+        Mode::Enforce => replays.admit(message, made, asked.unix_seconds),
+        Mode::Monitor => replays.peek(message, made, asked.unix_seconds),
+    };
+    match admission {
+        Admission::First => Ok(Presented::Valid(principal)),
+        Admission::Repeated => Err(challenge(Refusal::Replayed, true)),
+        // Signed before this host began to remember: not the client's doing.
+        Admission::Unknown => Ok(Presented::Lapsed),
+        Admission::Full => {
+            let soon = HeaderValue::from_static("1");
+            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+        }
+    }
+}
+
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
 fn challenge(refusal: Refusal, presented: bool) -> Reply {
     let challenge = if presented {
@@ -228,9 +273,7 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
 /// Takes the credentials that are for this host alone out of what the upstream gets.
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
     for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
-        if scheme.hides
-            && let Some(header) = scheme.own_header()
-        {
+        for header in scheme.own_headers().iter().filter(|_| scheme.hides) {
             headers.remove(header);
         }
         if scheme.hides && scheme.jwt().is_some() {
