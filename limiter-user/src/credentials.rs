@@ -6,6 +6,7 @@
 pub mod certificate;
 mod der;
 pub mod digest;
+pub mod fuzzing;
 pub mod replay;
 pub mod signature;
 pub mod webhook;

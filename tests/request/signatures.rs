@@ -15,6 +15,7 @@ use limiter_tests::{
 };
 
 use crate::{
+    edge::Edge,
     support::{SOON, Site},
     webhooks::now,
 };
@@ -253,6 +254,53 @@ fn in_monitor_mode_nothing_is_refused_or_used_up() {
 }
 
 #[test]
+fn what_another_implementation_signs_is_let_in() {
+    let mut site = Site::prepare("max_body = \"3MB\"", ROUTE, SECTIONS);
+    let directory = site.limiter.directory().to_owned();
+    let openssl = |arguments: &[&str]| {
+        let mut command = site.namespace.command("openssl");
+        let done = command.args(arguments).current_dir(&directory).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    let curve = |name| format!("ec_paramgen_curve:{name}");
+    let keys: [(&str, &str, Vec<String>); 3] = [
+        ("ED25519", "ed25519", vec![]),
+        ("ECDSA_P256_SHA256", "EC", vec![curve("P-256")]),
+        ("RSA_PSS_SHA512", "RSA", vec!["rsa_keygen_bits:2048".to_owned()]),
+    ];
+    let mut written = String::new();
+    for (name, kind, options) in &keys {
+        let mut arguments = vec!["genpkey", "-algorithm", kind, "-out"];
+        let private = format!("{name}.key");
+        arguments.push(&private);
+        arguments.extend(options.iter().flat_map(|option| ["-pkeyopt", option]));
+        openssl(&arguments);
+        openssl(&["pkey", "-in", &private, "-pubout", "-out", &format!("{name}.pem")]);
+        written += &format!("{name} = {{ file = \"{name}.pem\" }}, ");
+    }
+    let secret = "a-secret-that-both-sides-have";
+    site.limiter.scratch().write("HMAC_SHA256.key", secret);
+    written += "HMAC_SHA256 = { env = \"SHARED\", algorithm = \"hmac-sha256\" }";
+    let sections = format!(
+        "[auth.message]\nkind = \"signature\"\nkeys = {{ {written} }}\n\
+         [escalation]\nenabled = false\n"
+    );
+    let text = crate::support::configuration(&site.origin, "max_body = \"3MB\"", ROUTE, &sections);
+    site.limiter.configure(&text);
+    site.limiter.environment("SHARED", secret);
+    site.limiter.restart();
+    for name in ["ED25519", "ECDSA_P256_SHA256", "RSA_PSS_SHA512", "HMAC_SHA256"] {
+        let arguments = [name, &format!("{name}.key"), name];
+        let said = Edge::python_peer(&site.namespace, &site.limiter, "sign.py", &arguments);
+        let said = said.succeeded().stdout;
+        assert_eq!(said.trim(), "all as it should be", "{name}");
+        let seen = site.origin.take();
+        assert_eq!(seen.iter().filter(|seen| seen.target() == "/large").count(), 1);
+        assert!(seen.iter().all(|seen| seen.header("x-auth-subject").as_deref() == Some(name)));
+    }
+}
+
+#[test]
 fn keys_that_cannot_verify_are_refused_by_configuration() {
     let mut site = Site::prepare("", ROUTE, SECTIONS);
     let refused = site.limiter.run_to_end().ended_with(2);
@@ -269,10 +317,7 @@ fn keys_that_cannot_verify_are_refused_by_configuration() {
     let confused = SECTIONS.replace("tier", "algorithm = \"hmac-sha256\", tier");
     site.limiter.configure(&crate::support::configuration(&site.origin, "", ROUTE, &confused));
     let refused = site.limiter.run_to_end().ended_with(2);
-    assert!(
-        refused.stderr.contains("can use it"),
-        "{refused:?}"
-    );
+    assert!(refused.stderr.contains("can use it"), "{refused:?}");
     site.limiter.configure(&crate::support::configuration(&site.origin, "", ROUTE, SECTIONS));
     site.limiter.restart();
     assert_eq!(site.get("/", &[]).status, 401);

@@ -23,6 +23,7 @@ use crate::{
     clock,
     credentials::replay::Replays,
     limits::{AddressKey, Counter, Counters, Key, Meter},
+    link::SignedCount,
     policy::{
         HttpPolicy, Mode, Rate,
         http::{
@@ -47,6 +48,22 @@ impl Lasting {
     pub(super) fn new(upstreams: Directory) -> Self {
         let (counters, inspection) = Default::default();
         Self { counters, upstreams, inspection, replays: None }
+    }
+}
+
+impl Lasting {
+    /// What is known of signed messages.
+    pub(super) fn signed(&self) -> SignedCount {
+        let Some(replays) = &self.replays else { return SignedCount::default() };
+        let (remembered, capacity) = replays.room(clock::coarse_unix_ns() / 1_000_000_000);
+        let [full, repeated, unknown] = replays.refused();
+        SignedCount {
+            remembered: remembered as u64,
+            capacity: capacity as u64,
+            full,
+            repeated,
+            unknown,
+        }
     }
 }
 
