@@ -34,6 +34,7 @@ mod framing;
 pub mod fuzzing;
 mod identity;
 mod jwks;
+mod lasting;
 mod listener;
 mod meeting;
 mod outbox;

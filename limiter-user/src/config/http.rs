@@ -63,6 +63,7 @@ pub(super) fn check(
     }
     let (client_address, trusted_proxies) = client_address(written, report);
     listener::agree(written, &listeners, client_address, report);
+    auth::agree(&document.auth, &listeners, report);
     Some(HttpPolicy {
         listeners,
         client_address,
