@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod kernel;
+pub mod limits;
 pub mod listener;
 pub mod networks;
 pub mod rate;

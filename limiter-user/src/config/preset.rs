@@ -6,8 +6,9 @@ use ipnet::IpNet;
 
 use crate::policy::{
     ByteRateLimit, Mode, Rate, RateLimit,
-    http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy},
+    http::{CorsOrigins, CorsPolicy, LimitPolicy},
     kernel::Limits,
+    limits::Algorithm,
 };
 
 /// Names of the presets of this version.
@@ -57,15 +58,8 @@ impl Preset {
             Self::Private => 1_000,
             Self::Internal => return None,
         };
-        Some(LimitPolicy {
-            name: self.name().to_owned(),
-            algorithm: Algorithm::SlidingWindow,
-            key: LimitKey::Client,
-            rate: Rate { count, period: Duration::from_mins(15) },
-            burst: count,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        })
+        let rate = Rate { count, period: Duration::from_mins(15) };
+        Some(LimitPolicy::by_client(self.name(), Algorithm::SlidingWindow, rate))
     }
 
     /// The cross-origin policy of a route that names none.

@@ -8,7 +8,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use super::upstream::UpstreamPolicy;
+pub use super::{limits::LimitPolicy, upstream::UpstreamPolicy};
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
@@ -249,57 +249,6 @@ pub struct KeyRecord {
     pub digest: [u8; 32],
     /// Unix seconds after which it is refused as missing; `None`: never.
     pub expires_unix_seconds: Option<u64>,
-}
-
-/// One rate limit.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct LimitPolicy {
-    /// Its name in the configuration and in the `RateLimit` fields.
-    pub name: String,
-    /// How it counts.
-    pub algorithm: Algorithm,
-    /// What it counts by.
-    pub key: LimitKey,
-    /// The rate.
-    pub rate: Rate,
-    /// How many at once (token bucket).
-    pub burst: u64,
-    /// Whether authenticated requests are counted too.
-    pub applies_to: AppliesTo,
-    /// Enforce, or only count.
-    pub mode: Mode,
-}
-
-/// How a limit counts.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// At most burst + rate x time.
-    TokenBucket,
-    /// Previous window weighted by its overlap, plus the current one.
-    SlidingWindow,
-    /// Count per aligned window.
-    FixedWindow,
-}
-
-/// What a limit counts by.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitKey {
-    /// Client address (IPv6 by /64).
-    Client,
-    /// Authenticated principal, else the client address.
-    Principal,
-}
-
-/// Which requests a limit counts.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AppliesTo {
-    /// Only those without a principal.
-    Unauthenticated,
-    /// All.
-    All,
 }
 
 /// One CORS policy (Fetch standard, "CORS protocol").

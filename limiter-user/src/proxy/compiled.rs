@@ -18,6 +18,7 @@ use super::{
     upstream::{Directory, Upstream},
 };
 use crate::{
+    clock,
     limits::{Counter, Counters, Meter},
     policy::{
         HttpPolicy, Mode,
@@ -146,29 +147,26 @@ impl Compiled {
         counters: &mut Counters,
         upstreams: &mut Directory,
     ) -> Result<Self, String> {
+        counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
-            failures: counters.counter(GUARD_COUNTER, failures, guard_period),
+            failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
         };
-        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
+        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1))?;
         let limits: Vec<Limit> = policy
             .limits
             .iter()
             .map(|limit| compile_limit(limit, counters))
             .collect::<Result<_, _>>()?;
-        counters.retain(|name| {
-            [GUARD_COUNTER, KNOWN_COUNTER].contains(&name)
-                || policy.limits.iter().any(|limit| limit.name == name)
-        });
         let routes: Vec<Route> = policy
             .routes
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
         let (finder, groups) = group(&policy.routes, &routes)?;
-        Ok(Self {
+        let compiled = Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
             access_log: policy.access_log.as_ref().map(|log| log.format),
@@ -186,7 +184,9 @@ impl Compiled {
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&policy.upstreams)?,
-        })
+        };
+        counters.commit();
+        Ok(compiled)
     }
 }
 
@@ -329,7 +329,7 @@ fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
 }
 
 fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {
-    let meter = Meter::new(policy);
+    let meter = Meter::of(policy);
     let quoted_name = format!("\"{}\"", policy.name.replace('\\', "\\\\").replace('"', "\\\""));
     let seconds = ceil_seconds(policy.rate.period);
     Ok(Limit {
@@ -341,7 +341,7 @@ fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit,
             "limit name",
         )?,
         quoted_name,
-        counter: counters.counter(&policy.name, meter, policy.rate.period),
+        counter: counters.counter(&policy.name, meter, policy.rate.period)?,
     })
 }
 

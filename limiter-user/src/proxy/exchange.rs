@@ -314,8 +314,8 @@ impl Drop for Exchange {
         counters.respond(self.status);
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
-            let key = Key::Address(AddressKey::new(client));
-            self.in_force.policy.known.charge(key, self.now_ns);
+            let key = Key::address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, 1, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

@@ -186,15 +186,11 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             },
             mode: Mode::Enforce,
         }],
-        limits: vec![LimitPolicy {
-            name: "tight".into(),
-            algorithm: Algorithm::FixedWindow,
-            key: LimitKey::Client,
-            rate: Rate { count: 100, period: 3600 * second },
-            burst: 100,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        }],
+        limits: vec![LimitPolicy::by_client(
+            "tight",
+            Algorithm::FixedWindow,
+            Rate { count: 100, period: 3600 * second },
+        )],
         cors: vec![CorsPolicy {
             name: "app".into(),
             origins: CorsOrigins::List(vec![OriginPattern {
