@@ -105,9 +105,7 @@ pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
         if ask.is_enforced && !answer.verdict.decision.allowed && asks.len() > 1 {
             for (ask, answer) in asks.iter().zip(answers.iter_mut()) {
                 if let Some(receipt) = answer.receipt.take() {
-                    ask.counter.give_back(&receipt, now_ns);
-                    let decision = ask.counter.peek(ask.key, ask.cost, now_ns);
-                    answer.verdict.decision = decision;
+                    answer.verdict.decision = ask.counter.give_back(&receipt, now_ns);
                 }
             }
             break;
@@ -123,16 +121,25 @@ impl Counter {
     /// Counts one request of this cost.
     pub fn charge(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Answer {
         let hash = self.hash(key);
-        let (decision, receipt) = table::charge(&self.allowed, hash, cost, now_ns);
+        let (decision, receipt) = table::charge(&self.allowed, hash, cost.max(1), now_ns);
         let far = !decision.allowed && !self.persists(hash, now_ns);
         Answer { verdict: Verdict { decision, far }, receipt }
     }
 
-    /// What [`Self::charge`] would say; counts only refused attempts.
+    /// Whether [`Self::charge`] would admit the request, and where the key stands without it; counts
+    /// only refused attempts.
     pub fn check(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Verdict {
         let hash = self.hash(key);
         let decision = table::peek(&self.allowed, hash, cost, now_ns);
-        Verdict { decision, far: !decision.allowed && !self.persists(hash, now_ns) }
+        if decision.allowed {
+            return Verdict { decision: self.look(key, now_ns), far: false };
+        }
+        Verdict { decision, far: !self.persists(hash, now_ns) }
+    }
+
+    /// Where this key stands, as if after a request that cost nothing.
+    pub fn look(&self, key: Key<'_>, now_ns: u64) -> Decision {
+        table::peek(&self.allowed, self.hash(key), 0, now_ns)
     }
 
     /// What [`Self::charge`] would decide, counting nothing.
@@ -140,15 +147,16 @@ impl Counter {
         table::peek(&self.allowed, self.hash(key), cost, now_ns)
     }
 
-    /// Gives back what was charged, as far as it still weighs.
-    pub fn give_back(&self, receipt: &Receipt, now_ns: u64) {
+    /// Gives back what was charged, as far as it still weighs. Where the key stands then.
+    pub fn give_back(&self, receipt: &Receipt, now_ns: u64) -> Decision {
         table::give_back(&self.allowed, receipt, now_ns);
+        table::peek(&self.allowed, receipt.hash(), 0, now_ns)
     }
 
     /// Whether anything counts against this key now.
     pub fn has_any(&self, key: Key<'_>, now_ns: u64) -> bool {
-        let decision = self.peek(key, 1, now_ns);
-        decision.remaining + u64::from(decision.allowed) < decision.limit
+        let decision = self.look(key, now_ns);
+        decision.remaining < decision.limit
     }
 
     /// What this limit knows the client by: another number for every other limit.
@@ -216,7 +224,7 @@ impl Counters {
         let identity = secret.of_bytes(0, name.as_bytes());
         let now_ns = self.now_ns;
         let claim = |identity, meter| {
-            Slot::claim(&arena, identity, meter, |slot| sweep::clear(slot, &arena, now_ns))
+            Slot::claim(&arena, identity, meter, || sweep::all(&arena, now_ns))
                 .ok_or_else(|| format!("limit {name}: too many limits"))
         };
         let allowed = claim(identity, meter)?;
@@ -285,8 +293,17 @@ impl Counters {
 
 /// Memory of this process alone.
 fn own_arena() -> io::Result<Arc<Arena>> {
+    Arena::open(arena::create(random_words())?)
+}
+
+/// A secret of this process alone.
+fn random_secret() -> Secret {
+    Secret::new(random_words())
+}
+
+fn random_words() -> [u64; 2] {
     let random = RandomState::new();
-    Arena::open(arena::create([random.hash_one(0), random.hash_one(1)])?)
+    [random.hash_one(0), random.hash_one(1)]
 }
 
 #[cfg(test)]

@@ -72,10 +72,14 @@ refusals! {
     Unauthorized = "unauthorized", 401, Client;
     /// A credential was presented that is not valid.
     InvalidCredential = "invalid_credential", 401, Client;
+    /// The caller is known, and may not do this.
+    ForbiddenScope = "forbidden_scope", 403, Client;
     /// Over a rate limit.
     RateLimited = "rate_limited", 429, Client;
     /// Far over a rate limit: the client goes on regardless of refusals.
     RateLimitedFar = "rate_limited_far", 429, Client;
+    /// As many requests of this client are under way as may be at once.
+    ConcurrencyLimited = "concurrency_limited", 429, Client;
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", 413, Client;
     /// The request head is larger than allowed.

@@ -26,6 +26,8 @@ pub(super) const MAX_COST: i64 = 1_000_000;
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 /// No more parts of a key.
 const MAX_PARTS: usize = 4;
+/// No more limits and tiers in all.
+const MAX_BUDGETS: usize = 1_000;
 /// No more tiers of a limit.
 const MAX_TIERS: usize = 16;
 
@@ -77,6 +79,15 @@ pub(super) fn check(
         return None;
     }
     Some(LimitPolicy { name, key, quota, concurrent, applies_to, count, cost, mode })
+}
+
+/// All of them must have a place in the memory they are counted in.
+pub(super) fn bounded(limits: &[LimitPolicy], report: &mut Report) {
+    let quotas = limits.iter().filter_map(|limit| limit.quota.as_ref());
+    let budgets: usize = quotas.map(|quota| quota.amounts.each().len()).sum();
+    if budgets > MAX_BUDGETS {
+        report.refuse("limits", format!("{budgets} limits and tiers; at most {MAX_BUDGETS}"));
+    }
 }
 
 /// A request must be able to pass a limit.

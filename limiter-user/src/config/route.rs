@@ -20,7 +20,7 @@ use super::{
     Scope,
     document::{Document, http::RouteDocument},
     error::{Place, Report},
-    values,
+    limits as checked_limits, values,
 };
 use crate::policy::{
     http::{
@@ -131,6 +131,7 @@ fn one(
     let request_headers = edits::check(&written.request_headers, Side::Request, report);
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
+    let scopes = scopes(written, &auth, report);
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
     Some(RoutePolicy {
         name: format!("{}{}", host.as_deref().unwrap_or_default(), path.text()),
@@ -139,6 +140,8 @@ fn one(
         methods: methods.unwrap_or_default(),
         upstream,
         auth,
+        scopes,
+        cost: cost(written, &limits, resources, report),
         limits,
         cors,
         headers,
@@ -191,11 +194,40 @@ fn auth_of(
     (found.len() == count).then_some(RouteAuth::AnyOf(found))
 }
 
+/// What a caller must be allowed; of nobody in particular nothing can be asked.
+fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec<String> {
+    let Some(list) = &written.scopes else {
+        return Vec::new();
+    };
+    if *auth == RouteAuth::Public && !list.get_ref().is_empty() {
+        report.refuse(list.span(), "the route is public: nobody has scopes there");
+    }
+    report.values(list.get_ref(), values::scope)
+}
+
+/// A request must be able to pass all of the route's limits.
+fn cost(
+    written: &RouteDocument,
+    limits: &[usize],
+    resources: &Resources,
+    report: &mut Report,
+) -> Option<u64> {
+    let place = written.cost.as_ref()?;
+    let cost = report.number_or(Some(place), 1..=checked_limits::MAX_COST, 1_u64);
+    for quota in limits.iter().filter_map(|limit| resources.limits[*limit].quota.as_ref()) {
+        checked_limits::fits(&quota.amounts, cost, place.span(), report);
+    }
+    if limits.is_empty() {
+        report.refuse(place.span(), "the route has no limits");
+    }
+    Some(cost)
+}
+
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
-        &[&written.scopes, &written.validate, &written.mask_response_fields, &written.deprecated],
-        "host, path, exact, glob, methods, upstream, auth, limits, cors, headers, allow, \
+        &[&written.validate, &written.mask_response_fields, &written.deprecated],
+        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cost, cors, headers, allow, \
          request_headers, response_headers, strip_prefix",
     );
 }

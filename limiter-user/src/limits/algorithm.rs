@@ -155,8 +155,8 @@ impl Meter {
         }
     }
 
-    /// Decides one request of this cost (at least 1) at `now_ns`; the next word is the same one if
-    /// it is not allowed.
+    /// Decides one request of this cost at `now_ns`; the next word is the same one if it is not
+    /// allowed. A cost of 0 only looks: it is always allowed.
     pub fn charge(&self, word: u64, cost: u64, now_ns: u64) -> (Decision, u64) {
         match *self {
             Self::Bucket { cost_ticks, depth_ticks } => {
@@ -239,7 +239,7 @@ impl Meter {
 fn bucket(word: u64, cost: u64, now_ns: u64, unit: u64, depth: u64) -> (Decision, u64) {
     let now = ticks(now_ns);
     let debt = word.saturating_sub(now).min(depth);
-    let cost = unit.saturating_mul(cost.max(1));
+    let cost = unit.saturating_mul(cost);
     let after = debt.saturating_add(cost);
     let allowed = after <= depth;
     let debt_after = if allowed { after } else { debt };

@@ -8,11 +8,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::{hash::Secret, key::Key};
+
 const SHARDS: usize = 64;
 
 /// The counts, of all limits.
 #[derive(Debug)]
 pub struct UnderWay {
+    secret: Secret,
     shards: [Mutex<HashMap<u64, u64>>; SHARDS],
 }
 
@@ -25,14 +28,20 @@ pub struct Permit {
 
 impl Default for UnderWay {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()) }
+        let secret = super::random_secret();
+        Self { secret, shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
 impl UnderWay {
-    /// Counts one more of `client` (a hash that is another one for each limit), unless there are
-    /// `most`. How many there are now.
-    pub fn admit(self: &Arc<Self>, client: u64, most: u64) -> (Option<Permit>, u64) {
+    /// What a limit is known by here.
+    pub fn identity(&self, name: &str) -> u64 {
+        self.secret.of_bytes(0, name.as_bytes())
+    }
+
+    /// Counts one more of this key of a limit, unless there are `most`. How many there are now.
+    pub fn admit(self: &Arc<Self>, limit: u64, key: Key<'_>, most: u64) -> (Option<Permit>, u64) {
+        let client = key.hash(self.secret, limit);
         let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
         let count = shard.get(&client).copied().unwrap_or_default();
         if count >= most {
@@ -40,12 +49,6 @@ impl UnderWay {
         }
         shard.insert(client, count + 1);
         (Some(Permit { counts: Arc::clone(self), client }), count + 1)
-    }
-
-    /// How many there are of `client`.
-    pub fn count(&self, client: u64) -> u64 {
-        let shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
-        shard.get(&client).copied().unwrap_or_default()
     }
 
     fn shard(&self, client: u64) -> &Mutex<HashMap<u64, u64>> {
@@ -68,44 +71,48 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{super::Part, *};
+
+    fn key(name: &str) -> Key<'_> {
+        Key::new([Part::Principal(name)])
+    }
 
     #[test]
     fn as_many_as_allowed_and_each_ends_once() {
         let counts = Arc::new(UnderWay::default());
-        let (first, one) = counts.admit(7, 2);
-        let (second, two) = counts.admit(7, 2);
+        let (first, one) = counts.admit(7, key("a"), 2);
+        let (second, two) = counts.admit(7, key("a"), 2);
         assert_eq!((one, two), (1, 2));
         assert!(first.is_some() && second.is_some());
-        assert!(counts.admit(7, 2).0.is_none(), "a third");
-        assert!(counts.admit(8, 2).0.is_some(), "another client");
+        assert_eq!(counts.admit(7, key("a"), 2).1, 2, "no third");
+        assert!(counts.admit(7, key("b"), 2).0.is_some(), "another client");
+        assert!(counts.admit(8, key("a"), 2).0.is_some(), "another limit");
         drop(first);
-        assert_eq!(counts.count(7), 1);
-        assert!(counts.admit(7, 2).0.is_some());
+        assert_eq!(counts.admit(7, key("a"), 2).1, 2);
         drop(second);
-        assert_eq!(counts.count(7), 0);
         assert!(counts.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]
     fn threads_never_go_beyond() {
         let counts = Arc::new(UnderWay::default());
-        let most = std::sync::atomic::AtomicU64::new(0);
+        let there = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let (permit, count) = counts.admit(1, 3);
+                        let (permit, count) = counts.admit(1, key("a"), 3);
                         assert!(count <= 3);
                         if permit.is_some() {
-                            let there = most.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                            assert!(there < 3);
-                            most.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                            assert!(there.fetch_add(1, Ordering::SeqCst) < 3);
+                            there.fetch_sub(1, Ordering::SeqCst);
                         }
                     }
                 });
             }
         });
-        assert_eq!(counts.count(1), 0);
+        assert!(counts.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 }

@@ -43,7 +43,7 @@ fn per_minute(count: u64) -> Rate {
 /// One limit over a table of one set.
 fn slot(meter: Meter) -> Slot {
     let arena = Arena::open(arena::create_for([1, 2], 1).unwrap()).unwrap();
-    Slot::claim(&arena, 7, meter, |_| {}).unwrap()
+    Slot::claim(&arena, 7, meter, || {}).unwrap()
 }
 
 /// A hash of one of few clients.

@@ -260,7 +260,10 @@ fn a_changed_limit_has_used_what_was_used() {
                 assert!(is <= was || is <= most, "{before:?} {after:?}: {was} became {is}");
                 let room = after.charge(converted, 1, now_ns).0;
                 let left = after.limit().saturating_sub(was);
-                assert_eq!(room.remaining + u64::from(room.allowed), left, "{before:?} {after:?}");
+                let room = room.remaining + u64::from(room.allowed);
+                // A part of one that has leaked from one bucket has from another, too.
+                let parts = u64::from(matches!((before, after), (Meter::Bucket { .. }, Meter::Bucket { .. })));
+                assert!((left..=left + parts).contains(&room), "{before:?} {after:?}");
                 let again = before.convert(&after, converted, now_ns);
                 assert!(before.used(again, now_ns) >= was.min(after.limit()).min(before.limit()));
             }

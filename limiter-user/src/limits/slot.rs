@@ -74,16 +74,17 @@ impl Word {
 }
 
 impl Slot {
-    /// The slot of the limit with this identity: as it was left, or a new one for `meter`, for
-    /// which `clear` frees the entries of whom it belonged to. `None` if every slot is in use.
+    /// The slot of the limit with this identity: as it was left, or a new one for `meter`. `None` if
+    /// every slot is in use. Where none is left, those of limits that are in force no more are
+    /// given away, and `clear` frees their entries ([`View::is_cleared`]).
     ///
     /// Called by one process at a time: one that drains gets no policy any more. It may still count
-    /// in a slot that is given away here, which is therefore the one that was asked for longest ago.
+    /// in a slot that is given away here, which is cleared again by whoever comes upon it.
     pub(super) fn claim(
         arena: &Arc<Arena>,
         identity: u64,
         meter: Meter,
-        clear: impl Fn(View<'_>),
+        clear: impl Fn(),
     ) -> Option<Self> {
         let identity = identity.max(CLEARED + 1);
         let turn = arena.next_turn();
@@ -94,18 +95,17 @@ impl Slot {
         let index = if let Some(index) = known {
             index
         } else {
-            let is_free = |index: &usize| !arena.held()[*index].load(Ordering::Relaxed);
-            let age = |index: &usize| arena.slot(*index)[0][LAST_TURN].load(Ordering::Relaxed);
+            let cleared = || (1..=used).find(|index| of(*index) == CLEARED);
             let index = if used + 1 < SLOTS {
                 used + 1
+            } else if let Some(index) = cleared() {
+                index
             } else {
-                (1..SLOTS).filter(is_free).min_by_key(age)?
+                give_away(arena);
+                clear();
+                cleared()?
             };
             let [first, second] = arena.slot(index);
-            if of(index) != 0 {
-                first[IDENTITY].store(CLEARED, Ordering::Release);
-                clear(View(arena, index));
-            }
             second[OVERFLOW].store(0, Ordering::Relaxed);
             second[FULL].store(0, Ordering::Relaxed);
             View(arena, index).write_meter(0, &meter);
@@ -134,6 +134,20 @@ impl Drop for Slot {
     }
 }
 
+/// Gives away the slots of limits that are in force no more: the half that was asked for longer
+/// ago.
+fn give_away(arena: &Arena) {
+    let line = |index: &usize| arena.slot(*index)[0];
+    let mut free: Vec<usize> = (1..SLOTS)
+        .filter(|index| !arena.held()[*index].load(Ordering::Relaxed))
+        .filter(|index| line(index)[IN_FORCE].load(Ordering::Relaxed) == 0)
+        .collect();
+    free.sort_by_key(|index| line(index)[LAST_TURN].load(Ordering::Relaxed));
+    for index in &free[..free.len().div_ceil(2)] {
+        line(index)[IDENTITY].store(CLEARED, Ordering::Release);
+    }
+}
+
 /// From now on only entries of these slots are in force; those of others may be taken.
 pub(super) fn only_in_force(arena: &Arena, is_in_force: impl Fn(usize) -> bool) {
     for slot in (1..SLOTS).map(|index| View(arena, index)).take_while(|slot| slot.is_used()) {
@@ -145,10 +159,6 @@ impl<'a> View<'a> {
     /// The slot of this number, which an entry says it belongs to.
     pub(super) fn of(arena: &'a Arena, index: usize) -> Self {
         Self(arena, index)
-    }
-
-    pub(super) fn index(self) -> usize {
-        self.1
     }
 
     /// Whether it was ever given to a limit; those after one that was not, were not either.
@@ -172,6 +182,11 @@ impl<'a> View<'a> {
         let place = METERS + 3 * usize::try_from(generation % GENERATIONS).unwrap_or_default();
         let word = |offset: usize| self.first()[place + offset].load(Ordering::Relaxed);
         Meter::from_words([word(0), word(1), word(2)])
+    }
+
+    /// Whether its entries are to be freed.
+    pub(super) fn is_cleared(self) -> bool {
+        self.first()[IDENTITY].load(Ordering::Relaxed) == CLEARED
     }
 
     /// Whether the limit is of a policy in force.

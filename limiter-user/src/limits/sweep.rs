@@ -18,12 +18,7 @@ pub(super) fn all(arena: &Arena, now_ns: u64) {
     for slot in (1..SLOTS).map(|index| View::of(arena, index)).take_while(|slot| slot.is_used()) {
         table::tidy_shared(slot, now_ns);
     }
-    each(arena, |entry| table::tidy(arena, entry, now_ns, None));
-}
-
-/// Frees the entries of a slot that will be another limit's, and whatever is idle.
-pub(super) fn clear(slot: View<'_>, arena: &Arena, now_ns: u64) {
-    each(arena, |entry| table::tidy(arena, entry, now_ns, Some(slot.index())));
+    each(arena, |entry| table::tidy(arena, entry, now_ns));
 }
 
 fn each(arena: &Arena, mut visit: impl FnMut(table::Entry<'_>)) {

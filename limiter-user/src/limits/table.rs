@@ -49,6 +49,13 @@ pub struct Receipt {
     is_shared: bool,
 }
 
+impl Receipt {
+    /// What the limit knows the client by.
+    pub(super) const fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// Where a client's word may be.
 #[derive(Clone, Copy)]
 struct Places<'a> {
@@ -384,8 +391,8 @@ impl Drop for Lock<'_> {
 }
 
 /// Converts what an entry says to the parameters in force, or frees it if that is nothing.
-/// All of the slot `unwanted` are freed.
-pub(super) fn tidy(arena: &Arena, entry: Entry<'_>, now_ns: u64, unwanted: Option<usize>) {
+/// So are those of a slot that was given away.
+pub(super) fn tidy(arena: &Arena, entry: Entry<'_>, now_ns: u64) {
     loop {
         let owner = atomic::load(entry.owner);
         let seen = atomic::load(entry.word);
@@ -393,7 +400,7 @@ pub(super) fn tidy(arena: &Arena, entry: Entry<'_>, now_ns: u64, unwanted: Optio
             return;
         }
         let view = View::of(arena, slot_of(owner));
-        if Some(view.index()) == unwanted || view.is_idle(seen, now_ns) {
+        if view.is_cleared() || view.is_idle(seen, now_ns) {
             if take(entry, (owner, seen), FREE, now_ns).is_some() {
                 let _newer = atomic::change(entry.word, Word::Changing(now_ns).bits(), 0);
                 atomic::add(arena.entries(), u64::MAX);

@@ -159,9 +159,9 @@ fn receipts_give_back_once_and_not_after_a_change() {
 #[test]
 fn threads_together_admit_what_one_would_while_limits_change() {
     const THREADS: usize = 4;
-    let bucket = |burst| Meter::bucket(Rate { count: 1, period: Duration::from_hours(1) }, burst);
+    let bucket = |count| Meter::bucket(Rate { count, period: Duration::from_hours(1) }, 1000);
     let sliding = |count| Meter::sliding_window(Rate { count, period: Duration::from_hours(1) });
-    for (round, meter) in [bucket(1000), fixed(1000), sliding(1000)].into_iter().enumerate() {
+    for (round, meter) in [bucket(1), fixed(1000), sliding(1000)].into_iter().enumerate() {
         let (mut counters, counter) = one(meter);
         let barrier = Barrier::new(THREADS + 1);
         let clients: Vec<String> = (0..50).map(|n| format!("c{n}")).collect();
@@ -181,9 +181,9 @@ fn threads_together_admit_what_one_would_while_limits_change() {
             for turn in 0..12 {
                 let meter = match (turn + round) % 4 {
                     0 => fixed(1000),
-                    1 => bucket(1000),
+                    1 => bucket(2),
                     2 => sliding(1000),
-                    _ => bucket(1_001),
+                    _ => bucket(1),
                 };
                 load(&mut counters, &[("a", meter)]);
             }

@@ -26,7 +26,6 @@ pub(super) fn sliding(
     count: u64,
     period_ns: u64,
 ) -> (Decision, u64) {
-    let cost = cost.max(1);
     let mut windows = Windows::at(word, now_ns, period_ns);
     let left_ns = windows.left_ns(now_ns, period_ns);
     let used = windows.weight(now_ns, period_ns);
@@ -64,7 +63,6 @@ pub(super) fn fixed(
     count: u64,
     period_ns: u64,
 ) -> (Decision, u64) {
-    let cost = cost.max(1);
     let mut windows = Windows::at(word, now_ns, period_ns);
     let left_ns = windows.left_ns(now_ns, period_ns);
     let allowed = windows.current.saturating_add(cost) <= count;

@@ -13,22 +13,39 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
+    compiled_auth::Scheme,
     compiled_cors::Cors,
+    compiled_limits::Limit,
+    content::Budget,
     overload::known_meter,
     upstream::{Directory, Upstream},
 };
 use crate::{
     clock,
-    limits::{Counter, Counters, Meter},
+    limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
     policy::{
-        HttpPolicy, Mode,
+        HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits,
-            HeadersPolicy, HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, ClientAddressSource, HeaderEdits, HeadersPolicy, HttpBounds,
+            HttpTimeouts, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
 };
+
+/// What goes on from policy to policy.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    pub(super) counters: Counters,
+    pub(super) upstreams: Directory,
+    pub(super) inspection: Arc<Budget>,
+}
+
+impl Lasting {
+    pub(super) fn new(upstreams: Directory) -> Self {
+        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+    }
+}
 
 /// A policy in force.
 #[derive(Debug)]
@@ -40,8 +57,13 @@ pub(super) struct Compiled {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
+    /// For bodies that stages look at as a whole.
+    pub(super) inspection: Arc<Budget>,
+    /// Requests that wait for their turn.
+    pub(super) waiting: Arc<UnderWay>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
+    /// Those of routes, then those that schemes ask.
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
@@ -53,11 +75,28 @@ pub(super) struct Compiled {
     pub(super) headers: Vec<Headers>,
 }
 
-/// Budget of failed attempts.
+/// Budgets of failed attempts, and of work for credentials that nobody has seen before.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
+    work: Arc<Counter>,
+}
+
+impl Guard {
+    /// Before a credential that is dear to check and not known to be good is checked: `Err` with
+    /// the ns to wait, if this address failed too often or had too many checked lately.
+    pub(super) fn admit_work(&self, client: AddressKey, now_ns: u64) -> Result<(), u64> {
+        if self.mode == Mode::Monitor {
+            return Ok(());
+        }
+        let failures = self.failures.peek(Key::address(client), 1, now_ns);
+        if !failures.allowed {
+            return Err(failures.retry_after_ns);
+        }
+        let work = self.work.charge(Key::address(client), 1, now_ns).verdict.decision;
+        if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
+    }
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -78,7 +117,12 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    pub(super) scopes: Vec<Box<str>>,
+    /// What a caller without them is told (RFC 6750, 3.1).
+    pub(super) scope_challenge: HeaderValue,
     pub(super) limits: Vec<usize>,
+    /// What a request weighs, whatever its limits say.
+    pub(super) cost: Option<u64>,
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
     pub(super) allow: Option<Vec<IpNet>>,
@@ -86,39 +130,6 @@ pub(super) struct Route {
     pub(super) response_headers: Headers,
     /// Bytes to take off the front of the path for the upstream.
     pub(super) strip_bytes: usize,
-}
-
-/// One authentication scheme: API keys by digest.
-#[derive(Debug)]
-pub(super) struct Scheme {
-    pub(super) mode: Mode,
-    pub(super) label: HeaderValue,
-    pub(super) header: HeaderName,
-    /// Sorted by the first eight bytes of the digest.
-    pub(super) keys: Vec<Key>,
-}
-
-/// One API key.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) digest: [u8; 32],
-    pub(super) expires_unix_seconds: u64,
-    pub(super) principal: Arc<str>,
-    pub(super) subject: HeaderValue,
-    pub(super) tier: Option<HeaderValue>,
-}
-
-/// One rate limit.
-#[derive(Debug)]
-pub(super) struct Limit {
-    pub(super) mode: Mode,
-    pub(super) key: LimitKey,
-    pub(super) applies_to: AppliesTo,
-    pub(super) counter: Arc<Counter>,
-    /// Its name as an sf-String with quotes.
-    pub(super) quoted_name: String,
-    /// Its item of `RateLimit-Policy`.
-    pub(super) policy_field: HeaderValue,
 }
 
 /// Headers to remove and to set.
@@ -142,29 +153,30 @@ impl Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(
-        policy: &HttpPolicy,
-        counters: &mut Counters,
-        upstreams: &mut Directory,
-    ) -> Result<Self, String> {
+    pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
+        let Lasting { counters, upstreams, inspection } = lasting;
         counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
         let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
+            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1))?,
         };
         let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1))?;
         let limits: Vec<Limit> = policy
             .limits
             .iter()
-            .map(|limit| compile_limit(limit, counters))
+            .map(|limit| Limit::new(limit, counters))
             .collect::<Result<_, _>>()?;
         let routes: Vec<Route> = policy
             .routes
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
+        let mut asked = policy.upstreams.clone();
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
+        let auth = auth.collect::<Result<_, _>>()?;
         let (finder, groups) = group(&policy.routes, &routes)?;
         let compiled = Self {
             bounds: policy.bounds,
@@ -174,16 +186,18 @@ impl Compiled {
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
+            inspection: Arc::clone(inspection),
+            waiting: Arc::clone(counters.under_way()),
             known,
             router: finder,
             groups,
             routes,
-            auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
+            auth,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
             // Last: what went before cannot undo it.
-            upstreams: upstreams.select(&policy.upstreams)?,
+            upstreams: upstreams.select(&asked)?,
         };
         counters.commit();
         Ok(compiled)
@@ -192,20 +206,13 @@ impl Compiled {
 
 /// Cannot be names of limits, which are TOML keys of printable characters.
 const GUARD_COUNTER: &str = "\0guard";
+const WORK_COUNTER: &str = "\0work";
 const KNOWN_COUNTER: &str = "\0known";
 
-impl Scheme {
-    /// Index of the key with this digest, compared in constant time.
-    pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
-        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
-        self.keys[first..]
-            .iter()
-            .take_while(|key| key.digest[..8] == digest[..8])
-            .position(|key| {
-                aws_lc_rs::constant_time::verify_slices_are_equal(&key.digest, digest).is_ok()
-            })
-            .map(|position| first + position)
-    }
+/// Signatures of one address that are checked: what many people behind it need when all come at
+/// once, and a hundredth of a core.
+fn unverified_work() -> Meter {
+    Meter::bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
 }
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
@@ -241,7 +248,16 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
         auth,
+        scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        scope_challenge: value(
+            &format!(
+                "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"{}\"",
+                route.scopes.join(" ")
+            ),
+            "scopes",
+        )?,
         limits: route.limits.clone(),
+        cost: route.cost,
         cors: route
             .cors
             .map(|index| within(index, policy.cors.len(), "cors policy"))
@@ -305,50 +321,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
     Ok((finder, groups))
 }
 
-fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
-    let AuthKind::ApiKey { header, keys } = &policy.kind;
-    let mut keys: Vec<Key> = keys
-        .iter()
-        .map(|key| {
-            Ok(Key {
-                digest: key.digest,
-                expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
-                principal: key.name.as_str().into(),
-                subject: value(&key.name, "key name")?,
-                tier: key.tier.as_deref().map(|tier| value(tier, "tier")).transpose()?,
-            })
-        })
-        .collect::<Result<_, String>>()?;
-    keys.sort_unstable_by_key(|key| key.digest);
-    Ok(Scheme {
-        mode: policy.mode,
-        label: value(&policy.name, "scheme name")?,
-        header: name(header)?,
-        keys,
-    })
-}
-
-fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {
-    let meter = Meter::of(policy);
-    let quoted_name = format!("\"{}\"", policy.name.replace('\\', "\\\\").replace('"', "\\\""));
-    let seconds = ceil_seconds(policy.rate.period);
-    Ok(Limit {
-        mode: policy.mode,
-        key: policy.key,
-        applies_to: policy.applies_to,
-        policy_field: constant(
-            &format!("{quoted_name};q={};w={seconds}", meter.limit()),
-            "limit name",
-        )?,
-        quoted_name,
-        counter: counters.counter(&policy.name, meter, policy.rate.period)?,
-    })
-}
-
-fn ceil_seconds(period: Duration) -> u64 {
-    period.as_secs() + u64::from(period.subsec_nanos() > 0)
-}
-
 fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     Ok(Headers {
         set: policy
@@ -360,7 +332,7 @@ fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     })
 }
 
-fn name(text: &str) -> Result<HeaderName, String> {
+pub(super) fn name(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("header name {text:?}"))
 }
 
@@ -370,7 +342,7 @@ fn value(text: &str, what: &str) -> Result<HeaderValue, String> {
 
 /// As [`value`], for what nearly every response carries: copied without counting references. Its
 /// text stays in memory for ever, once however often a policy is loaded.
-fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
+pub(super) fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     value(text, what)?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -171,8 +171,10 @@ impl Exchange {
         response: Response<Source>,
     ) -> Response<ResponseBody> {
         let (mut parts, source) = response.into_parts();
-        self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        let in_force = Rc::clone(&self.in_force);
+        self.quota.settle(&in_force.policy, self.status, clock::monotonic_ns);
+        self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
         }
@@ -193,7 +195,7 @@ impl Exchange {
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
-        self.quota.apply(policy, self.unix_seconds(), headers);
+        self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
@@ -223,7 +225,7 @@ impl Exchange {
                 .unwrap_or_default(),
             status: self.status,
             route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
-            principal: self.principal.map(|who| who.record(policy).principal.to_string()),
+            principal: self.principal.as_ref().map(|who| who.identity(policy).name.to_string()),
         })
     }
 
@@ -240,7 +242,7 @@ impl Exchange {
                 duration_ns,
                 client,
                 peer: self.peer(),
-                principal: self.principal.as_ref().map(|who| &*who.record(policy).principal),
+                principal: self.principal.as_ref().map(|who| &*who.identity(policy).name),
                 method: self.method.as_str(),
                 path: self.uri.path(),
                 version: logged.version(),

@@ -18,6 +18,10 @@ pub(super) struct Reply {
     answer: Answer,
     headers: Vec<(HeaderName, HeaderValue)>,
     close: bool,
+    /// What is said instead of the problem document.
+    instead: Option<Box<(StatusCode, Bytes)>>,
+    /// Further members of the problem document.
+    members: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +39,8 @@ impl Reply {
         Self {
             answer: Answer::Refused(refusal),
             headers: Vec::new(),
+            instead: None,
+            members: String::new(),
             close: matches!(
                 refusal,
                 Refusal::MalformedRequest
@@ -49,16 +55,35 @@ impl Reply {
 
     /// Says that all is well, such as to a preflight, without a body.
     pub(super) fn empty() -> Self {
-        Self { answer: Answer::Empty, headers: Vec::new(), close: false }
+        Self { answer: Answer::Empty, close: false, ..Self::refuse(Refusal::NotFound) }
     }
 
     /// Sends the client elsewhere, for good.
     pub(super) fn redirect(location: &str) -> Self {
-        let reply = Self { answer: Answer::Redirect, headers: Vec::new(), close: false };
+        let reply =
+            Self { answer: Answer::Redirect, close: false, ..Self::refuse(Refusal::NotFound) };
         match HeaderValue::from_str(location) {
             Ok(location) => reply.with(LOCATION, location),
             Err(_) => Self::refuse(Refusal::MalformedRequest),
         }
+    }
+
+    /// Refuses in somebody else's words.
+    pub(super) fn in_words_of(
+        refusal: Refusal,
+        status: StatusCode,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Bytes,
+    ) -> Self {
+        Self { headers, instead: Some(Box::new((status, body))), ..Self::refuse(refusal) }
+    }
+
+    /// With the names of the limits that refuse (`violated-policies`).
+    pub(super) fn violating(mut self, names: &[&str]) -> Self {
+        if let Ok(names) = serde_json::to_string(names) {
+            self.members = format!(",\"violated-policies\":{names}");
+        }
+        self
     }
 
     /// With one more header.
@@ -96,10 +121,15 @@ impl Reply {
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 Bytes::new()
             }
+            Answer::Refused(_) if let Some(instead) = self.instead => {
+                let (status, body) = *instead;
+                *response.status_mut() = status;
+                body
+            }
             Answer::Refused(refusal) => {
                 *response.status_mut() = status(refusal);
                 problem_headers(response.headers_mut());
-                problem(refusal, request_id)
+                problem(refusal, request_id, &self.members)
             }
         };
         let headers = response.headers_mut();
@@ -123,7 +153,7 @@ impl From<Refusal> for Reply {
 /// The whole answer to a request that no exchange answers, perhaps without its body; the
 /// connection is closed after it.
 pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue, with_body: bool) -> Vec<u8> {
-    let body = problem(refusal, request_id);
+    let body = problem(refusal, request_id, "");
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
     let mut answer = format!(
         "HTTP/1.1 {}\r\n{retry}content-type: application/problem+json\r\n\
@@ -152,7 +182,7 @@ fn problem_headers(headers: &mut HeaderMap) {
 /// Problem type and title: registered ones where there is one, else those of the status code.
 fn describe(refusal: Refusal) -> (&'static str, &'static str) {
     match refusal {
-        Refusal::RateLimited | Refusal::RateLimitedFar => (
+        Refusal::RateLimited | Refusal::RateLimitedFar | Refusal::ConcurrencyLimited => (
             "https://iana.org/assignments/http-problem-types#quota-exceeded",
             "Request cannot be satisfied as assigned quota has been exceeded",
         ),
@@ -167,13 +197,15 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
 /// Bytes of a problem document around its texts, with a status of three digits.
 const FRAME_BYTES: usize = 51;
 
-/// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
-fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
+/// The body, with further members (each after a comma). A request id is `[A-Za-z0-9._-]`, so it
+/// needs no escaping.
+fn problem(refusal: Refusal, request_id: &HeaderValue, members: &str) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
     let id = request_id.as_bytes();
     // Exactly as long as it gets: shared memory with room to spare is allocated twice.
-    let mut body = Vec::with_capacity(FRAME_BYTES + kind.len() + title.len() + id.len());
+    let length = FRAME_BYTES + kind.len() + title.len() + id.len() + members.len();
+    let mut body = Vec::with_capacity(length);
     for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
         body.extend_from_slice(part);
     }
@@ -181,7 +213,9 @@ fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     push_decimal(&mut body, u64::from(status));
     body.extend_from_slice(b",\"request_id\":\"");
     body.extend_from_slice(id);
-    body.extend_from_slice(b"\"}");
+    body.extend_from_slice(b"\"");
+    body.extend_from_slice(members.as_bytes());
+    body.extend_from_slice(b"}");
     Bytes::from(body)
 }
 
@@ -243,7 +277,7 @@ mod tests {
             assert_eq!(decimal(value), value.to_string());
         }
         let id = HeaderValue::from_static("0123456789abcdef");
-        let body = problem(Refusal::RateLimited, &id);
+        let body = problem(Refusal::RateLimited, &id, "");
         let (kind, title) = describe(Refusal::RateLimited);
         assert_eq!(body.len(), FRAME_BYTES + kind.len() + title.len() + id.len());
     }

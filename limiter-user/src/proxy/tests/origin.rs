@@ -12,10 +12,11 @@ use super::support::Client;
 use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
-        Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
+        ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
+        CorsPolicy, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
         LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    limits::Algorithm,
     listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
 };
@@ -104,6 +105,7 @@ fn answer(socket: TcpStream) -> Option<()> {
 
 const BOUNDS: HttpBounds = HttpBounds {
     max_body_bytes: 1000,
+    max_inspected_body_bytes: 500,
     max_headers: 100,
     max_header_bytes: 16384,
     max_connections: 1000,
@@ -135,7 +137,9 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         methods: Vec::new(),
         upstream: 0,
         auth,
+        scopes: Vec::new(),
         limits: Vec::new(),
+        cost: None,
         cors: None,
         headers: None,
         allow: None,
@@ -167,7 +171,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         routes: vec![
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
-                limits: vec![0],
+            limits: vec![0],
+            cost: None,
                 cors: Some(0),
                 headers: Some(0),
                 ..route("/api", RouteAuth::AnyOf(vec![0]))
@@ -176,14 +181,15 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         ],
         auth: vec![AuthPolicy {
             name: "keys".into(),
-            kind: AuthKind::ApiKey {
+            kind: AuthKind::ApiKey(ApiKeyPolicy {
                 header: "x-api-key".into(),
                 keys: vec![
                     key("alice", KEY, None),
                     key("bob", "lk_other", None),
                     key("old", "lk_expired", Some(1)),
                 ],
-            },
+            }),
+            hide_credentials: true,
             mode: Mode::Enforce,
         }],
         limits: vec![LimitPolicy::by_client(
