@@ -63,6 +63,11 @@ impl<'a> Key<'a> {
         Self { parts: [Part::Address(address); MAX_PARTS], length: 1 }
     }
 
+    /// A principal alone.
+    pub const fn principal(name: &'a str) -> Self {
+        Self { parts: [Part::Principal(name); MAX_PARTS], length: 1 }
+    }
+
     /// These; those beyond [`MAX_PARTS`] are left out.
     pub fn new(parts: impl IntoIterator<Item = Part<'a>>) -> Self {
         let mut key = Self { parts: [Part::Header(None); MAX_PARTS], length: 0 };

@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    checked::Checked,
     content::Whole,
     exchange::Exchange,
     framing::MAX_TRAILER_BYTES,
@@ -26,7 +27,7 @@ use super::{
     upstream::Lease,
     watch::{Phase, Watch},
 };
-use crate::{clock, refusal::Refusal};
+use crate::{clock, credentials::digest::BodyDigest, refusal::Refusal};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -34,6 +35,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     origin: Origin,
+    checked: Option<Box<Checked>>,
     left_bytes: u64,
     pace: Pace,
     upstream_timeout: Duration,
@@ -46,7 +48,7 @@ enum Origin {
     Nowhere,
     Client(Incoming),
     /// From memory.
-    Whole(Whole),
+    Whole(Box<Whole>),
 }
 
 impl RequestBody {
@@ -57,7 +59,7 @@ impl RequestBody {
     }
 
     /// Of one that was collected.
-    pub(super) fn whole(whole: Whole, exchange: &Exchange) -> Self {
+    pub(super) fn whole(whole: Box<Whole>, exchange: &Exchange) -> Self {
         Self::of(Origin::Whole(whole), exchange)
     }
 
@@ -65,7 +67,8 @@ impl RequestBody {
         let policy = &exchange.in_force.policy;
         Self {
             origin,
-            left_bytes: policy.bounds.max_body_bytes,
+            checked: None,
+            left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),
@@ -75,6 +78,13 @@ impl RequestBody {
     /// Of a request that has none.
     pub(super) fn none(exchange: &Exchange) -> Self {
         Self::of(Origin::Nowhere, exchange)
+    }
+
+    /// The same, of which the last part goes on only if all of it has this digest; `beginning` was
+    /// read before, and is part of the digest.
+    pub(super) fn checked(mut self, digest: BodyDigest, beginning: Option<Whole>) -> Self {
+        self.checked = Some(Box::new(Checked::new(digest, beginning)));
+        self
     }
 
     /// The deadlines of its request.
@@ -112,12 +122,10 @@ impl Drop for RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl RequestBody {
+    /// What comes, as it comes.
+    fn poll_origin(
+        &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let incoming = match &mut self.origin {
@@ -173,7 +181,58 @@ impl Body for RequestBody {
         }
     }
 
+    fn poll_checked(
+        &mut self,
+        checked: &mut Checked,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            if let Some(frame) = checked.next() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if checked.is_over() {
+                return Poll::Ready(None);
+            }
+            let trailers = match ready!(self.poll_origin(context)).transpose()? {
+                None => None,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        checked.take(data);
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().ok(),
+                },
+            };
+            if !checked.end(trailers) {
+                return self
+                    .fail(Refusal::InvalidCredential, "the request body is not what was signed");
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.checked.take() {
+            None => self.poll_origin(context),
+            Some(mut checked) => {
+                let polled = self.poll_checked(&mut checked, context);
+                self.checked = Some(checked);
+                polled
+            }
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
+        if self.checked.is_some() {
+            return false;
+        }
         match &self.origin {
             Origin::Nowhere => true,
             Origin::Client(incoming) => incoming.is_end_stream(),
@@ -184,6 +243,15 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.origin {
             Origin::Nowhere => SizeHint::with_exact(0),
+            Origin::Client(incoming) if let Some(checked) = &self.checked => {
+                let (coming, kept) = (incoming.size_hint(), checked.kept_bytes());
+                let mut hint = SizeHint::new();
+                hint.set_lower(coming.lower() + kept);
+                if let Some(upper) = coming.upper() {
+                    hint.set_upper(upper + kept);
+                }
+                hint
+            }
             Origin::Client(incoming) => incoming.size_hint(),
             Origin::Whole(whole) => SizeHint::with_exact(whole.data.len() as u64),
         }
@@ -215,7 +283,12 @@ pub(super) enum Source {
     /// From here.
     Fixed(Option<Bytes>),
     /// From an upstream, whose connection goes back to its pool at the end.
-    Upstream(Incoming, Lease),
+    Upstream {
+        body: Incoming,
+        lease: Lease,
+        /// What was read of it already.
+        early: Option<Box<Frame<Bytes>>>,
+    },
 }
 
 /// A response's body, with its exchange.
@@ -226,12 +299,14 @@ pub(super) struct ResponseBody {
     awaits_upstream: bool,
     /// The upstream sent all of it.
     is_whole: bool,
+    /// It broke off: told when what came before is on its way to the client.
+    broken: Option<hyper::Error>,
     exchange: Box<Exchange>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, awaits_upstream: false, is_whole: false, exchange }
+        Self { source, awaits_upstream: false, is_whole: false, broken: None, exchange }
     }
 }
 
@@ -244,38 +319,49 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match &mut this.source {
             Source::Fixed(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
                 this.exchange.sent_bytes += bytes.as_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Source::Upstream(incoming, lease) => {
+            Source::Upstream { body, lease, early } => {
                 let exchange = &mut *this.exchange;
                 let watch = &exchange.watch;
                 let timeouts = &exchange.in_force.policy.timeouts;
                 // Asking for more, the client has taken what it was given.
                 exchange.pace.stop_waiting(clock::coarse_monotonic_ns);
-                let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
+                let polled = match early.take() {
+                    Some(early) => Poll::Ready(Some(Ok(*early))),
+                    None => Pin::new(body).poll_frame(context),
+                };
+                let Poll::Ready(frame) = polled else {
                     if !std::mem::replace(&mut this.awaits_upstream, true) {
                         watch.set_deadline(timeouts.upstream);
                     }
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                match &frame {
-                    None => this.is_whole = true,
+                let length = match &frame {
+                    None => {
+                        this.is_whole = true;
+                        0
+                    }
+                    Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
                     Some(Err(_)) => {
                         lease.broke();
                         // What was wrong with the request's body explains the failure.
                         let fault = watch.violation.get().or(watch.body_fault.get());
                         exchange.give_up(fault.unwrap_or(Refusal::UpstreamFailed));
-                        return Poll::Ready(frame);
+                        // An error drops what hyper has not sent yet, the head too.
+                        this.broken = frame.and_then(Result::err);
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
-                    Some(Ok(_)) => {}
-                }
-                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                let length = data.map_or(0, Bytes::len);
+                };
                 exchange.sent_bytes += length as u64;
                 exchange.pace.earn(length);
                 let now_ns = clock::coarse_monotonic_ns();
@@ -288,7 +374,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Source::Upstream(incoming, _) => incoming.is_end_stream(),
+            Source::Upstream { body, early, .. } => early.is_none() && body.is_end_stream(),
         }
     }
 
@@ -298,7 +384,8 @@ impl Body for ResponseBody {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Source::Upstream(incoming, _) => incoming.size_hint(),
+            // One of which something was read has no known length.
+            Source::Upstream { body, .. } => body.size_hint(),
         }
     }
 }
@@ -313,8 +400,8 @@ impl Drop for ResponseBody {
                 Refusal::Timeout
             });
         }
-        if let Source::Upstream(incoming, lease) = &mut self.source
-            && (self.is_whole || incoming.is_end_stream())
+        if let Source::Upstream { body, lease, early: None } = &mut self.source
+            && (self.is_whole || body.is_end_stream())
             && !self.exchange.watch.uploading.get()
         {
             lease.give_back();

@@ -17,16 +17,19 @@ use super::{
     compiled_cors::Cors,
     compiled_limits::Limit,
     content::Budget,
+    jwks::Issuers,
     overload::known_meter,
+    tokens::Verified,
     upstream::{Directory, Upstream},
 };
 use crate::{
     clock,
+    credentials::replay::Replays,
     limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
     policy::{
         HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, ClientAddressSource, HeaderEdits, HeadersPolicy, HttpBounds,
+            AccessFormat, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy, HttpBounds,
             HttpTimeouts, RouteAuth, RoutePolicy,
         },
         routing::Router,
@@ -39,13 +42,27 @@ pub(super) struct Lasting {
     pub(super) counters: Counters,
     pub(super) upstreams: Directory,
     pub(super) inspection: Arc<Budget>,
+    /// From the first scheme on that needs it.
+    pub(super) replays: Option<Arc<Replays>>,
+    pub(super) issuers: Issuers,
+    pub(super) verified: Arc<Verified>,
 }
 
 impl Lasting {
     pub(super) fn new(upstreams: Directory) -> Self {
-        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+        Self {
+            counters: Counters::default(),
+            upstreams,
+            inspection: Arc::default(),
+            replays: None,
+            issuers: Issuers::default(),
+            verified: Arc::default(),
+        }
     }
 }
+
+/// Signed messages that are remembered at once: 7,000 a second for five minutes, in 16 MiB.
+const REPLAYS: usize = 1 << 21;
 
 /// A policy in force.
 #[derive(Debug)]
@@ -61,6 +78,10 @@ pub(super) struct Compiled {
     pub(super) inspection: Arc<Budget>,
     /// Requests that wait for their turn.
     pub(super) waiting: Arc<UnderWay>,
+    /// Signed messages that were accepted, if any are.
+    pub(super) replays: Option<Arc<Replays>>,
+    /// Tokens that were verified lately, on any core.
+    pub(super) verified: Arc<Verified>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     /// Those of routes, then those that schemes ask.
@@ -73,6 +94,8 @@ pub(super) struct Compiled {
     pub(super) limits: Vec<Limit>,
     pub(super) cors: Vec<Cors>,
     pub(super) headers: Vec<Headers>,
+    pub(super) error_shape: ErrorShape,
+    pub(super) ignore_path_case: bool,
 }
 
 /// Budgets of failed attempts, and of work for credentials that nobody has seen before.
@@ -96,6 +119,30 @@ impl Guard {
         }
         let work = self.work.charge(Key::address(client), 1, now_ns).verdict.decision;
         if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
+    }
+
+    /// Before a signature of `whose` is checked: as [`Self::admit_work`], but only those that were
+    /// wrong count, so that who signs well is served however often; `known`: somebody at this
+    /// address lately proved to be who it said, and the failures of others do not keep it out.
+    pub(super) fn may_check(
+        &self,
+        client: AddressKey,
+        known: bool,
+        whose: &str,
+        now_ns: u64,
+    ) -> Result<(), u64> {
+        let failures = self.failures.peek(Key::address(client), 1, now_ns);
+        let work = self.work.peek(Key::principal(whose), 1, now_ns);
+        match self.mode {
+            Mode::Enforce if !work.allowed => Err(work.retry_after_ns),
+            Mode::Enforce if !known && !failures.allowed => Err(failures.retry_after_ns),
+            _ => Ok(()),
+        }
+    }
+
+    /// A signature of `whose` was checked, and wrong.
+    pub(super) fn checked_in_vain(&self, whose: &str, now_ns: u64) {
+        self.work.charge(Key::principal(whose), 1, now_ns);
     }
 }
 
@@ -130,6 +177,9 @@ pub(super) struct Route {
     pub(super) response_headers: Headers,
     /// Bytes to take off the front of the path for the upstream.
     pub(super) strip_bytes: usize,
+    pub(super) max_body_bytes: u64,
+    /// Empty: any.
+    pub(super) content_types: Vec<String>,
 }
 
 /// Headers to remove and to set.
@@ -152,9 +202,17 @@ impl Headers {
 }
 
 impl Compiled {
+    /// Begins to ask issuers that are new for their keys. On the thread of the conductor: one
+    /// question for the whole process.
+    pub(super) fn ask_issuers(&self) {
+        for jwt in self.auth.iter().filter_map(Scheme::jwt) {
+            jwt.ask_issuer(&self.upstreams);
+        }
+    }
+
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection } = lasting;
+        let Lasting { counters, upstreams, inspection, replays, issuers, verified } = lasting;
         counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
         let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
@@ -175,8 +233,13 @@ impl Compiled {
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
         let mut asked = policy.upstreams.clone();
-        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
-        let auth = auth.collect::<Result<_, _>>()?;
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
+        let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
+        if let Some(seconds) = auth.iter().filter_map(Scheme::once_within).max() {
+            let now = clock::unix_ns() / 1_000_000_000;
+            let kept = replays.get_or_insert_with(|| Arc::new(Replays::alone(REPLAYS, now)));
+            kept.widen(seconds, now);
+        }
         let (finder, groups) = group(&policy.routes, &routes)?;
         let compiled = Self {
             bounds: policy.bounds,
@@ -188,6 +251,8 @@ impl Compiled {
             guard,
             inspection: Arc::clone(inspection),
             waiting: Arc::clone(counters.under_way()),
+            replays: replays.clone(),
+            verified: Arc::clone(verified),
             known,
             router: finder,
             groups,
@@ -196,6 +261,8 @@ impl Compiled {
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            error_shape: policy.error_shape,
+            ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&asked)?,
         };
@@ -270,6 +337,8 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
         request_headers: compile_edits(&route.request_headers)?,
         response_headers: compile_edits(&route.response_headers)?,
         strip_bytes: route.strip_prefix.as_deref().map_or(0, strip_bytes),
+        max_body_bytes: route.max_body_bytes.unwrap_or(policy.bounds.max_body_bytes),
+        content_types: route.content_types.clone(),
     })
 }
 

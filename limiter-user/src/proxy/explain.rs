@@ -17,6 +17,7 @@ use super::{
         auth::{self, Authenticated},
         client_address, cors, route, target, transform,
     },
+    tokens::Tokens,
     upstream::Directory,
 };
 use crate::{policy::{HttpPolicy, http::LimitPolicy}, refusal::Refusal};
@@ -102,12 +103,23 @@ fn stages(
         if let Some(refusal) = cors::violation(cors, &target, &parts.headers) {
             return Err(refusal);
         }
-        if target.preflight.is_some() {
+        if target.preflight.is_some() || cors::answers_options(compiled, &parts.method) {
             told.push("a preflight that the policy answers: 204".to_owned());
             return Ok(());
         }
     }
-    let asked = auth::Asked { policy: compiled, route, parts, unix_seconds };
+    let asked = auth::Asked {
+        policy: compiled,
+        route,
+        parts,
+        client,
+        certificate: None,
+        names: None,
+        url_scheme: "http",
+        tokens: &Tokens::default(),
+        unix_seconds,
+        now_ns: 0,
+    };
     match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
         Some(Authenticated::Public) => told.push("the route is public".to_owned()),
         Some(Authenticated::As(principal)) => {

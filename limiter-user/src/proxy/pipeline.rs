@@ -31,7 +31,7 @@ use super::{
     stage::{
         address,
         auth::{self, Authenticated},
-        bans, client_address, cors, guard, redirect, route, target, trace, transform,
+        bans, client_address, cors, guard, media_type, redirect, route, target, trace, transform,
     },
     upstream,
     watch::Watch,
@@ -139,7 +139,7 @@ async fn admit(
             }
             exchange.enforce(cors.mode, refusal)?;
         }
-        if target.preflight.is_some() {
+        if target.preflight.is_some() || cors::answers_options(policy, &parts.method) {
             return Err(cors::answer(cors));
         }
     } else {
@@ -162,7 +162,8 @@ async fn admit(
         limiting::charge(exchange, route, &client, &parts.headers)?;
         limiting::wait_turn(exchange).await?;
     }
-    declared_length(policy, &parts.headers)?;
+    declared_length(route, &parts.headers)?;
+    media_type::check(route, parts, !is_without_body)?;
     let protocol = transform::upgrade(parts, is_without_body);
     edit(exchange, route, &client, &mut parts.headers);
     if is_unannounced {
@@ -235,8 +236,23 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
-    let asked = auth::Asked { policy, route, parts, unix_seconds: exchange.unix_seconds() };
-    let principal = match auth::authenticate(&asked, content).await {
+    let connection = Rc::clone(&exchange.connection);
+    let https = client.https.unwrap_or_else(|| connection.tls().is_some());
+    let core = Rc::clone(&exchange.core);
+    let asked = auth::Asked {
+        policy,
+        route,
+        parts,
+        client,
+        certificate: connection.tls().and_then(|tls| tls.client_certificate.as_ref()),
+        names: connection.tls().and_then(|tls| tls.client_names.as_ref()),
+        url_scheme: if https { "https" } else { "http" },
+        tokens: &core.tokens,
+        unix_seconds: exchange.unix_seconds(),
+        now_ns: exchange.now_ns,
+    };
+    let authenticated = auth::authenticate(&asked, content).await;
+    let principal = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal)) => Ok(Some(principal)),
         Ok(Authenticated::Ask(scheme)) => {
@@ -258,9 +274,7 @@ async fn authenticate(
     if reply.refusal() == Some(Refusal::InvalidCredential)
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
-        let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
-        let guarded = Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds));
-        exchange.enforce(policy.guard.mode, guarded)?;
+        exchange.enforce(policy.guard.mode, auth::guarded(wait_ns))?;
     }
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     let mode = if enforced { Mode::Enforce } else { Mode::Monitor };
@@ -268,11 +282,11 @@ async fn authenticate(
 }
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.
-fn declared_length(policy: &Compiled, headers: &HeaderMap) -> Result<(), Reply> {
+fn declared_length(route: &Route, headers: &HeaderMap) -> Result<(), Reply> {
     let length =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > policy.bounds.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
+        Some(length) if length > route.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
         _ => Ok(()),
     }
 }

@@ -10,8 +10,10 @@ use std::{
 
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
+    auth::jwt::{JwtKeys, JwtPolicy},
     http::{
-        AuthKind, CorsOrigins, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
+        AuthKind, CorsOrigins, ErrorShape, LimitPolicy, OriginPattern, PathPattern, RouteAuth,
+        RoutePolicy,
     },
     limits::{AppliesTo, Counting, KeyPart},
     listener::ListenerPolicy,
@@ -57,12 +59,37 @@ fn listener_words(listener: &ListenerPolicy) -> String {
 fn scheme_words(kind: &AuthKind) -> String {
     match kind {
         AuthKind::ApiKey(keys) => format!("api_key in {}, {} known", keys.header, keys.keys.len()),
+        AuthKind::Jwt(jwt) => jwt_words(jwt),
         AuthKind::Forward(forward) => {
             let server = forward.upstream.servers.first();
             let server = server.map(ToString::to_string).unwrap_or_default();
             format!("forward to {server}{}", forward.path)
         }
+        AuthKind::Hmac(hmac) => {
+            let senders = join(hmac.secrets.iter().map(|secret| &secret.name));
+            format!("webhooks signed in {} by {senders}", hmac.header)
+        }
+        AuthKind::Mtls(mtls) => format!("certificates of {} kinds", mtls.principals.len()),
+        AuthKind::Signature(signature) => {
+            format!("requests signed by {}", join(signature.keys.iter().map(|key| &key.id)))
+        }
     }
+}
+
+fn jwt_words(jwt: &JwtPolicy) -> String {
+    let keys = match &jwt.keys {
+        JwtKeys::Url { upstream, path } => {
+            let server = upstream.servers.first().map(ToString::to_string).unwrap_or_default();
+            format!("keys from {server}{path}")
+        }
+        JwtKeys::Set { file, .. } | JwtKeys::Public { file, .. } => {
+            format!("keys in {}", file.display())
+        }
+        JwtKeys::Secret { .. } => "a shared secret".to_owned(),
+    };
+    let issuer = jwt.issuer.as_deref().unwrap_or("any issuer");
+    let algorithms = join(jwt.algorithms.iter().map(|algorithm| algorithm.name()));
+    format!("jwt of {issuer} for {}, {algorithms}, {keys}", join(&jwt.audience))
 }
 
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
@@ -70,6 +97,9 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  listens on  {}", join(http.listeners.iter().map(listener_words)))?;
     for upstream in &http.upstreams {
         writeln!(out, "  upstream    {} = {}", upstream.name, join(&upstream.servers))?;
+    }
+    if http.error_shape == ErrorShape::ElizaOs {
+        writeln!(out, "  refusals    as an ElizaOS server words them; paths in any case")?;
     }
     for route in &http.routes {
         write_route(route, http, out)?;
@@ -81,6 +111,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     for cors in &http.cors {
         let origins = match &cors.origins {
             CorsOrigins::Any => "every origin".to_owned(),
+            CorsOrigins::List(list) if list.is_empty() => "no other origin".to_owned(),
             CorsOrigins::List(list) => join(list.iter().map(origin_words)),
         };
         let credentials = if cors.credentials { ", with credentials" } else { "" };
@@ -144,6 +175,12 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
             let names = join(edits.set.iter().map(|(name, _)| name));
             writeln!(out, "    {what} with its own {names}")?;
         }
+    }
+    if let Some(bytes) = route.max_body_bytes {
+        writeln!(out, "    bodies    at most {bytes} bytes")?;
+    }
+    if !route.content_types.is_empty() {
+        writeln!(out, "    bodies    {}", route.content_types.join(", "))?;
     }
     if let Some(prefix) = &route.strip_prefix {
         writeln!(out, "    strips    {prefix}")?;

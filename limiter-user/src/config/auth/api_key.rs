@@ -22,7 +22,7 @@ const DEFAULT_HEADER: &str = "x-api-key";
 /// A shared token shorter than this can be guessed.
 const SHORT_TOKEN: usize = 16;
 /// Headers that mean something else to somebody on the way.
-const RESERVED_HEADERS: [&str; 10] = [
+pub(super) const RESERVED_HEADERS: [&str; 10] = [
     "authorization",
     "connection",
     "content-length",
@@ -90,6 +90,22 @@ pub(in crate::config) fn default_scheme(token: Option<&str>, report: &mut Report
         name: "keys".to_owned(),
         kind: AuthKind::ApiKey(ApiKeyPolicy { header, keys: records }),
         hide_credentials: true,
+        mode: Mode::Enforce,
+    }
+}
+
+/// The scheme of a server that checks the same token itself, and so gets it.
+pub(in crate::config) fn shared_token_scheme(
+    variable: &str,
+    token: &str,
+    report: &mut Report,
+) -> AuthPolicy {
+    let mut keys = Vec::new();
+    push_token(token, &variable.into(), &mut keys, report);
+    AuthPolicy {
+        name: "server-token".to_owned(),
+        kind: AuthKind::ApiKey(ApiKeyPolicy { header: DEFAULT_HEADER.to_owned(), keys }),
+        hide_credentials: false,
         mode: Mode::Enforce,
     }
 }

@@ -118,6 +118,11 @@ impl Quota {
         self.standings.iter().any(Standing::is_refused)
     }
 
+    /// Name of the limit that refuses the request, the first of several.
+    pub(in crate::proxy) fn refusing<'a>(&self, policy: &'a Compiled) -> Option<&'a str> {
+        self.refusing_all(policy).next().map(|limit| &*limit.name)
+    }
+
     /// What the limits refuse, each with the mode of its limit.
     pub(in crate::proxy) fn violations<'a>(
         &'a self,
@@ -135,10 +140,14 @@ impl Quota {
     }
 
     /// Names of the limits that refuse the request.
-    pub(in crate::proxy) fn violated<'a>(&'a self, policy: &'a Compiled) -> Vec<&'a str> {
-        let limits = self.standings.iter().filter(|standing| standing.is_refused());
-        let limits = limits.map(|standing| &policy.limits[standing.limit]);
-        limits.filter(|limit| limit.mode == Mode::Enforce).map(|limit| &*limit.name).collect()
+    pub(in crate::proxy) fn violated<'a>(&self, policy: &'a Compiled) -> Vec<&'a str> {
+        self.refusing_all(policy).map(|limit| &*limit.name).collect()
+    }
+
+    fn refusing_all<'a>(&self, policy: &'a Compiled) -> impl Iterator<Item = &'a Limit> {
+        let refusing = self.standings.iter().filter(|standing| standing.is_refused());
+        let limits = refusing.map(|standing| &policy.limits[standing.limit]);
+        limits.filter(|limit| limit.mode == Mode::Enforce)
     }
 
     /// How long the request waits for its turn, in ns.

@@ -12,8 +12,8 @@ use super::support::Client;
 use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
-        ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
-        CorsPolicy, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
+        ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
+        ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
         LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     limits::Algorithm,
@@ -146,6 +146,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         strip_prefix: None,
+        max_body_bytes: None,
+        content_types: Vec::new(),
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],
@@ -213,6 +215,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             mode: Mode::Enforce,
         }],
         headers: vec![headers()],
+        error_shape: ErrorShape::Problem,
+        ignore_path_case: false,
     }
 }
 
