@@ -54,7 +54,8 @@ refusals! {
     UnsupportedVersion = "unsupported_version", 505, Client;
     /// The connection was made for another host name (RFC 9110, 15.5.20).
     Misdirected = "misdirected", 421, Client;
-    /// A credential or a body was sent without TLS where only redirects to HTTPS are served.
+    /// A credential or a body was sent without TLS where only redirects to HTTPS are served (403), or
+    /// plain HTTP where TLS is spoken (400).
     HttpsRequired = "https_required", 403, Client;
     /// The client address is banned (scope `http`).
     Banned = "banned", 403, Client;

@@ -73,7 +73,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
     let (words, with_request) = match refusal {
         Refusal::MalformedRequest => ("Malformed request from", true),
         Refusal::Misdirected => ("Request for another host from", true),
-        Refusal::HttpsRequired => ("Credential or body without TLS from", true),
+        Refusal::HttpsRequired => ("Request without TLS refused from", true),
         Refusal::Banned => ("Request refused from banned", false),
         Refusal::ForbiddenAddress => ("Forbidden address", true),
         Refusal::NotFound => ("No route for request from", true),
