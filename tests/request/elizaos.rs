@@ -168,6 +168,33 @@ fn calls_are_counted_by_address() {
 }
 
 #[test]
+fn limits_are_told_as_there_and_as_today() {
+    let eliza = Eliza::start(&[], "");
+    let answer = eliza.get("/api/agents", &[KEY]);
+    assert_eq!(answer.header("ratelimit-limit"), Some("1000"));
+    assert_eq!(answer.header("ratelimit-remaining"), Some("999"));
+    let seconds: u64 = answer.header("ratelimit-reset").unwrap().parse().unwrap();
+    assert!((1..=1_800).contains(&seconds), "{seconds}");
+    // What the server itself says is tighter.
+    let own = [
+        ("RateLimit-Policy", "1000;w=900"),
+        ("RateLimit-Limit", "1000"),
+        ("RateLimit-Remaining", "7"),
+        ("RateLimit-Reset", "42"),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    eliza.origin.next(Behaviour::Answer(200, own.to_vec(), Vec::new()));
+    let answer = eliza.get("/api/agents", &[KEY]);
+    assert_eq!(answer.header("ratelimit-remaining"), Some("7"));
+    assert_eq!(answer.header("x-ratelimit-remaining"), Some("7"));
+    let policies = answer.header_values("ratelimit-policy").join(", ");
+    assert_eq!(policies, "\"server\";q=1000;w=900, \"api\";q=1000;w=900");
+    assert!(
+        answer.header_values("ratelimit").join(", ").starts_with("\"server\";r=7;t=42, \"api\"")
+    );
+}
+
+#[test]
 fn uploads_and_files_have_limits_of_their_own() {
     let eliza = Eliza::start(&[], "");
     let agent = "/api/media/agents/11111111-1111-4111-8111-111111111111/upload-media";
@@ -181,6 +208,8 @@ fn uploads_and_files_have_limits_of_their_own() {
         error("UPLOAD_RATE_LIMIT_EXCEEDED", "Too many upload attempts. Please try again later.");
     assert_eq!(answers.last().unwrap().json(), expected);
     assert_eq!(eliza.get("/api/agents", &[KEY]).status, 200, "the rest goes on");
+    let line = format!("Upload rate limit exceeded for IP: 127.0.0.1, endpoint: {channel}");
+    eliza.limiter.event(&line);
     drop(eliza);
 
     let more = "[limits.upload]\nalgorithm = \"sliding_window\"\nrate = \"1000/15m\"\napplies_to = \"all\"\n";
@@ -191,6 +220,8 @@ fn uploads_and_files_have_limits_of_their_own() {
     let expected =
         error("FILE_RATE_LIMIT_EXCEEDED", "Too many file operations. Please try again later.");
     assert_eq!(answers.last().unwrap().json(), expected);
+    let line = format!("File system rate limit exceeded for IP: 127.0.0.1, endpoint: {speech}");
+    eliza.limiter.event(&line);
 }
 
 #[test]

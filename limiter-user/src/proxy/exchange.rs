@@ -20,14 +20,14 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::{Reply, Wording},
-    stage::{cors, request_id, response_headers, trace, transform::ForwardedFor},
+    stage::{cors, older_limits, request_id, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
     clock,
     limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
-    policy::Mode,
+    policy::{Mode, http::ErrorShape},
     refusal::Refusal,
 };
 
@@ -206,7 +206,14 @@ impl Exchange {
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
+        let is_elizaos = policy.error_shape == ErrorShape::ElizaOs;
+        if is_elizaos {
+            older_limits::translate(self.unix_seconds(), headers);
+        }
         self.quota.apply(policy, self.unix_seconds(), headers);
+        if is_elizaos {
+            older_limits::repeat(self.unix_seconds(), headers);
+        }
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
@@ -237,6 +244,9 @@ impl Exchange {
             status: self.status,
             route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
             principal: self.principal.as_ref().map(|who| who.identity(policy).name.to_string()),
+            limit: (policy.error_shape == ErrorShape::ElizaOs)
+                .then(|| self.quota.refusing(policy).map(str::to_owned))
+                .flatten(),
         })
     }
 
