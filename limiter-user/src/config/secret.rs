@@ -2,7 +2,7 @@
 //!
 //! What is read is digested at once by the caller and never put into a message.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::{
     Scope,
@@ -20,10 +20,20 @@ pub(super) fn read(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<String> {
+    read_at(written.span(), written.get_ref(), scope, report)
+}
+
+/// As [`read`], of a reference inside the value at `place`.
+pub(super) fn read_at(
+    place: Range<usize>,
+    written: &SecretDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<String> {
     let advice = "write { env = \"NAME\" } or { file = \"PATH\" }";
-    let reference = match written.get_ref() {
+    let reference = match written {
         SecretDocument::Inline => {
-            report.refuse_with(written.span(), "a secret is never written here", advice);
+            report.refuse_with(place, "a secret is never written here", advice);
             return None;
         }
         SecretDocument::Reference(reference) => reference,
@@ -56,11 +66,7 @@ pub(super) fn read(
             }
         }
         _ => {
-            report.refuse_with(
-                written.span(),
-                "exactly one source of the secret is needed",
-                advice,
-            );
+            report.refuse_with(place, "exactly one source of the secret is needed", advice);
             None
         }
     }
