@@ -109,10 +109,10 @@ fn listed(name: &str, text: Option<&str>, report: &mut Report) -> Option<Vec<Ori
 fn boolean(text: &str) -> Result<bool, String> {
     const YES: [&str; 7] = ["YES", "Y", "TRUE", "T", "1", "ON", "ENABLE"];
     const NO: [&str; 7] = ["NO", "N", "FALSE", "F", "0", "OFF", "DISABLE"];
-    let is = |word: &&str| word.eq_ignore_ascii_case(text);
-    if YES.iter().any(|word| is(&word)) {
+    let is_among = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if is_among(&YES) {
         Ok(true)
-    } else if NO.iter().any(|word| is(&word)) {
+    } else if is_among(&NO) {
         Ok(false)
     } else {
         Err("expected \"true\" or \"false\"".to_owned())
