@@ -14,6 +14,19 @@ use crate::keys::file::read_private;
 /// No secret is longer.
 const MAX_BYTES: u64 = 4096;
 
+/// The file of a secret that is in one.
+pub(super) fn file(
+    written: &toml::Spanned<SecretDocument>,
+    scope: &Scope<'_>,
+) -> Option<std::path::PathBuf> {
+    match written.get_ref() {
+        SecretDocument::Reference(SecretReference { file: Some(path), .. }) => {
+            Some(scope.base.join(Path::new(path.get_ref())))
+        }
+        _ => None,
+    }
+}
+
 /// The secret's bytes, without the newline that editors put at a file's end.
 pub(super) fn read(
     written: &toml::Spanned<SecretDocument>,
