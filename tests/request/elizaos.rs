@@ -1,6 +1,7 @@
 //! The `elizaos` preset in front of a server that answers as ElizaOS does, mistakes included.
 
 mod cases;
+mod chain;
 
 use std::net::SocketAddr;
 

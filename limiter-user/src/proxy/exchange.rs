@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub(super) route: Option<usize>,
     pub(super) grant: Grant,
     pub(super) principal: Option<Principal>,
+    /// What it was asked for last is a token.
+    pub(super) asks_token: bool,
     pub(super) quota: Quota,
     findings: Vec<Refusal>,
     refusal: Option<Refusal>,
@@ -101,6 +103,7 @@ impl Exchange {
             route: None,
             grant: Grant::None,
             principal: None,
+            asks_token: false,
             quota: Quota::default(),
             findings: Vec::new(),
             refusal: None,
@@ -167,7 +170,7 @@ impl Exchange {
         self.refusal = reply.refusal();
         let policy = &*self.in_force.policy;
         let limit = self.quota.refusing(policy);
-        let wording = Wording { shape: policy.error_shape, limit };
+        let wording = Wording { shape: policy.error_shape, limit, asks_token: self.asks_token };
         let (response, body) = reply.into_parts(wording, &self.id, space);
         response.map(|()| Source::Fixed(Some(body)))
     }

@@ -151,6 +151,10 @@ async fn admit(
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
     authenticate(exchange, policy, route, &client, (parts, &mut content)).await?;
+    if let Some(second) = &route.second {
+        // On the heap: few routes have it.
+        Box::pin(authenticate(exchange, policy, second, &client, (parts, &mut content))).await?;
+    }
     if exchange.principal.is_none()
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
@@ -238,6 +242,7 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
+    exchange.asks_token = route.asks_token;
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);

@@ -50,7 +50,6 @@ pub(in crate::config) fn read(sources: &Sources<'_>, report: &mut Report) -> Set
         .and_then(|text| report.parsed("EXPRESS_MAX_PAYLOAD", &text, bytes));
     let host = variable("SERVER_HOST").and_then(|text| report.parsed("SERVER_HOST", &text, host));
     let port = variable("SERVER_PORT").and_then(|text| report.parsed("SERVER_PORT", &text, port));
-    refuse_isolation(variable("ENABLE_DATA_ISOLATION").as_deref(), report);
     Settings {
         has_ui: ui.unwrap_or(!is_production),
         is_production,
@@ -165,14 +164,6 @@ fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port @ 1..) => Ok(port),
         _ => Err("a port lies between 1 and 65535".to_owned()),
-    }
-}
-
-/// Tokens are then required beside the key; to leave that to the server alone would let requests
-/// through unverified where it has no verifier.
-fn refuse_isolation(text: Option<&str>, report: &mut Report) {
-    if text == Some("true") {
-        report.unsupported("ENABLE_DATA_ISOLATION", "\"true\"", "\"false\"");
     }
 }
 
