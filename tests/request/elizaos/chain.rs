@@ -1,10 +1,10 @@
 //! The key and then the token: both where both are asked for, and in that order.
 
-use limiter_tests::{http, tokens::Signer, wait::unix_seconds};
+use limiter_tests::tokens::Signer;
 use serde_json::json;
 
 use super::{Eliza, TOKEN};
-use crate::support::SOON;
+use crate::{support::SOON, webhooks::now};
 
 const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
 const ISOLATION: [(&str, &str); 2] = [("ENABLE_DATA_ISOLATION", "true"), ("JWT_SECRET", SECRET)];
@@ -40,7 +40,7 @@ fn check(variables: &[(&str, &str)], cases: &[Case]) -> Eliza {
 
 fn bearer(secret: &str) -> Option<String> {
     let claims =
-        json!({ "sub": "eliza:alice", "iss": "eliza-server", "exp": unix_seconds() + 600 });
+        json!({ "sub": "eliza:alice", "iss": "eliza-server", "exp": now() + 600 });
     Some(format!("Bearer {}", Signer::Secret(secret.into()).token("", &claims)))
 }
 
