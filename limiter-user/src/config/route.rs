@@ -58,7 +58,7 @@ pub(super) fn check(
     let mut routes: Vec<RoutePolicy> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
     for entry in written {
-        let Some(route) = one(entry, &defaults, resources, document, report) else {
+        let Some(mut route) = one(entry, &defaults, resources, document, report) else {
             continue;
         };
         let place: Place =
@@ -66,6 +66,10 @@ pub(super) fn check(
         if route.auth == RouteAuth::Public && !only_loopback {
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
+        }
+        if scope.elizaos.is_some() {
+            // As requests are compared with it.
+            route.path = route.path.to_lowercase();
         }
         if routes.iter().any(|other| overlaps(other, &route)) {
             report.refuse(place.clone(), "another route matches the same requests");
@@ -143,6 +147,11 @@ fn one(
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
     let scopes = scopes(written, &auth, report);
+    // With the default comes all of it.
+    let second_auth = match written.auth {
+        Some(_) => Vec::new(),
+        None => defaults.second_auth.clone(),
+    };
     let max_body_bytes =
         written.max_body.as_ref().and_then(|text| report.value(text, values::size));
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
@@ -161,6 +170,7 @@ fn one(
         allow,
         request_headers,
         response_headers,
+        second_auth,
         strip_prefix,
         max_body_bytes,
         content_types: Vec::new(),

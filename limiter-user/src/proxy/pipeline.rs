@@ -149,7 +149,14 @@ async fn admit(
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
-    if let Err(reply) = authenticate(exchange, policy, route, &client, (parts, &mut content)).await {
+    let read = (&*parts, &mut content);
+    let mut authenticated = authenticate(exchange, policy, route, &client, read).await;
+    if let (Ok(()), Some(second)) = (&authenticated, &route.second) {
+        // On the heap: few routes have it.
+        let read = (&*parts, &mut content);
+        authenticated = Box::pin(authenticate(exchange, policy, second, &client, read)).await;
+    }
+    if let Err(reply) = authenticated {
         return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply));
     }
     if exchange.principal.is_none()
@@ -236,6 +243,7 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
+    exchange.asks_token = route.asks_token;
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);

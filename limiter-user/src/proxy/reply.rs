@@ -21,11 +21,13 @@ pub(super) struct Wording<'a> {
     pub(super) shape: ErrorShape,
     /// Name of the limit that refuses, if one does.
     pub(super) limit: Option<&'a str>,
+    /// Whether the credential asked for is a token.
+    pub(super) asks_token: bool,
 }
 
 impl From<ErrorShape> for Wording<'_> {
     fn from(shape: ErrorShape) -> Self {
-        Self { shape, limit: None }
+        Self { shape, limit: None, asks_token: false }
     }
 }
 
@@ -206,12 +208,7 @@ struct Said {
     body: Bytes,
 }
 
-fn say(
-    refusal: Refusal,
-    wording: Wording<'_>,
-    request_id: &HeaderValue,
-    members: &str,
-) -> Said {
+fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue, members: &str) -> Said {
     match wording.shape {
         ErrorShape::Problem => Said {
             status: status(refusal),
@@ -219,7 +216,7 @@ fn say(
             body: problem(refusal, request_id, members),
         },
         ErrorShape::ElizaOs => {
-            let words = elizaos::words(refusal, wording.limit);
+            let words = elizaos::words(refusal, wording.limit, wording.asks_token);
             Said {
                 status: StatusCode::from_u16(words.status).unwrap_or_else(|_| status(refusal)),
                 media_type: words.media_type,

@@ -228,8 +228,13 @@ fn tiers_have_rates_unless_the_file_has_others() {
     let amounts = limit.quota.as_ref().unwrap().amounts.each();
     let amounts: Vec<_> =
         amounts.iter().map(|(tier, amount)| (tier.unwrap(), amount.rate.count)).collect();
-    let expected =
-        [("anonymous", 60), ("authenticated", 1_000), ("premium", 5), ("internal", 100_000), ("gold", 7)];
+    let expected = [
+        ("anonymous", 60),
+        ("authenticated", 1_000),
+        ("premium", 5),
+        ("internal", 100_000),
+        ("gold", 7),
+    ];
     assert_eq!(amounts, expected);
     assert_eq!(limit.applies_to, AppliesTo::All);
 }
