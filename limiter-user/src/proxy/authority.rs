@@ -39,14 +39,16 @@ pub(super) fn same(one: &[u8], other: &[u8], default_port: &[u8]) -> bool {
 }
 
 fn is_name(name: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let labels = name.strip_suffix(b".").unwrap_or(name);
-    !labels.is_empty()
-        && name.len() <= MAX_NAME_BYTES
-        && name.iter().all(plain)
-        && labels.first() != Some(&b'.')
-        && labels.last() != Some(&b'.')
-        && !labels.windows(2).any(|pair| pair == b"..")
+    // Between labels is one dot, and there is none around them.
+    let mut before = b'.';
+    let fine = labels.iter().all(|&byte| {
+        let of_label = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let fine = of_label || (byte == b'.' && before != b'.');
+        before = byte;
+        fine
+    });
+    fine && before != b'.' && name.len() <= MAX_NAME_BYTES
 }
 
 fn is_port(digits: &[u8]) -> bool {

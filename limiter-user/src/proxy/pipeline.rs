@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -203,14 +203,17 @@ fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut Heade
 
 /// The same request once more, without a body, from the head as it was received. `None` if that is
 /// not there as a whole.
-pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Request<RequestBody>> {
-    let mut headers = reread(&exchange.connection.head())?;
+pub(super) fn again(exchange: &Exchange) -> Option<Request<RequestBody>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.uri) = exchange.asked();
+    parts.headers = reread(&exchange.connection.head())?;
+    let target = target::check(&parts, exchange.connection.scheme()).ok()?;
     let route = &exchange.in_force.policy.routes[exchange.route?];
-    edit(exchange, route, &exchange.client?, &mut headers);
+    edit(exchange, route, &exchange.client?, &mut parts.headers);
     let mut request = Request::new(RequestBody::none(exchange));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
+    *request.headers_mut() = parts.headers;
     Some(request)
 }
 
