@@ -7,21 +7,12 @@ mod half;
 mod load;
 mod others;
 
-use std::{
-    env, fmt, fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, fmt, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
-    },
-    programs::{
-        Xdp,
-        xdp::{XdpLinkId, XdpMode},
-    },
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
+    programs::xdp::{XdpLinkId, XdpMode},
 };
 use limiter_common::{
     address::Address,

@@ -8,6 +8,17 @@ use std::net::Ipv6Addr;
 /// Longest name (RFC 1035, 2.3.4, with its final dot).
 const MAX_NAME_BYTES: usize = 254;
 
+/// Bytes of a label.
+const LABEL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        byte += 1;
+    }
+    table
+};
+
 /// Length of the host in `host[:port]`, brackets included; `None` if it is not one.
 pub(super) fn host_bytes(value: &[u8]) -> Option<usize> {
     let length = if value.first() == Some(&b'[') {
@@ -43,8 +54,7 @@ fn is_name(name: &[u8]) -> bool {
     // Between labels is one dot, and there is none around them.
     let mut before = b'.';
     let fine = labels.iter().all(|&byte| {
-        let of_label = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let fine = of_label || (byte == b'.' && before != b'.');
+        let fine = LABEL[usize::from(byte)] || (byte == b'.' && before != b'.');
         before = byte;
         fine
     });

@@ -2,11 +2,7 @@
 
 use std::{fmt, fs, path::Path, time::Duration};
 
-use aya::{
-    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Map, MapData},
-    programs::Xdp,
-};
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions, maps::Map, programs::Xdp};
 use limiter_common::maps;
 
 use super::Options;
