@@ -13,10 +13,12 @@
 mod access_log;
 mod authority;
 mod body;
+mod checked;
 mod clients;
 mod compiled;
 mod compiled_auth;
 mod compiled_cors;
+mod compiled_jwt;
 mod compiled_listener;
 mod conductor;
 mod connection;
@@ -31,6 +33,7 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identity;
+mod jwks;
 mod listener;
 mod meeting;
 mod outbox;
@@ -51,6 +54,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod transport;
 mod upstream;
 mod watch;

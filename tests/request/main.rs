@@ -16,11 +16,15 @@ mod forwarding;
 #[cfg(test)]
 mod h2;
 #[cfg(test)]
+mod jwt;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod listeners;
 #[cfg(test)]
 mod malformed;
+#[cfg(test)]
+mod mtls;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
@@ -36,6 +40,8 @@ mod routing;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod signatures;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
@@ -45,3 +51,5 @@ mod tls;
 mod upgrade;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod webhooks;

@@ -22,6 +22,7 @@ pub mod random;
 pub mod raw;
 pub mod reference;
 pub mod scratch;
+pub mod tokens;
 pub mod veth;
 pub mod wait;
 pub mod world;

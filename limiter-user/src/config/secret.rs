@@ -2,7 +2,7 @@
 //!
 //! What is read is digested at once by the caller and never put into a message.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::{
     Scope,
@@ -14,16 +14,39 @@ use crate::keys::file::read_private;
 /// No secret is longer.
 const MAX_BYTES: u64 = 4096;
 
+/// The file of a secret that is in one.
+pub(super) fn file(
+    written: &toml::Spanned<SecretDocument>,
+    scope: &Scope<'_>,
+) -> Option<std::path::PathBuf> {
+    match written.get_ref() {
+        SecretDocument::Reference(SecretReference { file: Some(path), .. }) => {
+            Some(scope.base.join(Path::new(path.get_ref())))
+        }
+        _ => None,
+    }
+}
+
 /// The secret's bytes, without the newline that editors put at a file's end.
 pub(super) fn read(
     written: &toml::Spanned<SecretDocument>,
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<String> {
+    read_at(written.span(), written.get_ref(), scope, report)
+}
+
+/// As [`read`], of a reference inside the value at `place`.
+pub(super) fn read_at(
+    place: Range<usize>,
+    written: &SecretDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<String> {
     let advice = "write { env = \"NAME\" } or { file = \"PATH\" }";
-    let reference = match written.get_ref() {
+    let reference = match written {
         SecretDocument::Inline => {
-            report.refuse_with(written.span(), "a secret is never written here", advice);
+            report.refuse_with(place, "a secret is never written here", advice);
             return None;
         }
         SecretDocument::Reference(reference) => reference,
@@ -56,11 +79,7 @@ pub(super) fn read(
             }
         }
         _ => {
-            report.refuse_with(
-                written.span(),
-                "exactly one source of the secret is needed",
-                advice,
-            );
+            report.refuse_with(place, "exactly one source of the secret is needed", advice);
             None
         }
     }

@@ -210,7 +210,8 @@ fn read_crls(file: Option<&Path>, roots: Option<RootCertStore>) -> anyhow::Resul
     Ok(crls.into_iter().map(|one| one.as_ref().to_vec()).collect())
 }
 
-fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
+/// The bytes of a regular file.
+pub(super) fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let metadata = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
     // Reading a FIFO would wait for a writer.

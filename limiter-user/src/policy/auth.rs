@@ -2,8 +2,19 @@
 //!
 //! Serialisable, as everything that the agent sends to the proxy. What can be a digest is one.
 
+mod hmac;
+pub mod jwt;
+mod mtls;
+mod signature;
+
 use serde::{Deserialize, Serialize};
 
+use self::jwt::JwtPolicy;
+pub use self::{
+    hmac::{HmacPolicy, HmacSecret},
+    mtls::{CertificatePattern, CertificatePrincipal, MtlsPolicy},
+    signature::{KeyMaterial, SignatureKey, SignaturePolicy},
+};
 use super::{Mode, upstream::UpstreamPolicy};
 
 /// One authentication scheme.
@@ -24,7 +35,7 @@ impl AuthPolicy {
     pub fn api_keys(&self) -> Option<&ApiKeyPolicy> {
         match &self.kind {
             AuthKind::ApiKey(keys) => Some(keys),
-            AuthKind::Forward(_) => None,
+            _ => None,
         }
     }
 }
@@ -34,8 +45,16 @@ impl AuthPolicy {
 pub enum AuthKind {
     /// A key in a header, or as `Authorization: Bearer` with our prefix.
     ApiKey(ApiKeyPolicy),
+    /// A signed token, as `Authorization: Bearer`.
+    Jwt(JwtPolicy),
     /// Somebody else is asked about each request.
     Forward(ForwardPolicy),
+    /// A body signed with a shared secret.
+    Hmac(HmacPolicy),
+    /// A client's certificate.
+    Mtls(MtlsPolicy),
+    /// A signed request.
+    Signature(SignaturePolicy),
 }
 
 /// `kind = "api_key"`.
@@ -74,4 +93,13 @@ pub struct ForwardPolicy {
     pub subject_header: String,
     /// Lower-case headers of the answer for the upstream; a client's are removed.
     pub copy_headers: Vec<String>,
+}
+
+/// What a principal may do that has no record of its own for it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Grants {
+    /// Tier.
+    pub tier: Option<String>,
+    /// Scopes.
+    pub scopes: Vec<String>,
 }

@@ -1,12 +1,18 @@
 //! Authentication schemes as requests meet them.
 
+mod signed;
+
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
-use super::identity::Identity;
-use crate::policy::{
-    Mode,
-    auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
-    upstream::UpstreamPolicy,
+pub(super) use self::signed::{Certificates, Signatures, Webhooks};
+use super::{compiled_jwt::Jwt, identity::Identity, jwks::Issuers};
+use crate::{
+    credentials::signature::{SIGNATURE, SIGNATURE_INPUT},
+    policy::{
+        Mode,
+        auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
+        upstream::UpstreamPolicy,
+    },
 };
 
 /// One authentication scheme.
@@ -24,7 +30,11 @@ pub(super) struct Scheme {
 #[derive(Debug)]
 pub(super) enum SchemeKind {
     ApiKey(ApiKeys),
+    Jwt(Box<Jwt>),
     Forward(Forward),
+    Hmac(Webhooks),
+    Mtls(Certificates),
+    Signature(Signatures),
 }
 
 /// Somebody else who is asked.
@@ -55,28 +65,48 @@ pub(super) struct Key {
 }
 
 impl Scheme {
-    /// `upstreams`: those so far, to which it may add its own.
+    /// `upstreams`: those so far, to which it may add its own; `issuers`: those that are known.
     pub(super) fn new(
         policy: &AuthPolicy,
         upstreams: &mut Vec<UpstreamPolicy>,
+        issuers: &mut Issuers,
     ) -> Result<Self, String> {
         let label = HeaderValue::from_str(&policy.name)
             .map_err(|_| "scheme name: not a header value".to_owned())?;
         let kind = match &policy.kind {
             AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+            AuthKind::Jwt(jwt) => {
+                SchemeKind::Jwt(Box::new(Jwt::new(&policy.name, jwt, upstreams, issuers)?))
+            }
             AuthKind::Forward(forward) => {
                 upstreams.push(forward.upstream.clone());
                 SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
             }
+            AuthKind::Hmac(hmac) => SchemeKind::Hmac(Webhooks::new(hmac)?),
+            AuthKind::Mtls(mtls) => SchemeKind::Mtls(Certificates::new(mtls)?),
+            AuthKind::Signature(keys) => SchemeKind::Signature(Signatures::new(keys)?),
         };
         Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
     }
 
-    /// The header that carries its credential and nothing else.
-    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+    /// The headers that carry its credential and nothing else.
+    pub(super) fn own_headers(&self) -> &[HeaderName] {
+        static OF_SIGNATURES: [HeaderName; 2] = [SIGNATURE_INPUT, SIGNATURE];
         match &self.kind {
-            SchemeKind::ApiKey(keys) => Some(&keys.header),
-            SchemeKind::Forward(_) => None,
+            SchemeKind::ApiKey(keys) => std::slice::from_ref(&keys.header),
+            SchemeKind::Hmac(webhooks) => std::slice::from_ref(&webhooks.header),
+            SchemeKind::Signature(_) => &OF_SIGNATURES,
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) | SchemeKind::Mtls(_) => &[],
+        }
+    }
+
+    /// Whose the key at `index` of this scheme is.
+    pub(super) fn identity(&self, index: usize) -> Option<&Identity> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => keys.keys.get(index).map(|key| &key.identity),
+            SchemeKind::Hmac(webhooks) => webhooks.identities.get(index),
+            SchemeKind::Signature(signatures) => signatures.identities.get(index),
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) | SchemeKind::Mtls(_) => None,
         }
     }
 
@@ -84,7 +114,15 @@ impl Scheme {
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(keys),
-            SchemeKind::Forward(_) => None,
+            _ => None,
+        }
+    }
+
+    /// Whose tokens it accepts, if it accepts any.
+    pub(super) fn jwt(&self) -> Option<&Jwt> {
+        match &self.kind {
+            SchemeKind::Jwt(jwt) => Some(jwt),
+            _ => None,
         }
     }
 
@@ -92,7 +130,40 @@ impl Scheme {
     pub(super) fn forward(&self) -> Option<&Forward> {
         match &self.kind {
             SchemeKind::Forward(forward) => Some(forward),
-            SchemeKind::ApiKey(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The webhooks it checks, if any.
+    pub(super) fn webhooks(&self) -> Option<&Webhooks> {
+        match &self.kind {
+            SchemeKind::Hmac(webhooks) => Some(webhooks),
+            _ => None,
+        }
+    }
+
+    /// Whose certificates it knows, if any.
+    pub(super) fn certificates(&self) -> Option<&Certificates> {
+        match &self.kind {
+            SchemeKind::Mtls(certificates) => Some(certificates),
+            _ => None,
+        }
+    }
+
+    /// The signatures it checks, if any.
+    pub(super) fn signatures(&self) -> Option<&Signatures> {
+        match &self.kind {
+            SchemeKind::Signature(signatures) => Some(signatures),
+            _ => None,
+        }
+    }
+
+    /// For how many seconds after it was made a message is accepted, if that is for once only.
+    pub(super) fn once_within(&self) -> Option<u64> {
+        match &self.kind {
+            SchemeKind::Hmac(webhooks) => webhooks.tolerance_seconds,
+            SchemeKind::Signature(signatures) => Some(signatures.requirements.tolerance_seconds),
+            _ => None,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{
         auth::{self, Authenticated},
         client_address, cors, route, target, transform,
     },
+    tokens::Tokens,
     upstream::Directory,
 };
 use crate::{policy::HttpPolicy, refusal::Refusal};
@@ -107,7 +108,18 @@ fn stages(
             return Ok(());
         }
     }
-    let asked = auth::Asked { policy: compiled, route, parts, unix_seconds };
+    let asked = auth::Asked {
+        policy: compiled,
+        route,
+        parts,
+        client,
+        certificate: None,
+        names: None,
+        url_scheme: "http",
+        tokens: &Tokens::default(),
+        unix_seconds,
+        now_ns: 0,
+    };
     match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
         Some(Authenticated::Public) => told.push("the route is public".to_owned()),
         Some(Authenticated::As(principal)) => {

@@ -10,6 +10,7 @@ use std::{
 
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
+    auth::jwt::{JwtKeys, JwtPolicy},
     http::{
         Algorithm, AppliesTo, AuthKind, CorsOrigins, ErrorShape, LimitKey, LimitPolicy,
         OriginPattern, PathPattern, RouteAuth, RoutePolicy,
@@ -57,12 +58,37 @@ fn listener_words(listener: &ListenerPolicy) -> String {
 fn scheme_words(kind: &AuthKind) -> String {
     match kind {
         AuthKind::ApiKey(keys) => format!("api_key in {}, {} known", keys.header, keys.keys.len()),
+        AuthKind::Jwt(jwt) => jwt_words(jwt),
         AuthKind::Forward(forward) => {
             let server = forward.upstream.servers.first();
             let server = server.map(ToString::to_string).unwrap_or_default();
             format!("forward to {server}{}", forward.path)
         }
+        AuthKind::Hmac(hmac) => {
+            let senders = join(hmac.secrets.iter().map(|secret| &secret.name));
+            format!("webhooks signed in {} by {senders}", hmac.header)
+        }
+        AuthKind::Mtls(mtls) => format!("certificates of {} kinds", mtls.principals.len()),
+        AuthKind::Signature(signature) => {
+            format!("requests signed by {}", join(signature.keys.iter().map(|key| &key.id)))
+        }
     }
+}
+
+fn jwt_words(jwt: &JwtPolicy) -> String {
+    let keys = match &jwt.keys {
+        JwtKeys::Url { upstream, path } => {
+            let server = upstream.servers.first().map(ToString::to_string).unwrap_or_default();
+            format!("keys from {server}{path}")
+        }
+        JwtKeys::Set { file, .. } | JwtKeys::Public { file, .. } => {
+            format!("keys in {}", file.display())
+        }
+        JwtKeys::Secret { .. } => "a shared secret".to_owned(),
+    };
+    let issuer = jwt.issuer.as_deref().unwrap_or("any issuer");
+    let algorithms = join(jwt.algorithms.iter().map(|algorithm| algorithm.name()));
+    format!("jwt of {issuer} for {}, {algorithms}, {keys}", join(&jwt.audience))
 }
 
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
