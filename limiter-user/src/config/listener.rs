@@ -97,13 +97,13 @@ fn one(
             Some(tls) => Some(tls?),
             None => None,
         },
-        proxy_protocol: is_set(&written.proxy_protocol),
-        redirect_https: is_set(&written.redirect_https),
+        proxy_protocol: is_set(written.proxy_protocol.as_ref()),
+        redirect_https: is_set(written.redirect_https.as_ref()),
     })
 }
 
-fn is_set(flag: &Option<Flag>) -> bool {
-    flag.as_ref().is_some_and(|flag| *flag.get_ref())
+fn is_set(flag: Option<&Flag>) -> bool {
+    flag.is_some_and(|flag| *flag.get_ref())
 }
 
 /// What listeners, `client_address` and `trusted_proxies` need of each other.
@@ -134,7 +134,7 @@ pub(super) fn agree(
     }
     if let (true, Some(key)) = (is_proxy, &written.client_address)
         && !listeners.iter().any(|listener| listener.proxy_protocol)
-        && !written.listener.iter().any(|other| is_set(&other.proxy_protocol))
+        && !written.listener.iter().any(|other| is_set(other.proxy_protocol.as_ref()))
     {
         report.refuse_with(
             key.span(),

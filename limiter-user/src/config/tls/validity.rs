@@ -77,11 +77,12 @@ fn time(der: &[u8]) -> Option<(u64, &[u8])> {
         None => (element(der, GENERALIZED_TIME)?, true),
     };
     let text = std::str::from_utf8(text).ok()?;
-    let whole = match (century_is_there, text.get(..2)) {
-        (true, _) => text.to_owned(),
-        (false, Some("00"..="49")) => format!("20{text}"),
-        (false, _) => format!("19{text}"),
+    let century = match text.as_bytes() {
+        _ if century_is_there => "",
+        [b'0'..=b'4', ..] => "20",
+        _ => "19",
     };
+    let whole = format!("{century}{text}");
     let part = |at: usize| whole.get(at..at + 2);
     let year = whole.get(..4)?;
     if year >= "2400" {

@@ -56,9 +56,9 @@ fn take_named(headers: &mut HeaderMap) {
         if matches!(line.as_bytes(), b"keep-alive" | b"Keep-Alive" | b"close") {
             continue;
         }
-        let names = line.to_str().into_iter().flat_map(|line| line.split(','));
-        let names = names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
-        named.extend(names.filter(may_be_named));
+        let words = line.to_str().into_iter().flat_map(|line| line.split(','));
+        let fields = words.filter_map(|word| HeaderName::from_bytes(word.trim().as_bytes()).ok());
+        named.extend(fields.filter(may_be_named));
     }
     connection.remove_entry_mult();
     for name in named {
