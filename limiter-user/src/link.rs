@@ -193,6 +193,8 @@ pub struct RequestFacts {
     pub route: String,
     /// Principal, if authenticated.
     pub principal: Option<String>,
+    /// Name of the limit that refuses it, where the security log has a line for each.
+    pub limit: Option<String>,
 }
 
 /// Totals since the proxy started.
