@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock,
     credentials::replay::Replays,
-    limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
+    limits::{AddressKey, Counter, Key, Meter, concurrency::UnderWay},
     policy::{
         HttpPolicy, Mode, Rate,
         auth::AuthKind,

@@ -260,6 +260,7 @@ impl Conductor {
         };
         match Arena::open(&memory) {
             Ok(arena) => {
+                self.lasting.signed.share(Arc::clone(&arena));
                 self.lasting.counters.share(arena);
                 self.memory = Some(memory);
             }

@@ -1,13 +1,18 @@
 //! What goes on from policy to policy: counters, upstreams, budgets, and the signed messages that
 //! were accepted.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use super::{content::Budget, jwks::Issuers, tokens::Verified, upstream::Directory};
-use crate::{clock, credentials::replay::Replays, limits::Counters, link::SignedCount};
+use crate::{
+    clock,
+    credentials::replay::{Replays, Words},
+    limits::{Counters, arena::Arena},
+    link::SignedCount,
+};
 
-/// Signed messages that are remembered at once: 7,000 a second for five minutes, in 16 MiB.
-const REPLAYS: usize = 1 << 21;
+/// Signed messages that a proxy without the agent's memory remembers.
+const REPLAYS_ALONE: usize = 1 << 18;
 
 /// All of it.
 #[derive(Debug)]
@@ -37,13 +42,31 @@ impl Lasting {
 #[derive(Debug, Default)]
 pub(super) struct Signed {
     replays: Option<Arc<Replays>>,
+    /// Where they are remembered beyond this process.
+    memory: Option<Arc<Arena>>,
+}
+
+impl Words for Arc<Arena> {
+    fn words(&self) -> &[AtomicU64] {
+        self.replays()
+    }
 }
 
 impl Signed {
+    /// Remembers them in the agent's memory, if none was remembered before.
+    pub(super) fn share(&mut self, memory: Arc<Arena>) {
+        self.memory = Some(memory);
+    }
+
     /// Where they are remembered for so many seconds at least after they were made.
     pub(super) fn within(&mut self, seconds: u64) -> Arc<Replays> {
         let now = clock::unix_ns() / 1_000_000_000;
-        let replays = self.replays.get_or_insert_with(|| Arc::new(Replays::alone(REPLAYS, now)));
+        let replays = self.replays.get_or_insert_with(|| {
+            Arc::new(match &self.memory {
+                Some(memory) => Replays::new(Box::new(Arc::clone(memory)), now),
+                None => Replays::alone(REPLAYS_ALONE, now),
+            })
+        });
         replays.widen(seconds, now);
         Arc::clone(replays)
     }
