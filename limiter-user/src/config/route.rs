@@ -20,6 +20,7 @@ use super::{
     Scope,
     document::{Document, http::RouteDocument},
     error::{Place, Report},
+    limits as checked_limits,
     preset::elizaos,
     values,
 };
@@ -57,7 +58,7 @@ pub(super) fn check(
     let mut routes: Vec<RoutePolicy> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
     for entry in written {
-        let Some(route) = one(entry, &defaults, resources, document, report) else {
+        let Some(mut route) = one(entry, &defaults, resources, document, report) else {
             continue;
         };
         let place: Place =
@@ -65,6 +66,10 @@ pub(super) fn check(
         if route.auth == RouteAuth::Public && !only_loopback {
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
+        }
+        if scope.elizaos.is_some() {
+            // As requests are compared with it.
+            route.path = route.path.to_lowercase();
         }
         // One behind which nothing is left is a matter for the warnings.
         if routes.iter().any(|other| overlaps(other, &route)) && !is_hidden(&routes, &route) {
@@ -143,6 +148,11 @@ fn one(
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
     let scopes = scopes(written, &auth, report);
+    // With the default comes all of it.
+    let second_auth = match written.auth {
+        Some(_) => Vec::new(),
+        None => defaults.second_auth.clone(),
+    };
     let max_body_bytes =
         written.max_body.as_ref().and_then(|text| report.value(text, values::size));
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
@@ -154,12 +164,14 @@ fn one(
         upstream,
         auth,
         scopes,
+        cost: cost(written, &limits, resources, report),
         limits,
         cors,
         headers,
         allow,
         request_headers,
         response_headers,
+        second_auth,
         strip_prefix,
         max_body_bytes,
         content_types: Vec::new(),
@@ -219,12 +231,30 @@ fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec
     report.values(list.get_ref(), values::scope)
 }
 
+/// A request must be able to pass all of the route's limits.
+fn cost(
+    written: &RouteDocument,
+    limits: &[usize],
+    resources: &Resources,
+    report: &mut Report,
+) -> Option<u64> {
+    let place = written.cost.as_ref()?;
+    let cost = report.number_or(Some(place), 1..=checked_limits::MAX_COST, 1_u64);
+    for quota in limits.iter().filter_map(|limit| resources.limits[*limit].quota.as_ref()) {
+        checked_limits::fits(&quota.amounts, cost, place.span(), report);
+    }
+    if limits.is_empty() {
+        report.refuse(place.span(), "the route has no limits");
+    }
+    Some(cost)
+}
+
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
         &[&written.validate, &written.mask_response_fields, &written.deprecated],
-        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
-         request_headers, response_headers, strip_prefix, max_body",
+        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cost, cors, headers, \
+         allow, request_headers, response_headers, strip_prefix, max_body",
     );
 }
 

@@ -24,15 +24,14 @@ use super::{
     content::Content,
     core::{Core, InForce},
     exchange::Exchange,
-    forward_auth,
+    forward_auth, limiting,
     proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
         address,
         auth::{self, Authenticated},
-        bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
-        transform,
+        bans, client_address, cors, guard, media_type, redirect, route, target, trace, transform,
     },
     upstream,
     watch::Watch,
@@ -86,8 +85,7 @@ pub(super) fn handle(
     let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
     Answering::Working(Box::pin(async move {
         let outcome = match admit(&mut exchange, &mut parts, body).await {
-            // Apart, so that a refusal costs no room for it.
-            Ok(cleared) => Box::pin(upstream::send(&mut exchange, cleared)).await,
+            Ok(cleared) => upstream::send(&mut exchange, cleared).await,
             Err(reply) => Err(reply),
         };
         let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));
@@ -151,19 +149,25 @@ async fn admit(
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
-    authenticate(exchange, policy, route, &client, (parts, &mut content)).await?;
+    let read = (&*parts, &mut content);
+    let mut authenticated = authenticate(exchange, policy, route, &client, read).await;
+    if let (Ok(()), Some(second)) = (&authenticated, &route.second) {
+        // On the heap: few routes have it.
+        let read = (&*parts, &mut content);
+        authenticated = Box::pin(authenticate(exchange, policy, second, &client, read)).await;
+    }
+    if let Err(reply) = authenticated {
+        return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply));
+    }
     if exchange.principal.is_none()
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
     {
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
     }
-    exchange.quota = limits::charge(policy, route, &client, exchange.principal.as_ref(), now_ns);
-    if exchange.quota.is_violated() {
-        let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
-        for (mode, refusal) in violations {
-            exchange.enforce(mode, refusal)?;
-        }
+    if !route.limits.is_empty() && !client.trusted {
+        limiting::charge(exchange, route, &client, &parts.headers)?;
+        limiting::wait_turn(exchange).await?;
     }
     declared_length(route, &parts.headers)?;
     media_type::check(route, parts, !is_without_body)?;
@@ -242,6 +246,7 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
+    exchange.asks_token = route.asks_token;
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);
