@@ -191,7 +191,7 @@ fn files_that_change_are_followed_and_no_connection_ends() {
     let said = edge.python("follow.py", &[]).succeeded().stdout;
     replacing.join().unwrap();
     assert_eq!(said.trim(), "followed");
-    edge.limiter.event("generation 2: certificates");
+    edge.limiter.event("generation 2: certificates and keys");
 
     // What cannot be used changes nothing.
     edge.limiter.scratch().write("first.pem", "nothing");
