@@ -187,8 +187,10 @@ impl Exchange {
         response: Response<Source>,
     ) -> Response<ResponseBody> {
         let (mut parts, source) = response.into_parts();
-        self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        let in_force = Rc::clone(&self.in_force);
+        self.quota.settle(&in_force.policy, self.status, clock::monotonic_ns);
+        self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
         }
@@ -213,7 +215,7 @@ impl Exchange {
         if is_elizaos {
             older_limits::translate(self.unix_seconds(), headers);
         }
-        self.quota.apply(policy, self.unix_seconds(), headers);
+        self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
         if is_elizaos {
             older_limits::repeat(self.unix_seconds(), headers);
         }
@@ -340,8 +342,8 @@ impl Drop for Exchange {
         counters.respond(self.status);
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
-            let key = Key::Address(AddressKey::new(client));
-            self.in_force.policy.known.charge(key, self.now_ns);
+            let key = Key::address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, 1, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

@@ -39,8 +39,7 @@ fn check(variables: &[(&str, &str)], cases: &[Case]) -> Eliza {
 }
 
 fn bearer(secret: &str) -> Option<String> {
-    let claims =
-        json!({ "sub": "eliza:alice", "iss": "eliza-server", "exp": now() + 600 });
+    let claims = json!({ "sub": "eliza:alice", "iss": "eliza-server", "exp": now() + 600 });
     Some(format!("Bearer {}", Signer::Secret(secret.into()).token("", &claims)))
 }
 
