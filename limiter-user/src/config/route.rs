@@ -71,8 +71,9 @@ pub(super) fn check(
             // As requests are compared with it.
             route.path = route.path.to_lowercase();
         }
-        if routes.iter().any(|other| overlaps(other, &route)) {
-            report.refuse(place.clone(), "another route matches the same requests");
+        // One behind which nothing is left is a matter for the warnings.
+        if routes.iter().any(|other| overlaps(other, &route)) && !is_hidden(&routes, &route) {
+            report.refuse(place.clone(), "another route matches some of the same requests");
         }
         routes.push(route);
         places.push(place);
@@ -265,6 +266,17 @@ pub(super) fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
         _ => false,
     };
     methods && left.host == right.host && left.path == right.path
+}
+
+/// Whether routes before it match every request that `route` does: the first one decides.
+pub(super) fn is_hidden(before: &[RoutePolicy], route: &RoutePolicy) -> bool {
+    let same = || before.iter().filter(|one| one.host == route.host && one.path == route.path);
+    let has = |method: &String| same().any(|one| one.methods.contains(method));
+    if route.methods.is_empty() {
+        same().any(|one| one.methods.is_empty())
+    } else {
+        route.methods.iter().all(has)
+    }
 }
 
 /// The order of the router: a host before a wildcard before any, then the path, then methods.

@@ -26,6 +26,7 @@ use crate::{
     clock,
     credentials::replay::Replays,
     limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
+    link::SignedCount,
     policy::{
         HttpPolicy, Mode, Rate,
         auth::AuthKind,
@@ -58,6 +59,22 @@ impl Lasting {
             replays: None,
             issuers: Issuers::default(),
             verified: Arc::default(),
+        }
+    }
+}
+
+impl Lasting {
+    /// What is known of signed messages.
+    pub(super) fn signed(&self) -> SignedCount {
+        let Some(replays) = &self.replays else { return SignedCount::default() };
+        let (remembered, capacity) = replays.room(clock::coarse_unix_ns() / 1_000_000_000);
+        let [full, repeated, unknown] = replays.refused();
+        SignedCount {
+            remembered: remembered as u64,
+            capacity: capacity as u64,
+            full,
+            repeated,
+            unknown,
         }
     }
 }

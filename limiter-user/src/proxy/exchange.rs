@@ -115,6 +115,11 @@ impl Exchange {
         })
     }
 
+    /// What was asked for, as it was sent.
+    pub(super) fn asked(&self) -> (Method, Uri) {
+        (self.method.clone(), self.uri.clone())
+    }
+
     /// Socket peer.
     pub(super) fn peer(&self) -> IpAddr {
         self.connection.peer
