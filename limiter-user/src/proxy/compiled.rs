@@ -186,7 +186,11 @@ impl Compiled {
         let Lasting { counters, upstreams, inspection, signed, issuers, verified } = lasting;
         counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = if policy.guard.by_window {
+            Meter::sliding_window(policy.guard.failures)
+        } else {
+            Meter::bucket(policy.guard.failures, policy.guard.failures.count)
+        };
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
