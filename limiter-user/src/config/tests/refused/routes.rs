@@ -135,7 +135,7 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("[limits.a]\nrate = \"2000000/s\"\nalgorithm = \"sliding_window\"", "at most 1000000"),
     (
         "[limits.a]\nrate = \"10/s\"\nalgorithm = \"fixed_window\"\nburst = 20",
-        "only a token_bucket has a burst",
+        "only a bucket has a burst",
     ),
     ("[limits.a]\nrate = \"1/365d\"\nburst = 2", "within 365 days"),
     ("[limits.none]\nrate = \"1/s\"", "choose another name"),
