@@ -93,9 +93,9 @@ pub struct Answer {
 pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
     // With a single limit, charging decides; looking first would only cost.
     let is_refused = asks.len() > 1
-        && asks.iter().any(|ask| {
-            ask.is_enforced && !ask.counter.peek(ask.key, ask.cost, now_ns).allowed
-        });
+        && asks
+            .iter()
+            .any(|ask| ask.is_enforced && !ask.counter.peek(ask.key, ask.cost, now_ns).allowed);
     let mut charged = 0;
     for ask in asks.iter().take_while(|_| !is_refused) {
         let answer = ask.counter.charge(ask.key, ask.cost, now_ns);

@@ -11,9 +11,7 @@ use super::{
 };
 use crate::policy::{
     Rate, RateLimit,
-    limits::{
-        Algorithm, Amounts, AppliesTo, Counting, KeyPart, LimitPolicy, QuotaPolicy, TIERS,
-    },
+    limits::{Algorithm, Amounts, AppliesTo, Counting, KeyPart, LimitPolicy, QuotaPolicy, TIERS},
 };
 
 /// Windows count no further.
@@ -64,10 +62,8 @@ pub(super) fn check(
     let applies_to = report.choice(document.applies_to.as_ref(), &applies_to, &[]);
     let mode = report.mode(document.mode.as_ref());
     let cost = report.number_or(document.cost.as_ref(), 1..=MAX_COST, 1_u64);
-    let concurrent = document
-        .concurrent
-        .as_ref()
-        .map(|most| report.number_or(Some(most), 1..=1_000_000, 1_u64));
+    let concurrent =
+        document.concurrent.as_ref().map(|most| report.number_or(Some(most), 1..=1_000_000, 1_u64));
     let max_delay = max_delay(document, algorithm, count, report);
     let amounts = amounts(written, algorithm, report);
     let name = report.value(name, values::name)?;

@@ -133,10 +133,7 @@ impl Meter {
             3 => Self::FixedWindow { count, period_ns },
             _ => {
                 let cost_ticks = first.clamp(1, 1 << 58);
-                Self::Bucket {
-                    cost_ticks,
-                    depth_ticks: second.clamp(cost_ticks, MAX_DEPTH_TICKS),
-                }
+                Self::Bucket { cost_ticks, depth_ticks: second.clamp(cost_ticks, MAX_DEPTH_TICKS) }
             }
         }
     }

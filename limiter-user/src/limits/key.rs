@@ -139,9 +139,8 @@ mod tests {
             &[address, Part::Route("abc")],
         ];
         let secret = Secret::new([1, 2]);
-        let hash = |limit| {
-            move |parts: &&[Part<'_>]| Key::new(parts.iter().copied()).hash(secret, limit)
-        };
+        let hash =
+            |limit| move |parts: &&[Part<'_>]| Key::new(parts.iter().copied()).hash(secret, limit);
         let hashes: HashSet<u64> =
             keys.iter().map(hash(7)).chain(keys.iter().map(hash(8))).collect();
         assert_eq!(hashes.len(), 2 * keys.len());

@@ -262,7 +262,10 @@ fn a_changed_limit_has_used_what_was_used() {
                 let left = after.limit().saturating_sub(was);
                 let room = room.remaining + u64::from(room.allowed);
                 // A part of one that has leaked from one bucket has from another, too.
-                let parts = u64::from(matches!((before, after), (Meter::Bucket { .. }, Meter::Bucket { .. })));
+                let parts = u64::from(matches!(
+                    (before, after),
+                    (Meter::Bucket { .. }, Meter::Bucket { .. })
+                ));
                 assert!((left..=left + parts).contains(&room), "{before:?} {after:?}");
                 let again = before.convert(&after, converted, now_ns);
                 assert!(before.used(again, now_ns) >= was.min(after.limit()).min(before.limit()));

@@ -101,9 +101,7 @@ pub(super) fn charge(
     let (view, places) = (slot.view(), Places::new(slot, hash));
     for turn in 0..PATIENCE {
         let outcome = match places.find() {
-            Some(entry) => {
-                charge_word(view, Held::Entry(entry, places.fingerprint), cost, now_ns)
-            }
+            Some(entry) => charge_word(view, Held::Entry(entry, places.fingerprint), cost, now_ns),
             None => match make(view, places, cost, now_ns) {
                 Made::Now(outcome) => Some(outcome),
                 Made::Already => None,
@@ -182,12 +180,7 @@ fn charge_shared(view: View<'_>, hash: u64, cost: u64, now_ns: u64) -> (Decision
 }
 
 /// Charges a word by the parameters in force; `None` if it changed hands meanwhile.
-fn charge_word(
-    view: View<'_>,
-    held: Held<'_>,
-    cost: u64,
-    now_ns: u64,
-) -> Option<(Decision, u64)> {
+fn charge_word(view: View<'_>, held: Held<'_>, cost: u64, now_ns: u64) -> Option<(Decision, u64)> {
     let word = held.word();
     loop {
         let seen = atomic::load(word);
@@ -360,7 +353,6 @@ impl<'a> Room<'a> {
         }
         room
     }
-
 }
 
 /// A lock that is released when dropped.
@@ -411,8 +403,7 @@ pub(super) fn tidy(arena: &Arena, entry: Entry<'_>, now_ns: u64) {
         let Some((generation, _, state)) = view.convert(seen, now_ns) else { return };
         let next = Word::Written(generation, state).bits();
         let is_done = next == seen
-            || atomic::load(entry.owner) == owner
-                && atomic::change(entry.word, seen, next).is_ok();
+            || atomic::load(entry.owner) == owner && atomic::change(entry.word, seen, next).is_ok();
         if is_done {
             return;
         }

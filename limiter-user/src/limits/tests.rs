@@ -131,11 +131,17 @@ fn a_request_that_one_limit_refuses_is_counted_against_none() {
             .collect();
         let mut answers = Vec::new();
         decide(&asks, NOW, &mut answers);
-        answers.iter().map(|a| (a.verdict.decision.allowed, a.receipt.is_some())).collect::<Vec<_>>()
+        answers
+            .iter()
+            .map(|a| (a.verdict.decision.allowed, a.receipt.is_some()))
+            .collect::<Vec<_>>()
     };
-    let left = || made.iter().map(|c| c.peek(key("192.0.2.1"), 1, NOW)).map(|d| {
-        d.remaining + u64::from(d.allowed)
-    }).collect::<Vec<_>>();
+    let left = || {
+        made.iter()
+            .map(|c| c.peek(key("192.0.2.1"), 1, NOW))
+            .map(|d| d.remaining + u64::from(d.allowed))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ask(1, [true; 3]), [(true, true); 3]);
     assert_eq!(left(), [2, 0, 8]);
     assert_eq!(ask(1, [true; 3]), [(true, false), (false, false), (true, false)]);

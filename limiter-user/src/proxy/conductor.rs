@@ -317,6 +317,7 @@ impl Conductor {
         (totals.limiter_entries, totals.limiter_full) = self.lasting.counters.usage();
         totals.servers = self.lasting.upstreams.counts();
         totals.access_lost = self.access_log.lost();
+        totals.signed = self.lasting.signed();
         totals
     }
 

@@ -36,8 +36,7 @@ fn keep_to_limits(exchange: &mut Exchange) -> Result<(), Reply> {
         return Ok(());
     }
     let in_force = Rc::clone(&exchange.in_force);
-    let violations: Vec<(Mode, Refusal)> =
-        exchange.quota.violations(&in_force.policy).collect();
+    let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(&in_force.policy).collect();
     for (mode, refusal) in violations {
         let names = exchange.quota.violated(&in_force.policy);
         let reply = Reply::refuse(refusal).violating(&names);

@@ -102,8 +102,9 @@ fn charge_those(
     } else {
         decide(&asks, now_ns, &mut answers);
     }
-    let counted = budgets.iter().zip(answers).map(|((limit, budget), answer)| {
-        Standing { limit: *limit, state: State::Counted { budget: *budget, answer } }
+    let counted = budgets.iter().zip(answers).map(|((limit, budget), answer)| Standing {
+        limit: *limit,
+        state: State::Counted { budget: *budget, answer },
     });
     quota.standings.extend(counted);
     if quota.violations(policy).any(|(mode, _)| mode == Mode::Enforce) {

@@ -145,6 +145,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         allow: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        second_auth: Vec::new(),
         strip_prefix: None,
         max_body_bytes: None,
         content_types: Vec::new(),
@@ -173,8 +174,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         routes: vec![
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
-            limits: vec![0],
-            cost: None,
+                limits: vec![0],
+                cost: None,
                 cors: Some(0),
                 headers: Some(0),
                 ..route("/api", RouteAuth::AnyOf(vec![0]))
