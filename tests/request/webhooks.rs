@@ -1,12 +1,10 @@
 //! Webhooks: bodies signed with a shared secret, with a timestamp and without.
 
-use std::{
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{thread, time::Duration};
 
 use aws_lc_rs::hmac;
-use limiter_tests::http;
+use limiter_tests::{http, wait::eventually};
+use limiter_user::clock;
 
 use crate::support::{SOON, Site};
 
@@ -17,13 +15,30 @@ const SECTIONS: &str = "[auth.partner]\nkind = \"hmac\"\ntier = \"gold\"\n\
 const SECRET: &str = "a-secret-that-partners-share";
 
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    clock::unix_ns() / 1_000_000_000
 }
 
 fn write_secret(site: &Site, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let path = site.limiter.scratch().write(name, secret);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn what_was_accepted_is_known_to_the_next_proxy() {
+    let mut site = start("", SECTIONS);
+    let value = signed(now(), b"{}");
+    assert_eq!(post(&site, "X-Signature", &value, b"{}"), 200);
+    site.limiter.kill_proxy();
+    eventually(SOON, "another proxy serves", || {
+        let request = http::request("GET", "/hook", &[], b"");
+        site.try_send(&request).is_ok_and(|answer| answer.status == 401)
+    });
+    assert_eq!(post(&site, "X-Signature", &value, b"{}"), 401);
+    site.refused("replayed", 1);
+    assert_eq!(post(&site, "X-Signature", &signed(now(), b"{ }"), b"{ }"), 200);
+    let shown = site.limiter.status().signed_messages;
+    assert!(shown["capacity"] > 2_000_000, "{shown:?}");
 }
 
 fn start(http: &str, sections: &str) -> Site {
@@ -65,7 +80,7 @@ fn a_signed_body_goes_upstream_once() {
         site.send(&http::request("POST", "/hook", &[("X-Signature", &value)], b"{\"a\":1}"));
     assert_eq!(again.status, 401);
     site.refused("replayed", 1);
-    site.limiter.event("Repeated message from 127.0.0.1");
+    site.limiter.event("Repeated message from 127.0.0.1: POST /hook");
     // A reload forgets nothing.
     site.reload("", ROUTE, &SECTIONS.replace("gold", "silver"));
     assert_eq!(post(&site, "X-Signature", &value, b"{\"a\":1}"), 401);

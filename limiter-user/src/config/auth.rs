@@ -21,6 +21,7 @@ use super::{
 use crate::policy::{
     Mode,
     auth::{AuthKind, AuthPolicy, Grants},
+    listener::ListenerPolicy,
 };
 
 /// How long a signed message is accepted where nothing is said.
@@ -83,6 +84,28 @@ pub(super) fn check(
     Some(AuthPolicy { name, kind, hide_credentials, mode })
 }
 
+/// A scheme for certificates needs a listener that asks for them.
+pub(super) fn agree(
+    written: &Tables<AuthDocument>,
+    listeners: &[ListenerPolicy],
+    report: &mut Report,
+) {
+    let asks =
+        |listener: &ListenerPolicy| listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let is_mtls = |table: &Spanned<AuthDocument>| {
+        table.get_ref().kind.as_ref().is_some_and(|kind| kind.get_ref() == "mtls")
+    };
+    for (name, _) in written.iter().filter(|(_, table)| is_mtls(table)) {
+        if !listeners.iter().any(asks) {
+            report.refuse_with(
+                name.span(),
+                "no listener asks clients for certificates",
+                "client_ca = \"ca.pem\" in the `tls` of a [[http.listener]]",
+            );
+        }
+    }
+}
+
 /// `tier` and `scopes` as written beside each other.
 fn grants(tier: Option<&Text>, scopes: Option<&Spanned<Vec<Text>>>, report: &mut Report) -> Grants {
     let tier = tier.and_then(|tier| report.value(tier, values::scope));
@@ -104,6 +127,9 @@ fn principal(text: &str) -> Result<String, String> {
     crate::keys::check_name(text).map(|()| text.to_owned())
 }
 
+/// A key, where it is, and the kinds that it belongs to.
+type Given<'a> = (&'a str, Option<Range<usize>>, &'a [&'a str]);
+
 /// Refuses keys that mean something to other kinds only.
 fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn place<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
@@ -112,7 +138,7 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn first<T>(table: Option<&Tables<T>>) -> Option<Range<usize>> {
         table.and_then(|table| table.keys().next()).map(Spanned::span)
     }
-    let given: [(&str, Option<Range<usize>>, &[&str]); 24] = [
+    let given: [Given<'_>; 24] = [
         ("header", place(document.header.as_ref()), &["api_key", "hmac"]),
         ("keys_file", place(document.keys_file.as_ref()), &["api_key"]),
         ("token", place(document.token.as_ref()), &["api_key"]),

@@ -20,6 +20,7 @@ use super::{
     Scope,
     document::{Document, http::RouteDocument},
     error::{Place, Report},
+    limits as checked_limits,
     preset::elizaos,
     values,
 };
@@ -57,7 +58,7 @@ pub(super) fn check(
     let mut routes: Vec<RoutePolicy> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
     for entry in written {
-        let Some(route) = one(entry, &defaults, resources, document, report) else {
+        let Some(mut route) = one(entry, &defaults, resources, document, report) else {
             continue;
         };
         let place: Place =
@@ -66,8 +67,13 @@ pub(super) fn check(
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
         }
-        if routes.iter().any(|other| overlaps(other, &route)) {
-            report.refuse(place.clone(), "another route matches the same requests");
+        if scope.elizaos.is_some() {
+            // As requests are compared with it.
+            route.path = route.path.to_lowercase();
+        }
+        // One behind which nothing is left is a matter for the warnings.
+        if routes.iter().any(|other| overlaps(other, &route)) && !is_hidden(&routes, &route) {
+            report.refuse(place.clone(), "another route matches some of the same requests");
         }
         routes.push(route);
         places.push(place);
@@ -142,6 +148,11 @@ fn one(
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
     let scopes = scopes(written, &auth, report);
+    // With the default comes all of it.
+    let second_auth = match written.auth {
+        Some(_) => Vec::new(),
+        None => defaults.second_auth.clone(),
+    };
     let max_body_bytes =
         written.max_body.as_ref().and_then(|text| report.value(text, values::size));
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
@@ -153,12 +164,14 @@ fn one(
         upstream,
         auth,
         scopes,
+        cost: cost(written, &limits, resources, report),
         limits,
         cors,
         headers,
         allow,
         request_headers,
         response_headers,
+        second_auth,
         strip_prefix,
         max_body_bytes,
         content_types: Vec::new(),
@@ -218,12 +231,30 @@ fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec
     report.values(list.get_ref(), values::scope)
 }
 
+/// A request must be able to pass all of the route's limits.
+fn cost(
+    written: &RouteDocument,
+    limits: &[usize],
+    resources: &Resources,
+    report: &mut Report,
+) -> Option<u64> {
+    let place = written.cost.as_ref()?;
+    let cost = report.number_or(Some(place), 1..=checked_limits::MAX_COST, 1_u64);
+    for quota in limits.iter().filter_map(|limit| resources.limits[*limit].quota.as_ref()) {
+        checked_limits::fits(&quota.amounts, cost, place.span(), report);
+    }
+    if limits.is_empty() {
+        report.refuse(place.span(), "the route has no limits");
+    }
+    Some(cost)
+}
+
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
         &[&written.validate, &written.mask_response_fields, &written.deprecated],
-        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
-         request_headers, response_headers, strip_prefix, max_body",
+        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cost, cors, headers, \
+         allow, request_headers, response_headers, strip_prefix, max_body",
     );
 }
 
@@ -235,6 +266,17 @@ pub(super) fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
         _ => false,
     };
     methods && left.host == right.host && left.path == right.path
+}
+
+/// Whether routes before it match every request that `route` does: the first one decides.
+pub(super) fn is_hidden(before: &[RoutePolicy], route: &RoutePolicy) -> bool {
+    let same = || before.iter().filter(|one| one.host == route.host && one.path == route.path);
+    let has = |method: &String| same().any(|one| one.methods.contains(method));
+    if route.methods.is_empty() {
+        same().any(|one| one.methods.is_empty())
+    } else {
+        route.methods.iter().all(has)
+    }
 }
 
 /// The order of the router: a host before a wildcard before any, then the path, then methods.

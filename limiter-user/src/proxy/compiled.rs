@@ -13,55 +13,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
-    compiled_auth::Scheme,
-    compiled_cors::Cors,
-    content::Budget,
-    jwks::Issuers,
-    overload::known_meter,
-    tokens::Verified,
-    upstream::{Directory, Upstream},
+    compiled_auth::Scheme, compiled_cors::Cors, compiled_limits::Limit, content::Budget,
+    lasting::Lasting, overload::known_meter, tokens::Verified, upstream::Upstream,
 };
 use crate::{
     clock,
     credentials::replay::Replays,
-    limits::{AddressKey, Counter, Counters, Key, Meter},
+    limits::{AddressKey, Counter, Key, Meter, concurrency::UnderWay},
     policy::{
         HttpPolicy, Mode, Rate,
+        auth::AuthKind,
         http::{
-            AccessFormat, AppliesTo, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy,
-            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy, HttpBounds,
+            HttpTimeouts, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
 };
-
-/// What goes on from policy to policy.
-#[derive(Debug)]
-pub(super) struct Lasting {
-    pub(super) counters: Counters,
-    pub(super) upstreams: Directory,
-    pub(super) inspection: Arc<Budget>,
-    /// From the first scheme on that needs it.
-    pub(super) replays: Option<Arc<Replays>>,
-    pub(super) issuers: Issuers,
-    pub(super) verified: Arc<Verified>,
-}
-
-impl Lasting {
-    pub(super) fn new(upstreams: Directory) -> Self {
-        Self {
-            counters: Counters::default(),
-            upstreams,
-            inspection: Arc::default(),
-            replays: None,
-            issuers: Issuers::default(),
-            verified: Arc::default(),
-        }
-    }
-}
-
-/// Signed messages that are remembered at once: 7,000 a second for five minutes, in 16 MiB.
-const REPLAYS: usize = 1 << 21;
 
 /// A policy in force.
 #[derive(Debug)]
@@ -75,6 +43,8 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// For bodies that stages look at as a whole.
     pub(super) inspection: Arc<Budget>,
+    /// Requests that wait for their turn.
+    pub(super) waiting: Arc<UnderWay>,
     /// Signed messages that were accepted, if any are.
     pub(super) replays: Option<Arc<Replays>>,
     /// Tokens that were verified lately, on any core.
@@ -115,8 +85,8 @@ impl Guard {
         whose: &str,
         now_ns: u64,
     ) -> Result<(), u64> {
-        let failures = self.failures.peek(Key::Address(client), now_ns);
-        let work = self.work.peek(Key::Principal(whose), now_ns);
+        let failures = self.failures.peek(Key::address(client), 1, now_ns);
+        let work = self.work.peek(Key::principal(whose), 1, now_ns);
         match self.mode {
             Mode::Enforce if !work.allowed => Err(work.retry_after_ns),
             Mode::Enforce if !known && !failures.allowed => Err(failures.retry_after_ns),
@@ -126,7 +96,7 @@ impl Guard {
 
     /// A signature of `whose` was checked, and wrong.
     pub(super) fn checked_in_vain(&self, whose: &str, now_ns: u64) {
-        self.work.charge(Key::Principal(whose), now_ns);
+        self.work.charge(Key::principal(whose), 1, now_ns);
     }
 }
 
@@ -148,10 +118,16 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    /// The same route with the schemes of whoever the caller must be beside that.
+    pub(super) second: Option<Box<Route>>,
+    /// Whether only tokens let in.
+    pub(super) asks_token: bool,
     pub(super) scopes: Vec<Box<str>>,
     /// What a caller without them is told (RFC 6750, 3.1).
     pub(super) scope_challenge: HeaderValue,
     pub(super) limits: Vec<usize>,
+    /// What a request weighs, whatever its limits say.
+    pub(super) cost: Option<u64>,
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
     pub(super) allow: Option<Vec<IpNet>>,
@@ -162,20 +138,6 @@ pub(super) struct Route {
     pub(super) max_body_bytes: u64,
     /// Empty: any.
     pub(super) content_types: Vec<String>,
-}
-
-/// One rate limit.
-#[derive(Debug)]
-pub(super) struct Limit {
-    pub(super) mode: Mode,
-    pub(super) key: LimitKey,
-    pub(super) applies_to: AppliesTo,
-    pub(super) name: Arc<str>,
-    pub(super) counter: Arc<Counter>,
-    /// Its name as an sf-String with quotes.
-    pub(super) quoted_name: String,
-    /// Its item of `RateLimit-Policy`.
-    pub(super) policy_field: HeaderValue,
 }
 
 /// Headers to remove and to set.
@@ -208,24 +170,25 @@ impl Compiled {
 
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, replays, issuers, verified } = lasting;
+        let Lasting { counters, upstreams, inspection, signed, issuers, verified } = lasting;
+        counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = if policy.guard.by_window {
+            Meter::sliding_window(policy.guard.failures)
+        } else {
+            Meter::bucket(policy.guard.failures, policy.guard.failures.count)
+        };
         let guard = Guard {
             mode: policy.guard.mode,
-            failures: counters.counter(GUARD_COUNTER, failures, guard_period),
-            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1)),
+            failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
+            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1))?,
         };
-        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
+        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1))?;
         let limits: Vec<Limit> = policy
             .limits
             .iter()
-            .map(|limit| compile_limit(limit, counters))
+            .map(|limit| Limit::new(limit, counters))
             .collect::<Result<_, _>>()?;
-        counters.retain(|name| {
-            [GUARD_COUNTER, WORK_COUNTER, KNOWN_COUNTER].contains(&name)
-                || policy.limits.iter().any(|limit| limit.name == name)
-        });
         let routes: Vec<Route> = policy
             .routes
             .iter()
@@ -234,13 +197,9 @@ impl Compiled {
         let mut asked = policy.upstreams.clone();
         let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
         let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
-        if let Some(seconds) = auth.iter().filter_map(Scheme::once_within).max() {
-            let now = clock::unix_ns() / 1_000_000_000;
-            let kept = replays.get_or_insert_with(|| Arc::new(Replays::alone(REPLAYS, now)));
-            kept.widen(seconds, now);
-        }
+        let once_within = auth.iter().filter_map(Scheme::once_within).max();
         let (finder, groups) = group(&policy.routes, &routes)?;
-        Ok(Self {
+        let compiled = Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
             access_log: policy.access_log.as_ref().map(|log| log.format),
@@ -249,7 +208,8 @@ impl Compiled {
             trusted: policy.trusted.clone(),
             guard,
             inspection: Arc::clone(inspection),
-            replays: replays.clone(),
+            waiting: Arc::clone(counters.under_way()),
+            replays: once_within.map(|seconds| signed.within(seconds)),
             verified: Arc::clone(verified),
             known,
             router: finder,
@@ -263,7 +223,9 @@ impl Compiled {
             ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&asked)?,
-        })
+        };
+        counters.commit();
+        Ok(compiled)
     }
 }
 
@@ -275,7 +237,7 @@ const KNOWN_COUNTER: &str = "\0known";
 /// Signatures of one address that are checked: what many people behind it need when all come at
 /// once, and a hundredth of a core.
 fn unverified_work() -> Meter {
-    Meter::token_bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
+    Meter::bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
 }
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
@@ -296,6 +258,17 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
     for index in &auth {
         within(*index, policy.auth.len(), "scheme")?;
     }
+    let second = if route.second_auth.is_empty() {
+        None
+    } else {
+        let second = RoutePolicy {
+            auth: RouteAuth::AnyOf(route.second_auth.clone()),
+            second_auth: Vec::new(),
+            ..route.clone()
+        };
+        Some(Box::new(compile_route(&second, policy)?))
+    };
+    let is_token = |index: &usize| matches!(policy.auth[*index].kind, AuthKind::Jwt(_));
     for index in &route.limits {
         within(*index, policy.limits.len(), "limit")?;
     }
@@ -310,7 +283,9 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             })
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
+        asks_token: !auth.is_empty() && auth.iter().all(is_token),
         auth,
+        second,
         scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
         scope_challenge: value(
             &format!(
@@ -320,6 +295,7 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             "scopes",
         )?,
         limits: route.limits.clone(),
+        cost: route.cost,
         cors: route
             .cors
             .map(|index| within(index, policy.cors.len(), "cors policy"))
@@ -385,28 +361,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
     Ok((finder, groups))
 }
 
-fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {
-    let meter = Meter::new(policy);
-    let quoted_name = format!("\"{}\"", policy.name.replace('\\', "\\\\").replace('"', "\\\""));
-    let seconds = ceil_seconds(policy.rate.period);
-    Ok(Limit {
-        mode: policy.mode,
-        key: policy.key,
-        applies_to: policy.applies_to,
-        name: policy.name.as_str().into(),
-        policy_field: constant(
-            &format!("{quoted_name};q={};w={seconds}", meter.limit()),
-            "limit name",
-        )?,
-        quoted_name,
-        counter: counters.counter(&policy.name, meter, policy.rate.period),
-    })
-}
-
-fn ceil_seconds(period: Duration) -> u64 {
-    period.as_secs() + u64::from(period.subsec_nanos() > 0)
-}
-
 fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     Ok(Headers {
         set: policy
@@ -418,7 +372,7 @@ fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     })
 }
 
-fn name(text: &str) -> Result<HeaderName, String> {
+pub(super) fn name(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("header name {text:?}"))
 }
 
@@ -428,7 +382,7 @@ fn value(text: &str, what: &str) -> Result<HeaderValue, String> {
 
 /// As [`value`], for what nearly every response carries: copied without counting references. Its
 /// text stays in memory for ever, once however often a policy is loaded.
-fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
+pub(super) fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     value(text, what)?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

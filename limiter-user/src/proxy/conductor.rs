@@ -14,10 +14,11 @@ use tokio::{
 
 use super::{
     access_log::Writer,
-    compiled::{Compiled, Lasting},
+    compiled::Compiled,
     compiled_listener,
     core::ToCore,
     cores::Cores,
+    lasting::Lasting,
     meeting::{finished, greet, meet, receive, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
@@ -27,6 +28,7 @@ use super::{
     upstream::Directory,
 };
 use crate::{
+    clock,
     limits::arena::Arena,
     link::{
         FromProxy, ProxyCounters, ServerNotice, ToProxy,
@@ -258,6 +260,7 @@ impl Conductor {
         };
         match Arena::open(&memory) {
             Ok(arena) => {
+                self.lasting.signed.share(Arc::clone(&arena));
                 self.lasting.counters.share(arena);
                 self.memory = Some(memory);
             }
@@ -303,6 +306,7 @@ impl Conductor {
     }
 
     fn count(&mut self) {
+        self.lasting.counters.sweep(clock::monotonic_ns());
         let totals = self.totals();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();
@@ -315,6 +319,7 @@ impl Conductor {
         (totals.limiter_entries, totals.limiter_full) = self.lasting.counters.usage();
         totals.servers = self.lasting.upstreams.counts();
         totals.access_lost = self.access_log.lost();
+        totals.signed = self.lasting.signed.count();
         totals
     }
 

@@ -20,14 +20,14 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::{Reply, Wording},
-    stage::{cors, request_id, response_headers, trace, transform::ForwardedFor},
+    stage::{cors, older_limits, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
     clock,
     limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
-    policy::Mode,
+    policy::{Mode, http::ErrorShape},
     refusal::Refusal,
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub(super) route: Option<usize>,
     pub(super) grant: Grant,
     pub(super) principal: Option<Principal>,
+    /// What it was asked for last is a token.
+    pub(super) asks_token: bool,
     pub(super) quota: Quota,
     findings: Vec<Refusal>,
     refusal: Option<Refusal>,
@@ -80,7 +82,7 @@ impl Exchange {
         parts: &Parts,
     ) -> Box<Self> {
         let unix_ns = clock::coarse_unix_ns();
-        let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
+        let id = core.request_id(&parts.headers, unix_ns);
         core.counters.requests.bump();
         let policy = &in_force.policy;
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
@@ -101,6 +103,7 @@ impl Exchange {
             route: None,
             grant: Grant::None,
             principal: None,
+            asks_token: false,
             quota: Quota::default(),
             findings: Vec::new(),
             refusal: None,
@@ -110,6 +113,11 @@ impl Exchange {
             pace,
             logged,
         })
+    }
+
+    /// What was asked for, as it was sent.
+    pub(super) fn asked(&self) -> (Method, Uri) {
+        (self.method.clone(), self.uri.clone())
     }
 
     /// Socket peer.
@@ -167,7 +175,7 @@ impl Exchange {
         self.refusal = reply.refusal();
         let policy = &*self.in_force.policy;
         let limit = self.quota.refusing(policy);
-        let wording = Wording { shape: policy.error_shape, limit };
+        let wording = Wording { shape: policy.error_shape, limit, asks_token: self.asks_token };
         let (response, body) = reply.into_parts(wording, &self.id, space);
         response.map(|()| Source::Fixed(Some(body)))
     }
@@ -184,10 +192,15 @@ impl Exchange {
         response: Response<Source>,
     ) -> Response<ResponseBody> {
         let (mut parts, source) = response.into_parts();
-        self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        let in_force = Rc::clone(&self.in_force);
+        self.quota.settle(&in_force.policy, self.status, clock::monotonic_ns);
+        self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
+            if let Some(tunnel) = self.connection.tunnel.borrow_mut().as_mut() {
+                tunnel.places = self.quota.take_places();
+            }
         }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
@@ -206,7 +219,14 @@ impl Exchange {
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
-        self.quota.apply(policy, self.unix_seconds(), headers);
+        let is_elizaos = policy.error_shape == ErrorShape::ElizaOs;
+        if is_elizaos {
+            older_limits::translate(self.unix_seconds(), headers);
+        }
+        self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
+        if is_elizaos {
+            older_limits::repeat(self.unix_seconds(), headers);
+        }
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
@@ -237,6 +257,9 @@ impl Exchange {
             status: self.status,
             route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
             principal: self.principal.as_ref().map(|who| who.identity(policy).name.to_string()),
+            limit: (policy.error_shape == ErrorShape::ElizaOs)
+                .then(|| self.quota.refusing(policy).map(str::to_owned))
+                .flatten(),
         })
     }
 
@@ -327,8 +350,8 @@ impl Drop for Exchange {
         counters.respond(self.status);
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
-            let key = Key::Address(AddressKey::new(client));
-            self.in_force.policy.known.charge(key, self.now_ns);
+            let key = Key::address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, 1, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

@@ -10,8 +10,9 @@ use std::{
 use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
-    compiled::{Compiled, Lasting},
+    compiled::Compiled,
     content::Content,
+    lasting::Lasting,
     stage::{
         address,
         auth::{self, Authenticated},
@@ -20,7 +21,10 @@ use super::{
     tokens::Tokens,
     upstream::Directory,
 };
-use crate::{policy::HttpPolicy, refusal::Refusal};
+use crate::{
+    policy::{HttpPolicy, http::LimitPolicy},
+    refusal::Refusal,
+};
 
 /// A request that nobody sent.
 #[derive(Clone, Debug)]
@@ -108,38 +112,53 @@ fn stages(
             return Ok(());
         }
     }
-    let asked = auth::Asked {
-        policy: compiled,
-        route,
-        parts,
-        client,
-        certificate: None,
-        names: None,
-        url_scheme: "http",
-        tokens: &Tokens::default(),
-        unix_seconds,
-        now_ns: 0,
-    };
-    match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
-        Some(Authenticated::Public) => told.push("the route is public".to_owned()),
-        Some(Authenticated::As(principal)) => {
-            let name = &principal.identity(compiled).name;
-            told.push(format!("authenticated as {name}"));
-            auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
+    for route in std::iter::once(route).chain(route.second.as_deref()) {
+        let asked = auth::Asked {
+            policy: compiled,
+            route,
+            parts,
+            client,
+            certificate: None,
+            names: None,
+            url_scheme: "http",
+            tokens: &Tokens::default(),
+            unix_seconds,
+            now_ns: 0,
+        };
+        match at_once(auth::authenticate(&asked, &mut Content::None))
+            .transpose()
+            .map_err(refusal)?
+        {
+            Some(Authenticated::Public) => told.push("the route is public".to_owned()),
+            Some(Authenticated::As(principal)) => {
+                let name = &principal.identity(compiled).name;
+                told.push(format!("authenticated as {name}"));
+                auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
+            }
+            Some(Authenticated::Ask(scheme)) => {
+                let name = &policy.auth[scheme].name;
+                told.push(format!("{name} would be asked, which says who this is, if anybody"));
+            }
+            None => told.push("authentication waits for what only a request can tell".to_owned()),
         }
-        Some(Authenticated::Ask(scheme)) => {
-            let name = &policy.auth[scheme].name;
-            told.push(format!("{name} would be asked, which says who this is, if anybody"));
-        }
-        None => told.push("authentication waits for what only a request can tell".to_owned()),
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
-    told.extend(limits.map(|limit| {
-        let period = crate::events::text::duration(limit.rate.period);
-        format!("counted by limit {}: {} in {period}", limit.name, limit.rate.count)
-    }));
+    told.extend(limits.map(|limit| format!("counted by limit {}{}", limit.name, amounts(limit))));
     let upstream = &policy.upstreams[written.upstream];
     let sent = transform::target(route, target.path_and_query);
     told.push(format!("goes to upstream {} as {}", upstream.name, sent.path()));
     Ok(())
+}
+
+/// How much a limit allows.
+fn amounts(limit: &LimitPolicy) -> String {
+    let amounts = limit.quota.iter().flat_map(|quota| quota.amounts.each());
+    let quota = amounts.map(|(tier, amount)| {
+        let period = crate::events::text::duration(amount.rate.period);
+        let tier = tier.map_or_else(String::new, |tier| format!("{tier} "));
+        format!("{tier}{} in {period}", amount.rate.count)
+    });
+    let concurrent = limit.concurrent.map(|most| format!("{most} at once"));
+    let all: Vec<String> = quota.chain(concurrent).collect();
+    format!(": {}", all.join(", "))
 }

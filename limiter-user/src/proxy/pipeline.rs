@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -24,15 +24,14 @@ use super::{
     content::Content,
     core::{Core, InForce},
     exchange::Exchange,
-    forward_auth,
+    forward_auth, limiting,
     proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
         address,
         auth::{self, Authenticated},
-        bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
-        transform,
+        bans, client_address, cors, guard, media_type, redirect, route, target, trace, transform,
     },
     upstream,
     watch::Watch,
@@ -150,19 +149,25 @@ async fn admit(
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
-    authenticate(exchange, policy, route, &client, (parts, &mut content)).await?;
+    let read = (&*parts, &mut content);
+    let mut authenticated = authenticate(exchange, policy, route, &client, read).await;
+    if let (Ok(()), Some(second)) = (&authenticated, &route.second) {
+        // On the heap: few routes have it.
+        let read = (&*parts, &mut content);
+        authenticated = Box::pin(authenticate(exchange, policy, second, &client, read)).await;
+    }
+    if let Err(reply) = authenticated {
+        return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply));
+    }
     if exchange.principal.is_none()
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
     {
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
     }
-    exchange.quota = limits::charge(policy, route, &client, exchange.principal.as_ref(), now_ns);
-    if exchange.quota.is_violated() {
-        let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
-        for (mode, refusal) in violations {
-            exchange.enforce(mode, refusal)?;
-        }
+    if !route.limits.is_empty() && !client.trusted {
+        limiting::charge(exchange, route, &client, &parts.headers)?;
+        limiting::wait_turn(exchange).await?;
     }
     declared_length(route, &parts.headers)?;
     media_type::check(route, parts, !is_without_body)?;
@@ -203,14 +208,17 @@ fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut Heade
 
 /// The same request once more, without a body, from the head as it was received. `None` if that is
 /// not there as a whole.
-pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Request<RequestBody>> {
-    let mut headers = reread(&exchange.connection.head())?;
+pub(super) fn again(exchange: &Exchange) -> Option<Request<RequestBody>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.uri) = exchange.asked();
+    parts.headers = reread(&exchange.connection.head())?;
+    let target = target::check(&parts, exchange.connection.scheme()).ok()?;
     let route = &exchange.in_force.policy.routes[exchange.route?];
-    edit(exchange, route, &exchange.client?, &mut headers);
+    edit(exchange, route, &exchange.client?, &mut parts.headers);
     let mut request = Request::new(RequestBody::none(exchange));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
+    *request.headers_mut() = parts.headers;
     Some(request)
 }
 
@@ -238,6 +246,7 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
+    exchange.asks_token = route.asks_token;
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);

@@ -21,11 +21,13 @@ pub(super) struct Wording<'a> {
     pub(super) shape: ErrorShape,
     /// Name of the limit that refuses, if one does.
     pub(super) limit: Option<&'a str>,
+    /// Whether the credential asked for is a token.
+    pub(super) asks_token: bool,
 }
 
 impl From<ErrorShape> for Wording<'_> {
     fn from(shape: ErrorShape) -> Self {
-        Self { shape, limit: None }
+        Self { shape, limit: None, asks_token: false }
     }
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Reply {
     close: bool,
     /// What is said instead of the problem document.
     instead: Option<Box<(StatusCode, Bytes)>>,
+    /// Further members of the problem document.
+    members: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,6 +59,7 @@ impl Reply {
             answer: Answer::Refused(refusal),
             headers: Vec::new(),
             instead: None,
+            members: String::new(),
             close: matches!(
                 refusal,
                 Refusal::MalformedRequest
@@ -69,13 +74,13 @@ impl Reply {
 
     /// Says that all is well, such as to a preflight, without a body.
     pub(super) fn empty() -> Self {
-        Self { answer: Answer::Empty, headers: Vec::new(), close: false, instead: None }
+        Self { answer: Answer::Empty, close: false, ..Self::refuse(Refusal::NotFound) }
     }
 
     /// Sends the client elsewhere, for good.
     pub(super) fn redirect(location: &str) -> Self {
         let reply =
-            Self { answer: Answer::Redirect, headers: Vec::new(), close: false, instead: None };
+            Self { answer: Answer::Redirect, close: false, ..Self::refuse(Refusal::NotFound) };
         match HeaderValue::from_str(location) {
             Ok(location) => reply.with(LOCATION, location),
             Err(_) => Self::refuse(Refusal::MalformedRequest),
@@ -90,6 +95,14 @@ impl Reply {
         body: Bytes,
     ) -> Self {
         Self { headers, instead: Some(Box::new((status, body))), ..Self::refuse(refusal) }
+    }
+
+    /// With the names of the limits that refuse (`violated-policies`).
+    pub(super) fn violating(mut self, names: &[&str]) -> Self {
+        if let Ok(names) = serde_json::to_string(names) {
+            self.members = format!(",\"violated-policies\":{names}");
+        }
+        self
     }
 
     /// With one more header.
@@ -134,7 +147,7 @@ impl Reply {
                 body
             }
             Answer::Refused(refusal) => {
-                let said = say(refusal, wording, request_id);
+                let said = say(refusal, wording, request_id, &self.members);
                 *response.status_mut() = said.status;
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static(said.media_type));
@@ -168,7 +181,7 @@ pub(super) fn raw(
     request_id: &HeaderValue,
     with_body: bool,
 ) -> Vec<u8> {
-    let Said { status, media_type, body } = say(refusal, shape.into(), request_id);
+    let Said { status, media_type, body } = say(refusal, shape.into(), request_id, "");
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
     let mut answer = format!(
         "HTTP/1.1 {status}\r\n{retry}content-type: {media_type}\r\n\
@@ -195,15 +208,15 @@ struct Said {
     body: Bytes,
 }
 
-fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue) -> Said {
+fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue, members: &str) -> Said {
     match wording.shape {
         ErrorShape::Problem => Said {
             status: status(refusal),
             media_type: "application/problem+json",
-            body: problem(refusal, request_id),
+            body: problem(refusal, request_id, members),
         },
         ErrorShape::ElizaOs => {
-            let words = elizaos::words(refusal, wording.limit);
+            let words = elizaos::words(refusal, wording.limit, wording.asks_token);
             Said {
                 status: StatusCode::from_u16(words.status).unwrap_or_else(|_| status(refusal)),
                 media_type: words.media_type,
@@ -216,7 +229,7 @@ fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue) -> Said
 /// Problem type and title: registered ones where there is one, else those of the status code.
 fn describe(refusal: Refusal) -> (&'static str, &'static str) {
     match refusal {
-        Refusal::RateLimited | Refusal::RateLimitedFar => (
+        Refusal::RateLimited | Refusal::RateLimitedFar | Refusal::ConcurrencyLimited => (
             "https://iana.org/assignments/http-problem-types#quota-exceeded",
             "Request cannot be satisfied as assigned quota has been exceeded",
         ),
@@ -231,13 +244,15 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
 /// Bytes of a problem document around its texts, with a status of three digits.
 const FRAME_BYTES: usize = 51;
 
-/// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
-fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
+/// The body, with further members (each after a comma). A request id is `[A-Za-z0-9._-]`, so it
+/// needs no escaping.
+fn problem(refusal: Refusal, request_id: &HeaderValue, members: &str) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
     let id = request_id.as_bytes();
     // Exactly as long as it gets: shared memory with room to spare is allocated twice.
-    let mut body = Vec::with_capacity(FRAME_BYTES + kind.len() + title.len() + id.len());
+    let length = FRAME_BYTES + kind.len() + title.len() + id.len() + members.len();
+    let mut body = Vec::with_capacity(length);
     for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
         body.extend_from_slice(part);
     }
@@ -245,7 +260,9 @@ fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     push_decimal(&mut body, u64::from(status));
     body.extend_from_slice(b",\"request_id\":\"");
     body.extend_from_slice(id);
-    body.extend_from_slice(b"\"}");
+    body.extend_from_slice(b"\"");
+    body.extend_from_slice(members.as_bytes());
+    body.extend_from_slice(b"}");
     Bytes::from(body)
 }
 
@@ -263,20 +280,37 @@ pub(super) fn push_decimal(text: &mut Vec<u8>, value: u64) {
     text.extend_from_slice(&digits[first..]);
 }
 
+/// `00` to `99`.
+const PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut number: u8 = 0;
+    while number < 100 {
+        pairs[number as usize * 2] = b'0' + number / 10;
+        pairs[number as usize * 2 + 1] = b'0' + number % 10;
+        number += 1;
+    }
+    pairs
+};
+
 /// Digits of the largest number.
 const DIGITS: usize = 20;
 
 /// Writes to the end of `digits`; where the first one is.
 fn write_digits(digits: &mut [u8; DIGITS], mut value: u64) -> usize {
     let mut first = DIGITS;
-    loop {
-        first -= 1;
-        digits[first] = b"0123456789"[(value % 10) as usize];
-        value /= 10;
+    // Below ten nearly always at the end, and two at a time before.
+    while value >= 10 {
+        first -= 2;
+        let pair = (value % 100) as usize * 2;
+        digits[first..first + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+        value /= 100;
         if value == 0 {
-            return first;
+            return if digits[first] == b'0' { first + 1 } else { first };
         }
     }
+    first -= 1;
+    digits[first] = b'0' + (value % 10) as u8;
+    first
 }
 
 #[cfg(test)]
@@ -304,11 +338,11 @@ mod tests {
 
     #[test]
     fn numbers_and_the_length_of_a_document_are_exact() {
-        for value in [0, 7, 10, 429, u64::MAX] {
+        for value in [0, 7, 10, 99, 100, 101, 429, 1_000, 10_007, 999_999, u64::MAX] {
             assert_eq!(decimal(value), value.to_string());
         }
         let id = HeaderValue::from_static("0123456789abcdef");
-        let body = problem(Refusal::RateLimited, &id);
+        let body = problem(Refusal::RateLimited, &id, "");
         let (kind, title) = describe(Refusal::RateLimited);
         assert_eq!(body.len(), FRAME_BYTES + kind.len() + title.len() + id.len());
     }

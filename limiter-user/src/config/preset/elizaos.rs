@@ -7,10 +7,12 @@
 mod environment;
 mod headers;
 mod routes;
+mod tokens;
 
 pub(in crate::config) use self::{
     environment::{Settings, read, refuse_loop},
     routes::{add as add_routes, fill},
+    tokens::schemes as token_schemes,
 };
 
 use std::time::Duration;
@@ -18,7 +20,8 @@ use std::time::Duration;
 use super::super::cors;
 use crate::policy::{
     Mode, Rate,
-    http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy, OriginPattern},
+    http::{CorsOrigins, CorsPolicy, LimitPolicy, OriginPattern},
+    limits::{Algorithm, Counting},
 };
 
 /// Failed attempts of a client address: 10 in 15 minutes, as that server allows logins.
@@ -43,16 +46,19 @@ fn upload_limit() -> LimitPolicy {
     limit("upload", 50, 15)
 }
 
+/// Of logins that fail, beside those that the guard counts.
+fn authentication_limit() -> LimitPolicy {
+    LimitPolicy { count: Counting::Failures, ..limit("authentication", 10, 15) }
+}
+
+/// Of calls for channels that fail: whoever guesses their names.
+fn channel_validation_limit() -> LimitPolicy {
+    LimitPolicy { count: Counting::Failures, ..limit("channel-validation", 200, 10) }
+}
+
 fn limit(name: &str, count: u64, minutes: u64) -> LimitPolicy {
-    LimitPolicy {
-        name: name.to_owned(),
-        algorithm: Algorithm::SlidingWindow,
-        key: LimitKey::Client,
-        rate: Rate { count, period: Duration::from_mins(minutes) },
-        burst: count,
-        applies_to: AppliesTo::All,
-        mode: Mode::Enforce,
-    }
+    let rate = Rate { count, period: Duration::from_mins(minutes) };
+    LimitPolicy::by_client(name, Algorithm::SlidingWindow, rate)
 }
 
 /// Who may read answers: these origins, with credentials; or every one, then without.

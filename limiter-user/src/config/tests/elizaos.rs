@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::http::{
-    CorsOrigins, CorsPolicy, ErrorShape, HttpPolicy, RouteAuth, RoutePolicy,
+use crate::policy::{
+    http::{CorsOrigins, CorsPolicy, ErrorShape, HttpPolicy, RouteAuth, RoutePolicy},
+    limits::Counting,
 };
 
 const TOKEN: (&str, &str) = ("ELIZA_SERVER_AUTH_TOKEN", "correct-horse-battery");
@@ -36,7 +37,13 @@ fn route<'a>(http: &'a HttpPolicy, name: &str) -> &'a RoutePolicy {
 fn limits(http: &HttpPolicy, name: &str) -> Vec<(String, u64, u64)> {
     let indices = &route(http, name).limits;
     let limits = indices.iter().map(|at| &http.limits[*at]);
-    limits.map(|l| (l.name.clone(), l.rate.count, l.rate.period.as_secs())).collect()
+    limits
+        .map(|limit| {
+            let amount = limit.quota.as_ref().unwrap().amounts.each()[0].1;
+            assert_eq!(amount.burst, amount.rate.count);
+            (limit.name.clone(), amount.rate.count, amount.rate.period.as_secs())
+        })
+        .collect()
 }
 
 fn origins(cors: &CorsPolicy) -> Vec<String> {
@@ -75,18 +82,25 @@ fn limits_stand_where_that_server_has_them() {
     let http = http(&[TOKEN]);
     let named = |name: &str, count, seconds| (name.to_owned(), count, seconds);
     let api = named("api", 1_000, 900);
-    let uploads = [api.clone(), named("upload", 50, 900), named("file-system", 100, 300)];
-    assert_eq!(limits(&http, "/api"), [api]);
-    for path in [
-        "/api/audio",
-        "/api/media",
-        "/api/messaging/channels/*/upload-media",
-        "/api/messaging/central-channels/*/upload-media",
-    ] {
-        assert_eq!(limits(&http, path), uploads, "{path}");
+    let files = [named("upload", 50, 900), named("file-system", 100, 300)];
+    let channel = named("channel-validation", 200, 600);
+    let login = named("authentication", 10, 900);
+    assert_eq!(limits(&http, "/api"), [api.clone()]);
+    assert_eq!(limits(&http, "/api/auth"), [api.clone(), login]);
+    for path in ["/api/audio", "/api/media"] {
+        assert_eq!(limits(&http, path), [&[api.clone()], &files[..]].concat(), "{path}");
         assert!(route(&http, path).max_body_bytes.unwrap() > 50 << 20);
     }
-    assert!(http.limits.iter().all(|limit| limit.burst == limit.rate.count));
+    for path in ["/api/messaging/channels", "/api/messaging/central-channels"] {
+        let of_channels = [api.clone(), channel.clone()];
+        assert_eq!(limits(&http, path), of_channels, "{path}");
+        let upload = format!("{path}/*/upload-media");
+        assert_eq!(limits(&http, &upload), [&of_channels, &files[..]].concat(), "{path}");
+    }
+    for limit in &http.limits {
+        let of_failures = ["authentication", "channel-validation"].contains(&&*limit.name);
+        assert_eq!(limit.count == Counting::Failures, of_failures, "{}", limit.name);
+    }
 }
 
 #[test]
@@ -180,15 +194,47 @@ fn the_payload_is_as_large_as_express_says() {
 }
 
 #[test]
-fn tokens_that_cannot_be_verified_are_not_let_through() {
-    let error = refusal(&[TOKEN, ("ENABLE_DATA_ISOLATION", "true")]);
-    assert!(error.contains("ENABLE_DATA_ISOLATION"), "{error}");
+fn tokens_are_asked_for_beside_the_key() {
+    let isolation = ("ENABLE_DATA_ISOLATION", "true");
+    let secret = ("JWT_SECRET", "a-secret-of-at-least-thirty-two-bytes");
+    let both = http(&[TOKEN, isolation, secret]);
+    let api = route(&both, "/api");
+    assert_eq!((&api.auth, &api.second_auth), (&RouteAuth::AnyOf(vec![0]), &vec![1]));
+    assert!(!both.auth[1].hide_credentials);
+    assert_eq!(route(&both, "/api/media").second_auth, [1]);
+    for path in ["/api/auth/login", "/api/system/version"] {
+        let open = route(&both, path);
+        assert_eq!((&open.auth, open.second_auth.len()), (&RouteAuth::AnyOf(vec![0]), 0), "{path}");
+    }
+    // Without a key it is the token that lets in, beyond this host too.
+    let tokens = http(&[isolation, secret, ("LIMITER_LISTEN", "0.0.0.0:80")]);
+    let api = route(&tokens, "/api");
+    assert_eq!((&api.auth, api.second_auth.len()), (&RouteAuth::AnyOf(vec![0]), 0));
+    assert_eq!(route(&tokens, "/api/auth/login").auth, RouteAuth::Public);
+    // One scheme for each issuer.
+    let listed = ("JWT_ISSUER_WHITELIST", "eliza-server, https://id.example.com");
+    let two = http(&[TOKEN, isolation, secret, listed]);
+    assert_eq!(route(&two, "/api").second_auth, [1, 2]);
+    let published = ("JWT_JWKS_URI", "http://127.0.0.1:9/jwks.json");
+    assert_eq!(route(&http(&[TOKEN, isolation, published]), "/api").second_auth, [1]);
+    // Where nothing could be verified, nothing is served.
+    for variables in [
+        &[TOKEN, isolation][..],
+        &[TOKEN, isolation, ("JWT_SECRET", "short")],
+        &[TOKEN, isolation, ("JWT_ED25519_PUBLIC_KEY", "nonsense")],
+        &[TOKEN, isolation, ("JWT_JWKS_URI", "nonsense")],
+        &[TOKEN, ("ENABLE_DATA_ISOLATION", "yes")],
+    ] {
+        let error = refusal(variables);
+        assert!(!error.contains("nonsense") || error.contains("URL"), "{error}");
+    }
+    assert!(http(&[TOKEN, secret]).auth.len() == 1, "not unless asked for");
 }
 
 #[test]
 fn the_file_puts_its_own_in_place() {
     let text = "preset = \"elizaos\"\n[limits.api]\nrate = \"5000/15m\"\napplies_to = \"all\"\n\
-                [[http.route]]\npath = \"/api/agents\"\nmethods = [\"DELETE\"]\nallow = [\"10.0.0.0/8\"]\n\
+                [[http.route]]\npath = \"/API/agents\"\nmethods = [\"DELETE\"]\nallow = [\"10.0.0.0/8\"]\n\
                 [[http.route]]\npath = \"/socket.io\"\n[cors.app]\norigins = [\"https://x.example\"]\n";
     let http = load_with(text, &[TOKEN]).unwrap_or_else(|error| panic!("{error}"));
     let http = http.policy.http.unwrap();

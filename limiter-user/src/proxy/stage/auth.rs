@@ -278,6 +278,9 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
             headers.remove(name);
         }
     }
+    if let Some(second) = &route.second {
+        hide(policy, second, headers);
+    }
     if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
         headers.remove(AUTHORIZATION);
     }

@@ -12,11 +12,11 @@ use super::support::Client;
 use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
-        Algorithm, ApiKeyPolicy, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
-        CorsPolicy, ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts,
-        KeyRecord, LimitKey, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
-        UpstreamPolicy,
+        ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
+        ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
+        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    limits::Algorithm,
     listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
 };
@@ -139,11 +139,13 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         auth,
         scopes: Vec::new(),
         limits: Vec::new(),
+        cost: None,
         cors: None,
         headers: None,
         allow: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        second_auth: Vec::new(),
         strip_prefix: None,
         max_body_bytes: None,
         content_types: Vec::new(),
@@ -166,6 +168,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         guard: GuardPolicy {
             failures: Rate { count: 5, period: 600 * second },
+            by_window: false,
             mode: Mode::Enforce,
         },
         upstreams: vec![upstream(origin)],
@@ -173,6 +176,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
                 limits: vec![0],
+                cost: None,
                 cors: Some(0),
                 headers: Some(0),
                 ..route("/api", RouteAuth::AnyOf(vec![0]))
@@ -192,15 +196,11 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             hide_credentials: true,
             mode: Mode::Enforce,
         }],
-        limits: vec![LimitPolicy {
-            name: "tight".into(),
-            algorithm: Algorithm::FixedWindow,
-            key: LimitKey::Client,
-            rate: Rate { count: 100, period: 3600 * second },
-            burst: 100,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        }],
+        limits: vec![LimitPolicy::by_client(
+            "tight",
+            Algorithm::FixedWindow,
+            Rate { count: 100, period: 3600 * second },
+        )],
         cors: vec![CorsPolicy {
             name: "app".into(),
             origins: CorsOrigins::List(vec![OriginPattern {
