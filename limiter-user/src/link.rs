@@ -128,6 +128,30 @@ pub enum ServerChange {
     Up,
 }
 
+/// A change in what limits and bans are shared through.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum StoreNotice {
+    /// Some core cannot use it; why.
+    Lost(String),
+    /// Every core can.
+    Back,
+}
+
+/// How often the shared store was asked about requests.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StoreCounts {
+    /// Asked.
+    pub asked: u64,
+    /// Asked, and no answer, or none in time, or none that helps.
+    pub failed: u64,
+    /// Not asked, because it was lost.
+    pub absent: u64,
+    /// Connections made.
+    pub connected: u64,
+    /// Some core cannot use it now.
+    pub is_lost: bool,
+}
+
 /// Who is speaking.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Hello {

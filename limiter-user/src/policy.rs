@@ -9,6 +9,7 @@ pub mod listener;
 pub mod networks;
 pub mod rate;
 pub mod routing;
+pub mod store;
 pub mod upstream;
 
 use std::{path::PathBuf, time::Duration};

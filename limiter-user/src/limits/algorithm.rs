@@ -126,6 +126,15 @@ impl Meter {
         }
     }
 
+    /// What a window of this length says where it and the one before have these counts.
+    pub fn charge_windows(&self, [previous, current]: [u64; 2], now_ns: u64) -> Decision {
+        let (Self::SlidingWindow { period_ns, .. } | Self::FixedWindow { period_ns, .. }) = *self
+        else {
+            return self.charge(0, now_ns).0;
+        };
+        self.charge(Windows::counted(now_ns / period_ns, previous, current).word(), now_ns).0
+    }
+
     /// Decides one request at `now_ns`; the next word is the same one if it is not allowed.
     pub fn charge(&self, word: u64, now_ns: u64) -> (Decision, u64) {
         match *self {

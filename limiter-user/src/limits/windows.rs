@@ -94,6 +94,11 @@ impl Windows {
         Self { index, previous, current }
     }
 
+    /// Counts of window `index` and of the one before.
+    pub(super) fn counted(index: u64, previous: u64, current: u64) -> Self {
+        Self { index: index & Self::INDEX_MASK, previous, current }
+    }
+
     pub(super) fn word(self) -> u64 {
         self.index << (2 * Self::COUNT_BITS)
             | self.previous.min(MAX_WINDOW_COUNT) << Self::COUNT_BITS

@@ -1,0 +1,325 @@
+//! The scripts on a real server against the arithmetic that counts locally.
+
+mod server;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+
+use self::server::Server;
+use super::{
+    Target,
+    charge::{Ask, Charged, SharedLimit, charge, charge_by},
+    connection::CHARGE,
+    script::{Script, ask},
+};
+use crate::{
+    limits::Meter,
+    policy::{Rate, store::StorePolicy},
+};
+
+/// A small generator: the same sequence on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// A server whose clock stands where a test puts it.
+struct Bench {
+    server: Server,
+    target: Arc<Target>,
+    redis: MultiplexedConnection,
+    script: Script,
+    now_us: u64,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = Server::start();
+        let target = Arc::new(Target::new(&server.policy()).unwrap());
+        let redis = target.open().await.unwrap();
+        let (handle, _) = redis.handle();
+        // Kept by the driver's task, which ends with the test.
+        std::mem::forget(redis);
+        let text = include_str!("charge.lua")
+            .replace("redis.call('TIME')", "redis.call('LRANGE', 'clock', 0, 1)")
+            // Keys expire by the real clock.
+            .replace("'PX', ", "'PX', 3600000 + ");
+        let script = Script::new(Box::leak(text.into_boxed_str()));
+        let mut bench = Self { server, target, redis: handle, script, now_us: 0 };
+        bench.set_clock(1_000_000_000).await;
+        bench
+    }
+
+    async fn set_clock(&mut self, now_us: u64) {
+        self.now_us = now_us;
+        self.command(&["DEL", "clock"]).await;
+        let (seconds, rest) = (now_us / 1_000_000, now_us % 1_000_000);
+        self.command(&["RPUSH", "clock", &seconds.to_string(), &rest.to_string()]).await;
+    }
+
+    async fn command(&mut self, words: &[&str]) -> Value {
+        let mut command = Cmd::new();
+        words.iter().for_each(|word| drop(command.arg(*word)));
+        ask(&mut self.redis, &command).await.unwrap()
+    }
+
+    async fn charge(&mut self, asks: &[Ask<'_>]) -> Charged {
+        let charged = charge_by(&self.script, &mut self.redis, &self.target, asks).await.unwrap();
+        assert_eq!(charged.now_us, self.now_us);
+        charged
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    runtime.block_on(test);
+}
+
+fn bucket(count: u64, period: Duration, burst: u64) -> Meter {
+    Meter::token_bucket(Rate { count, period }, burst)
+}
+
+fn sliding(count: u64, period: Duration) -> Meter {
+    Meter::SlidingWindow { count, period_ns: u64::try_from(period.as_nanos()).unwrap() }
+}
+
+#[test]
+fn the_store_decides_exactly_as_the_local_arithmetic() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let second = Duration::from_secs(1);
+        let meters = [
+            (bucket(7, second, 5), true),
+            (bucket(1000, Duration::from_mins(15), 40), true),
+            (bucket(3, Duration::from_millis(7), 1), false),
+            (sliding(9, second), true),
+            (sliding(50, Duration::from_mins(1)), false),
+            (Meter::fixed_window(10, Duration::from_secs(2)), true),
+            (Meter::fixed_window(4, Duration::from_millis(333)), false),
+        ];
+        let limits: Vec<(SharedLimit, Meter, bool)> = meters
+            .iter()
+            .enumerate()
+            .map(|(place, (meter, enforced))| {
+                (SharedLimit::new(&format!("limit-{place}"), *meter, *enforced), *meter, *enforced)
+            })
+            .collect();
+        let mut words: HashMap<(usize, u8), u64> = HashMap::new();
+        let (mut refusals, mut admissions) = (0, 0);
+        for step in 0..15_000 {
+            let gap_us = match random.below(50) {
+                0 => random.below(5_000_000),
+                1..6 => random.below(400_000),
+                _ => random.below(4_000),
+            };
+            let now_us = bench.now_us + gap_us;
+            bench.set_clock(now_us).await;
+            let who = u8::try_from(random.below(3)).unwrap();
+            let first = usize::try_from(random.below(7)).unwrap();
+            let count = usize::try_from(random.below(4)).unwrap() + 1;
+            let chosen: Vec<usize> = (0..count).map(|offset| (first + offset) % 7).collect();
+            let key = [who];
+            let asks: Vec<Ask<'_>> =
+                chosen.iter().map(|place| Ask { limit: &limits[*place].0, key: &key }).collect();
+            let charged = bench.charge(&asks).await;
+
+            let now_ns = now_us * 1000;
+            let expected: Vec<_> = chosen
+                .iter()
+                .map(|place| {
+                    let word = words.get(&(*place, who)).copied().unwrap_or(0);
+                    limits[*place].1.charge(word, now_ns)
+                })
+                .collect();
+            let refused =
+                chosen.iter().zip(&expected).any(|(place, it)| limits[*place].2 && !it.0.allowed);
+            let decisions: Vec<_> = expected.iter().map(|it| it.0).collect();
+            assert_eq!(charged.decisions, decisions, "step {step} at {now_us} us");
+            assert_eq!(charged.refused, refused, "step {step}");
+            if refused {
+                refusals += 1;
+            } else {
+                admissions += 1;
+                for (place, (_, next)) in chosen.iter().zip(expected) {
+                    words.insert((*place, who), next);
+                }
+            }
+        }
+        assert!(refusals > 1000 && admissions > 1000, "{refusals} and {admissions}");
+    });
+}
+
+#[test]
+fn large_windows_are_weighed_without_rounding() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let mut random = Random(7);
+        for _ in 0..2_000 {
+            let days = 1 + random.below(365);
+            let period = Duration::from_hours(24 * days);
+            let period_us = days * 86_400_000_000;
+            let most = 1 + random.below((1 << 20) - 1);
+            let (previous, current) = (random.below(most + 1), random.below(most + 1));
+            let now_us = 1_700_000_000_000_000 + random.below(period_us);
+            bench.set_clock(now_us).await;
+            let limit = SharedLimit::new("large", sliding(most, period), true);
+            let start = now_us - now_us % period_us;
+            let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
+            let value = format!("s {start} {period_us} {most} {previous} {current}");
+            bench.command(&["SET", &key, &value]).await;
+            let charged = bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+            let expected = sliding(most, period).charge_windows([previous, current], now_us * 1000);
+            assert_eq!(charged.decisions, [expected]);
+            assert_eq!(charged.refused, !expected.allowed, "{value} at {now_us}");
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_fills_nothing() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let minute = Duration::from_mins(1);
+        for meter in [bucket(3, minute, 3), sliding(3, minute), Meter::fixed_window(3, minute)] {
+            let limit = SharedLimit::new("back", meter, true);
+            bench.command(&["FLUSHALL"]).await;
+            bench.set_clock(10_000_000_000).await;
+            let ask = [Ask { limit: &limit, key: b"x" }];
+            for _ in 0..3 {
+                assert!(!bench.charge(&ask).await.refused);
+            }
+            for back_us in [1, 1_000_000, 3_600_000_000] {
+                bench.set_clock(10_000_000_000 - back_us).await;
+                assert!(bench.charge(&ask).await.refused, "{meter:?} {back_us}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_changed_limit_keeps_the_share_that_is_used() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let hour = Duration::from_hours(1);
+        let meters = |count| {
+            [bucket(count, hour, count), sliding(count, hour), Meter::fixed_window(count, hour)]
+        };
+        for before in meters(100) {
+            for after in meters(1000) {
+                bench.command(&["FLUSHALL"]).await;
+                bench.set_clock(3_600_000_000 * 50).await;
+                let limit = SharedLimit::new("changed", before, true);
+                for _ in 0..40 {
+                    bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+                }
+                let limit = SharedLimit::new("changed", after, true);
+                let charged = bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+                let left = charged.decisions[0].remaining;
+                assert!((598..=600).contains(&left), "{before:?} to {after:?}: {left}");
+            }
+        }
+    });
+}
+
+#[test]
+fn keys_hold_no_names_and_expire() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let limits = [
+            SharedLimit::new("a", bucket(10, Duration::from_secs(1), 10), true),
+            SharedLimit::new("b", sliding(10, Duration::from_millis(300)), true),
+            SharedLimit::new("c", Meter::fixed_window(10, Duration::from_millis(300)), true),
+        ];
+        let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com" });
+        charge(&mut bench.redis, &bench.target, &asks).await.unwrap();
+        let Value::Array(keys) = bench.command(&["KEYS", "limiter:limit:*"]).await else {
+            panic!()
+        };
+        assert_eq!(keys.len(), 3);
+        for key in keys {
+            let Value::BulkString(key) = key else { panic!() };
+            let key = String::from_utf8(key).unwrap();
+            assert!(!key.contains("alice"), "{key}");
+            let Value::Int(left) = bench.command(&["PTTL", &key]).await else { panic!() };
+            assert!((0..=601).contains(&left), "{left}");
+        }
+        tokio::time::sleep(Duration::from_millis(650)).await;
+        let Value::Array(keys) = bench.command(&["KEYS", "limiter:limit:*"]).await else {
+            panic!()
+        };
+        assert!(keys.is_empty());
+    });
+}
+
+#[test]
+fn a_server_that_forgot_the_script_is_sent_it() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let limit = SharedLimit::new("a", Meter::fixed_window(3, Duration::from_hours(1)), true);
+        for flush in [false, true, true] {
+            if flush {
+                bench.command(&["SCRIPT", "FLUSH"]).await;
+            }
+            let ask = [Ask { limit: &limit, key: b"x" }];
+            assert!(!charge(&mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+        }
+        let ask = [Ask { limit: &limit, key: b"x" }];
+        assert!(charge(&mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+    });
+}
+
+#[test]
+fn what_others_wrote_is_no_trap() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let limit = SharedLimit::new("a", bucket(3, Duration::from_hours(1), 3), true);
+        let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
+        let ask = [Ask { limit: &limit, key: b"x" }];
+        for junk in ["", "x", "b", "b nonsense 1 2", "q 1 2 3 4", "b 1 2 0 0", "s 1 0 0 0 0", "f 1"]
+        {
+            bench.command(&["SET", &key, junk]).await;
+            assert!(!bench.charge(&ask).await.refused, "{junk:?}");
+        }
+        bench.command(&["DEL", &key]).await;
+        bench.command(&["RPUSH", &key, "x"]).await;
+        assert!(!bench.charge(&ask).await.refused);
+    });
+}
+
+#[test]
+fn a_wrong_password_is_told_without_it() {
+    run(async {
+        let server = Server::start_with(&["--requirepass", "correct-horse"]);
+        let mut policy: StorePolicy = server.policy();
+        let open = |policy: &StorePolicy| {
+            let target = Target::new(policy).unwrap();
+            async move { target.open().await.map(drop) }
+        };
+        let why = open(&policy).await.unwrap_err().to_string();
+        assert!(why.contains("NOAUTH"), "{why}");
+        policy.password =
+            Some(crate::policy::listener::SecretBytes::new(b"battery-staple".to_vec()));
+        let why = open(&policy).await.unwrap_err().to_string();
+        assert!(!why.contains("battery"), "{why}");
+        policy.password =
+            Some(crate::policy::listener::SecretBytes::new(b"correct-horse".to_vec()));
+        open(&policy).await.unwrap();
+    });
+}
+
+#[test]
+fn the_script_is_the_one_that_is_tested() {
+    assert!(include_str!("charge.lua").contains("redis.call('TIME')"));
+    assert!(format!("{:?}", *CHARGE).contains("redis.call('TIME')"));
+}
