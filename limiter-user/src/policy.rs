@@ -3,6 +3,7 @@
 //! Knows neither files nor maps nor the wire. `config` builds it, `kernel::image` and the link to
 //! the proxy read it.
 
+pub mod auth;
 pub mod http;
 pub mod kernel;
 pub mod listener;

@@ -72,6 +72,8 @@ refusals! {
     Unauthorized = "unauthorized", 401, Client;
     /// A credential was presented that is not valid.
     InvalidCredential = "invalid_credential", 401, Client;
+    /// The caller is known, and may not do this.
+    ForbiddenScope = "forbidden_scope", 403, Client;
     /// Over a rate limit.
     RateLimited = "rate_limited", 429, Client;
     /// Far over a rate limit: the client goes on regardless of refusals.

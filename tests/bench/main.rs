@@ -6,6 +6,7 @@
 mod bed;
 mod cases;
 mod connections;
+mod controls;
 mod cookies;
 mod latency;
 mod packet;
@@ -18,7 +19,7 @@ use std::{
     process::ExitCode,
 };
 
-const NAMES: [&str; 5] = ["packet", "cookies", "proxy", "connections", "latency"];
+const NAMES: [&str; 6] = ["packet", "cookies", "proxy", "controls", "connections", "latency"];
 
 fn main() -> ExitCode {
     let mut chosen: Vec<String> = env::args().skip(1).collect();
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             "packet" => packet::measure(),
             "cookies" => cookies::measure(),
             "proxy" => proxy::measure(),
+            "controls" => controls::measure(),
             "connections" => connections::measure(),
             "latency" => latency::measure(),
             other => {

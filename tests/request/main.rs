@@ -11,6 +11,7 @@ mod edge;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod forward_auth;
 mod forwarding;
 #[cfg(test)]
 mod h2;

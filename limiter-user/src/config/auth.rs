@@ -1,39 +1,29 @@
-//! `[auth.NAME]`: written -> checked, with its keys read and digested.
+//! `[auth.NAME]`: written -> checked, one file for each kind.
 
-use std::path::Path;
+mod api_key;
+mod forward;
+
+use std::ops::Range;
 
 use toml::Spanned;
 
+pub(super) use self::api_key::default_scheme;
 use super::{
-    Scope, agent,
+    Scope,
     document::{Text, access::AuthDocument},
-    error::{Place, Report},
-    secret, values,
+    error::Report,
+    values,
 };
-use crate::{
-    keys::{self, file::KeysFile},
-    policy::{
-        Mode,
-        http::{AuthKind, AuthPolicy, KeyRecord},
-    },
+use crate::policy::{
+    Mode,
+    auth::{AuthKind, AuthPolicy},
 };
 
-const DEFAULT_HEADER: &str = "x-api-key";
-/// A shared token shorter than this can be guessed.
-const SHORT_TOKEN: usize = 16;
-/// Headers that mean something else to somebody on the way.
-const RESERVED_HEADERS: [&str; 10] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "forwarded",
-    "host",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-for",
-];
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    ApiKey,
+    Forward,
+}
 
 pub(super) fn check(
     name: &Text,
@@ -42,127 +32,64 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Option<AuthPolicy> {
     let document = written.get_ref();
-    let Some(kind) = &document.kind else {
+    let Some(said) = &document.kind else {
         report.refuse_with(written.span(), "`kind` is missing", "kind = \"api_key\"");
         return None;
     };
-    let later = ["jwt", "mtls", "hmac", "signature", "forward"];
-    report.choice(Some(kind), &[("api_key", ())], &later);
-    if kind.get_ref() != "api_key" {
-        // Its other keys belong to that kind; one error says it all.
-        return None;
-    }
-    refuse_later(document, report);
-    let header = report.value_or(
-        document.header.as_ref(),
-        |text| match values::header_name(text)? {
-            name if name == "authorization" => {
-                Err("`Authorization: Bearer` is read anyway".to_owned())
-            }
-            name if RESERVED_HEADERS.contains(&name.as_str()) => {
-                Err("this header means something else".to_owned())
-            }
-            name => Ok(name),
-        },
-        DEFAULT_HEADER.to_owned(),
-    );
-    let mut records = Vec::new();
-    if let Some(file) = &document.keys_file {
-        let path = agent::path(file, scope, report);
-        read_keys(&path, &Place::from(file.span()), &mut records, report);
-    }
-    if let Some(token) = &document.token
-        && let Some(text) = secret::read(token, scope, report)
-    {
-        push_token(&text, &Place::from(token.span()), &mut records, report);
-    }
-    if document.keys_file.is_none() && document.token.is_none() {
-        report.refuse_with(
-            written.span(),
-            "no key can be valid: neither `keys_file` nor `token` is given",
-            format!("keys_file = {:?}, then `limiter keys new --name NAME`", keys::DEFAULT_FILE),
-        );
-    }
+    let kinds = [("api_key", Kind::ApiKey), ("forward", Kind::Forward)];
+    let later = ["jwt", "mtls", "hmac", "signature"];
+    let chosen = report.choice(Some(said), &kinds, &later);
+    let known = kinds.iter().find(|(label, _)| *label == said.get_ref());
+    // The other keys of an unknown kind belong to it; one error says it all.
+    let (label, _) = known?;
+    refuse_foreign(label, document, report);
+    let kind = match chosen {
+        Kind::ApiKey => AuthKind::ApiKey(api_key::check(written, scope, report)),
+        Kind::Forward => AuthKind::Forward(forward::check(name, written, scope, report)?),
+    };
+    let hide_credentials = document
+        .hide_credentials
+        .as_ref()
+        .map_or(matches!(kind, AuthKind::ApiKey(_)), |flag| *flag.get_ref());
     let mode = report.mode(document.mode.as_ref());
     if let (Mode::Monitor, Some(place)) = (mode, &document.mode) {
-        report.risk(place.span(), "requests without a valid key are let through");
+        report.risk(place.span(), "requests without a valid credential are let through");
     }
     let name = report.value(name, values::name)?;
-    Some(AuthPolicy { name, kind: AuthKind::ApiKey { header, keys: records }, mode })
+    Some(AuthPolicy { name, kind, hide_credentials, mode })
 }
 
-/// The scheme of a preset or of `LIMITER_AUTH_TOKEN` where the file has none: the default keys
-/// file and the token.
-pub(super) fn default_scheme(token: Option<&str>, report: &mut Report) -> AuthPolicy {
-    let mut records = Vec::new();
-    if let Some(token) = token {
-        push_token(token, &"LIMITER_AUTH_TOKEN".into(), &mut records, report);
+/// Refuses keys that mean something to other kinds only.
+fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
+    fn place<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
+        value.map(Spanned::span)
     }
-    let path = Path::new(keys::DEFAULT_FILE);
-    if token.is_none() || path.exists() {
-        read_keys(path, &keys::DEFAULT_FILE.into(), &mut records, report);
-    }
-    let kind = AuthKind::ApiKey { header: DEFAULT_HEADER.to_owned(), keys: records };
-    AuthPolicy { name: "keys".to_owned(), kind, mode: Mode::Enforce }
-}
-
-fn read_keys(path: &Path, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
-    match KeysFile::read(path) {
-        Ok(Some(file)) => {
-            if file.keys.is_empty() {
-                report.risk(place.clone(), "holds no key: `limiter keys new --name NAME`");
-            }
-            records.extend(file.records());
+    let given: [(&str, Option<Range<usize>>, &[&str]); 20] = [
+        ("header", place(document.header.as_ref()), &["api_key", "hmac"]),
+        ("keys_file", place(document.keys_file.as_ref()), &["api_key"]),
+        ("token", place(document.token.as_ref()), &["api_key"]),
+        ("issuer", place(document.issuer.as_ref()), &["jwt"]),
+        ("audience", place(document.audience.as_ref()), &["jwt"]),
+        ("jwks_url", place(document.jwks_url.as_ref()), &["jwt"]),
+        ("jwks_file", place(document.jwks_file.as_ref()), &["jwt"]),
+        ("public_key", place(document.public_key.as_ref()), &["jwt"]),
+        ("secret", place(document.secret.as_ref()), &["jwt"]),
+        ("algorithms", place(document.algorithms.as_ref()), &["jwt"]),
+        ("tier_claim", place(document.tier_claim.as_ref()), &["jwt"]),
+        ("revoked", place(document.revoked.as_ref()), &["jwt"]),
+        ("secrets", place(document.secrets.as_ref()), &["hmac"]),
+        ("tolerance", place(document.tolerance.as_ref()), &["hmac", "signature"]),
+        ("principals", place(document.principals.as_ref()), &["mtls"]),
+        ("keys", place(document.keys.as_ref()), &["signature"]),
+        ("url", place(document.url.as_ref()), &["forward"]),
+        ("subject_header", place(document.subject_header.as_ref()), &["forward"]),
+        ("copy_headers", place(document.copy_headers.as_ref()), &["forward"]),
+        ("ca", place(document.ca.as_ref()), &["forward"]),
+    ];
+    for (key, place, kinds) in given {
+        if let Some(place) = place.filter(|_| !kinds.contains(&kind)) {
+            let owners = kinds.join("\" and \"");
+            report.refuse(place, format!("`{key}` belongs to kind \"{owners}\", not \"{kind}\""));
         }
-        Ok(None) => report.risk(
-            place.clone(),
-            format!("there is no {} yet: `limiter keys new --name NAME` makes it", path.display()),
-        ),
-        Err(error) => report.refuse(place.clone(), format!("{error:#}")),
     }
-}
-
-fn push_token(text: &str, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        report.refuse(
-            place.clone(),
-            "the token cannot be sent in a header: it has blanks or characters beyond ASCII",
-        );
-        return;
-    }
-    if text.len() < SHORT_TOKEN {
-        report.risk(
-            place.clone(),
-            format!("a token of fewer than {SHORT_TOKEN} characters can be guessed"),
-        );
-    }
-    records.push(KeyRecord {
-        name: keys::SHARED_TOKEN.to_owned(),
-        tier: None,
-        scopes: Vec::new(),
-        digest: keys::digest(text.as_bytes()),
-        expires_unix_seconds: None,
-    });
-}
-
-fn refuse_later(document: &AuthDocument, report: &mut Report) {
-    report.later(
-        &[
-            &document.issuer,
-            &document.audience,
-            &document.jwks_url,
-            &document.jwks_file,
-            &document.public_key,
-            &document.secret,
-            &document.secrets,
-            &document.algorithms,
-            &document.tier_claim,
-            &document.revoked,
-            &document.tolerance,
-            &document.principals,
-            &document.keys,
-            &document.url,
-        ],
-        "kind, header, keys_file, token, mode",
-    );
 }

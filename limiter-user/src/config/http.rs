@@ -40,7 +40,6 @@ pub(super) fn check(
     }
     let fallback = HttpDocument::default();
     let written = document.http.as_ref().unwrap_or(&fallback);
-    report.later(&[&written.max_inspected_body], "max_body");
     let listeners = listener::check(written, scope, report);
     let mut resources = Resources {
         upstreams: upstream::check(&written.upstream, scope, report),
@@ -136,6 +135,14 @@ fn bounds(written: &HttpDocument, report: &mut Report) -> HttpBounds {
     let per_client = written.max_connections_per_client.as_ref();
     HttpBounds {
         max_body_bytes: report.value_or(written.max_body.as_ref(), values::size, 2_000_000),
+        max_inspected_body_bytes: report.value_or(
+            written.max_inspected_body.as_ref(),
+            |text| match usize::try_from(values::size(text)?) {
+                Ok(bytes @ 1..=16_777_216) => Ok(bytes),
+                _ => Err("between 1B and 16MiB".to_owned()),
+            },
+            1_000_000,
+        ),
         max_headers: report.number_or(written.max_headers.as_ref(), 1..=1_000, 100),
         max_header_bytes: report.value_or(
             written.max_header_bytes.as_ref(),

@@ -131,6 +131,7 @@ fn one(
     let request_headers = edits::check(&written.request_headers, Side::Request, report);
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
+    let scopes = scopes(written, &auth, report);
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
     Some(RoutePolicy {
         name: format!("{}{}", host.as_deref().unwrap_or_default(), path.text()),
@@ -139,6 +140,7 @@ fn one(
         methods: methods.unwrap_or_default(),
         upstream,
         auth,
+        scopes,
         limits,
         cors,
         headers,
@@ -191,11 +193,22 @@ fn auth_of(
     (found.len() == count).then_some(RouteAuth::AnyOf(found))
 }
 
+/// What a caller must be allowed; of nobody in particular nothing can be asked.
+fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec<String> {
+    let Some(list) = &written.scopes else {
+        return Vec::new();
+    };
+    if *auth == RouteAuth::Public && !list.get_ref().is_empty() {
+        report.refuse(list.span(), "the route is public: nobody has scopes there");
+    }
+    report.values(list.get_ref(), values::scope)
+}
+
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
-        &[&written.scopes, &written.validate, &written.mask_response_fields, &written.deprecated],
-        "host, path, exact, glob, methods, upstream, auth, limits, cors, headers, allow, \
+        &[&written.validate, &written.mask_response_fields, &written.deprecated],
+        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
          request_headers, response_headers, strip_prefix",
     );
 }

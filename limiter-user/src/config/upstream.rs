@@ -54,7 +54,13 @@ pub(super) fn check(
             health: document.health.as_ref().map(|health| self::health(health, report)),
             breaker: document.breaker.as_ref().map(|breaker| self::breaker(breaker, report)),
             retries: report.number_or(document.retries.as_ref(), 0..=10, DEFAULT_RETRIES),
-            roots: roots(document, &servers, scope, report),
+            roots: roots(
+                document.ca.as_ref(),
+                &servers,
+                document.servers.span().into(),
+                scope,
+                report,
+            ),
             servers,
         };
         if !checked.name.is_empty() && !checked.servers.is_empty() {
@@ -102,6 +108,37 @@ fn override_server(
         }
         _ => report.refuse(place, "the file has several upstreams; which one is meant?"),
     }
+}
+
+/// The one server of a URL with a path, and the path.
+pub(super) fn asked(
+    name: String,
+    url: &Text,
+    ca: Option<&Text>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<(UpstreamPolicy, String)> {
+    let text = url.get_ref();
+    let begin = text.find("://").map_or(0, |at| at + 3);
+    let end = text[begin..].find(['/', '?', '#']).map_or(text.len(), |at| begin + at);
+    let (base, rest) = text.split_at(end);
+    let path = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    if path.contains('#') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        report.refuse(url.span(), "the path is not one that can be asked for");
+        return None;
+    }
+    let servers = vec![server(url.span().into(), base, report)?];
+    let roots = roots(ca, &servers, url.span().into(), scope, report);
+    let upstream = UpstreamPolicy {
+        name,
+        servers,
+        balance: Balance::default(),
+        health: None,
+        breaker: None,
+        retries: DEFAULT_RETRIES,
+        roots,
+    };
+    Some((upstream, path))
 }
 
 fn servers(written: &Spanned<Vec<Text>>, report: &mut Report) -> Vec<ServerPolicy> {
@@ -169,13 +206,14 @@ fn breaker(written: &BreakerDocument, report: &mut Report) -> BreakerPolicy {
 
 /// The authorities for `https` servers: those of `ca`, else the system's.
 fn roots(
-    document: &UpstreamDocument,
+    ca: Option<&Text>,
     servers: &[ServerPolicy],
+    place: Place,
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Vec<Vec<u8>> {
     let is_tls = servers.iter().any(|server| server.scheme == Scheme::Https);
-    match &document.ca {
+    match ca {
         Some(file) if !is_tls => {
             report.refuse(file.span(), "no server of this upstream is https://");
             Vec::new()
@@ -187,7 +225,7 @@ fn roots(
                 Vec::new()
             }
         },
-        None if is_tls => system_roots(document.servers.span().into(), report),
+        None if is_tls => system_roots(place, report),
         None => Vec::new(),
     }
 }

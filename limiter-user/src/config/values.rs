@@ -212,6 +212,12 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What a caller may do.
+pub(super) fn scope(text: &str) -> Result<String, String> {
+    crate::keys::check_label(text)?;
+    Ok(text.to_owned())
+}
+
 /// A header field name, in lower case.
 pub(super) fn header_name(text: &str) -> Result<String, String> {
     http::HeaderName::from_bytes(text.as_bytes())

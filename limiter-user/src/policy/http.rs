@@ -8,10 +8,13 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use super::upstream::UpstreamPolicy;
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
+};
+pub use super::{
+    auth::{ApiKeyPolicy, AuthKind, AuthPolicy, KeyRecord},
+    upstream::UpstreamPolicy,
 };
 
 /// Everything the proxy acts on. Indices refer to the vectors beside them and are checked.
@@ -77,6 +80,8 @@ pub enum ClientAddressSource {
 pub struct HttpBounds {
     /// Bytes of a request body, chunked ones counted too.
     pub max_body_bytes: u64,
+    /// Bytes of a body that stages look at as a whole.
+    pub max_inspected_body_bytes: usize,
     /// Header fields of a request.
     pub max_headers: usize,
     /// Bytes of a request head.
@@ -159,6 +164,8 @@ pub struct RoutePolicy {
     pub upstream: usize,
     /// Who may call.
     pub auth: RouteAuth,
+    /// What the caller must be allowed, all of it; empty on a public route.
+    pub scopes: Vec<String>,
     /// Indices into `limits`.
     pub limits: Vec<usize>,
     /// Index into `cors`; `None`: no CORS headers, preflights go upstream.
@@ -211,44 +218,6 @@ pub enum RouteAuth {
     Public,
     /// Whoever passes any of these (indices into `auth`); never empty.
     AnyOf(Vec<usize>),
-}
-
-/// One authentication scheme.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct AuthPolicy {
-    /// Its name in the configuration.
-    pub name: String,
-    /// How it works.
-    pub kind: AuthKind,
-    /// Enforce, or only count.
-    pub mode: Mode,
-}
-
-/// How a scheme works.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub enum AuthKind {
-    /// A key in a header, or as `Authorization: Bearer` with our prefix.
-    ApiKey {
-        /// Lower-case header name, e.g. `x-api-key`.
-        header: String,
-        /// Known keys.
-        keys: Vec<KeyRecord>,
-    },
-}
-
-/// One API key as stored: never the key itself.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct KeyRecord {
-    /// Principal: unique, printable ASCII, at most 64 characters.
-    pub name: String,
-    /// Tier (rate limits by tier come with `[limits.NAME] tiers`).
-    pub tier: Option<String>,
-    /// Scopes granted.
-    pub scopes: Vec<String>,
-    /// SHA-256 of the whole presented key.
-    pub digest: [u8; 32],
-    /// Unix seconds after which it is refused as missing; `None`: never.
-    pub expires_unix_seconds: Option<u64>,
 }
 
 /// One rate limit.

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    content::Whole,
     exchange::Exchange,
     framing::MAX_TRAILER_BYTES,
     pace::Pace,
@@ -32,24 +33,38 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// A request's body as the upstream gets it, with what its trailers may say.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    incoming: Option<Incoming>,
+    origin: Origin,
     left_bytes: u64,
     pace: Pace,
     upstream_timeout: Duration,
     watch: Rc<Watch>,
 }
 
+/// Where a request's body comes from.
+#[derive(Debug)]
+enum Origin {
+    Nowhere,
+    Client(Incoming),
+    /// From memory.
+    Whole(Whole),
+}
+
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, exchange: &Exchange) -> Self {
-        Self::of(Some(incoming), exchange)
+        let uploads = !incoming.is_end_stream();
+        exchange.watch.uploading.set(uploads);
+        Self::of(Origin::Client(incoming), exchange)
     }
 
-    fn of(incoming: Option<Incoming>, exchange: &Exchange) -> Self {
+    /// Of one that was collected.
+    pub(super) fn whole(whole: Whole, exchange: &Exchange) -> Self {
+        Self::of(Origin::Whole(whole), exchange)
+    }
+
+    fn of(origin: Origin, exchange: &Exchange) -> Self {
         let policy = &exchange.in_force.policy;
-        let uploads = incoming.as_ref().is_some_and(|incoming| !incoming.is_end_stream());
-        exchange.watch.uploading.set(uploads);
         Self {
-            incoming,
+            origin,
             left_bytes: policy.bounds.max_body_bytes,
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
@@ -59,7 +74,12 @@ impl RequestBody {
 
     /// Of a request that has none.
     pub(super) fn none(exchange: &Exchange) -> Self {
-        Self::of(None, exchange)
+        Self::of(Origin::Nowhere, exchange)
+    }
+
+    /// The deadlines of its request.
+    pub(super) fn watch(&self) -> &Rc<Watch> {
+        &self.watch
     }
 
     fn fail(
@@ -86,7 +106,7 @@ impl RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if self.incoming.is_some() {
+        if matches!(self.origin, Origin::Client(_)) {
             self.watch.uploading.set(false);
         }
     }
@@ -100,8 +120,18 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(incoming) = self.incoming.as_mut() else {
-            return Poll::Ready(None);
+        let incoming = match &mut self.origin {
+            Origin::Nowhere => return Poll::Ready(None),
+            Origin::Whole(whole) => {
+                let data = std::mem::take(&mut whole.data);
+                let frame = if data.is_empty() {
+                    whole.trailers.take().map(Frame::trailers)
+                } else {
+                    Some(Frame::data(data))
+                };
+                return Poll::Ready(frame.map(Ok));
+            }
+            Origin::Client(incoming) => incoming,
         };
         let frame = match Pin::new(incoming).poll_frame(context) {
             Poll::Pending => {
@@ -144,11 +174,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.origin {
+            Origin::Nowhere => true,
+            Origin::Client(incoming) => incoming.is_end_stream(),
+            Origin::Whole(whole) => whole.data.is_empty() && whole.trailers.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.origin {
+            Origin::Nowhere => SizeHint::with_exact(0),
+            Origin::Client(incoming) => incoming.size_hint(),
+            Origin::Whole(whole) => SizeHint::with_exact(whole.data.len() as u64),
+        }
     }
 }
 

@@ -13,21 +13,37 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
+    compiled_auth::Scheme,
     compiled_cors::Cors,
+    content::Budget,
     overload::known_meter,
     upstream::{Directory, Upstream},
 };
 use crate::{
-    limits::{Counter, Counters, Meter},
+    limits::{AddressKey, Counter, Counters, Key, Meter},
     policy::{
-        HttpPolicy, Mode,
+        HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, HeaderEdits,
-            HeadersPolicy, HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, AppliesTo, ClientAddressSource, HeaderEdits, HeadersPolicy, HttpBounds,
+            HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
 };
+
+/// What goes on from policy to policy.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    pub(super) counters: Counters,
+    pub(super) upstreams: Directory,
+    pub(super) inspection: Arc<Budget>,
+}
+
+impl Lasting {
+    pub(super) fn new(upstreams: Directory) -> Self {
+        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+    }
+}
 
 /// A policy in force.
 #[derive(Debug)]
@@ -39,8 +55,11 @@ pub(super) struct Compiled {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) trusted: Vec<IpNet>,
     pub(super) guard: Guard,
+    /// For bodies that stages look at as a whole.
+    pub(super) inspection: Arc<Budget>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
+    /// Those of routes, then those that schemes ask.
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// Leads to one of `groups`.
     pub(super) router: Router,
@@ -52,11 +71,28 @@ pub(super) struct Compiled {
     pub(super) headers: Vec<Headers>,
 }
 
-/// Budget of failed attempts.
+/// Budgets of failed attempts, and of work for credentials that nobody has seen before.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) mode: Mode,
     pub(super) failures: Arc<Counter>,
+    work: Arc<Counter>,
+}
+
+impl Guard {
+    /// Before a credential that is dear to check and not known to be good is checked: `Err` with
+    /// the ns to wait, if this address failed too often or had too many checked lately.
+    pub(super) fn admit_work(&self, client: AddressKey, now_ns: u64) -> Result<(), u64> {
+        if self.mode == Mode::Monitor {
+            return Ok(());
+        }
+        let failures = self.failures.peek(Key::Address(client), now_ns);
+        if !failures.allowed {
+            return Err(failures.retry_after_ns);
+        }
+        let work = self.work.charge(Key::Address(client), now_ns).decision;
+        if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
+    }
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -77,6 +113,9 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    pub(super) scopes: Vec<Box<str>>,
+    /// What a caller without them is told (RFC 6750, 3.1).
+    pub(super) scope_challenge: HeaderValue,
     pub(super) limits: Vec<usize>,
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
@@ -85,26 +124,6 @@ pub(super) struct Route {
     pub(super) response_headers: Headers,
     /// Bytes to take off the front of the path for the upstream.
     pub(super) strip_bytes: usize,
-}
-
-/// One authentication scheme: API keys by digest.
-#[derive(Debug)]
-pub(super) struct Scheme {
-    pub(super) mode: Mode,
-    pub(super) label: HeaderValue,
-    pub(super) header: HeaderName,
-    /// Sorted by the first eight bytes of the digest.
-    pub(super) keys: Vec<Key>,
-}
-
-/// One API key.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) digest: [u8; 32],
-    pub(super) expires_unix_seconds: u64,
-    pub(super) principal: Arc<str>,
-    pub(super) subject: HeaderValue,
-    pub(super) tier: Option<HeaderValue>,
 }
 
 /// One rate limit.
@@ -141,16 +160,14 @@ impl Headers {
 
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
-    pub(super) fn new(
-        policy: &HttpPolicy,
-        counters: &mut Counters,
-        upstreams: &mut Directory,
-    ) -> Result<Self, String> {
+    pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
+        let Lasting { counters, upstreams, inspection } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period),
+            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1)),
         };
         let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
         let limits: Vec<Limit> = policy
@@ -159,7 +176,7 @@ impl Compiled {
             .map(|limit| compile_limit(limit, counters))
             .collect::<Result<_, _>>()?;
         counters.retain(|name| {
-            [GUARD_COUNTER, KNOWN_COUNTER].contains(&name)
+            [GUARD_COUNTER, WORK_COUNTER, KNOWN_COUNTER].contains(&name)
                 || policy.limits.iter().any(|limit| limit.name == name)
         });
         let routes: Vec<Route> = policy
@@ -167,6 +184,9 @@ impl Compiled {
             .iter()
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
+        let mut asked = policy.upstreams.clone();
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
+        let auth = auth.collect::<Result<_, _>>()?;
         let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {
             bounds: policy.bounds,
@@ -176,36 +196,30 @@ impl Compiled {
             trusted_proxies: policy.trusted_proxies.clone(),
             trusted: policy.trusted.clone(),
             guard,
+            inspection: Arc::clone(inspection),
             known,
             router: finder,
             groups,
             routes,
-            auth: policy.auth.iter().map(compile_scheme).collect::<Result<_, _>>()?,
+            auth,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
             // Last: what went before cannot undo it.
-            upstreams: upstreams.select(&policy.upstreams)?,
+            upstreams: upstreams.select(&asked)?,
         })
     }
 }
 
 /// Cannot be names of limits, which are TOML keys of printable characters.
 const GUARD_COUNTER: &str = "\0guard";
+const WORK_COUNTER: &str = "\0work";
 const KNOWN_COUNTER: &str = "\0known";
 
-impl Scheme {
-    /// Index of the key with this digest, compared in constant time.
-    pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
-        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
-        self.keys[first..]
-            .iter()
-            .take_while(|key| key.digest[..8] == digest[..8])
-            .position(|key| {
-                aws_lc_rs::constant_time::verify_slices_are_equal(&key.digest, digest).is_ok()
-            })
-            .map(|position| first + position)
-    }
+/// Signatures of one address that are checked: what many people behind it need when all come at
+/// once, and a hundredth of a core.
+fn unverified_work() -> Meter {
+    Meter::token_bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
 }
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
@@ -241,6 +255,14 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
         auth,
+        scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        scope_challenge: value(
+            &format!(
+                "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"{}\"",
+                route.scopes.join(" ")
+            ),
+            "scopes",
+        )?,
         limits: route.limits.clone(),
         cors: route
             .cors
@@ -303,29 +325,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
         group.allow = value(&methods.join(", "), "methods")?;
     }
     Ok((finder, groups))
-}
-
-fn compile_scheme(policy: &AuthPolicy) -> Result<Scheme, String> {
-    let AuthKind::ApiKey { header, keys } = &policy.kind;
-    let mut keys: Vec<Key> = keys
-        .iter()
-        .map(|key| {
-            Ok(Key {
-                digest: key.digest,
-                expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
-                principal: key.name.as_str().into(),
-                subject: value(&key.name, "key name")?,
-                tier: key.tier.as_deref().map(|tier| value(tier, "tier")).transpose()?,
-            })
-        })
-        .collect::<Result<_, String>>()?;
-    keys.sort_unstable_by_key(|key| key.digest);
-    Ok(Scheme {
-        mode: policy.mode,
-        label: value(&policy.name, "scheme name")?,
-        header: name(header)?,
-        keys,
-    })
 }
 
 fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     access_log::Writer,
-    compiled::Compiled,
+    compiled::{Compiled, Lasting},
     compiled_listener,
     core::ToCore,
     cores::Cores,
@@ -27,7 +27,7 @@ use super::{
     upstream::Directory,
 };
 use crate::{
-    limits::{Counters, arena::Arena},
+    limits::arena::Arena,
     link::{
         FromProxy, ProxyCounters, ServerNotice, ToProxy,
         codec::{Link, LinkReceiver},
@@ -45,9 +45,8 @@ const BATCH_QUEUE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Conductor {
     cores: Cores,
-    limits: Counters,
     watchman: Watchman,
-    upstreams: Directory,
+    lasting: Lasting,
     /// What limits are counted in, for the next proxy.
     memory: Option<OwnedFd>,
     tls: TlsConfigs,
@@ -79,8 +78,7 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let mut conductor = Conductor {
         cores: Cores::start(cores, &batches, &watchman, &access_log)?,
         watchman,
-        limits: Counters::default(),
-        upstreams,
+        lasting: Lasting::new(upstreams),
         memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
@@ -227,7 +225,7 @@ impl Conductor {
         // Listeners first: they change nothing that is shared with the policy in force.
         let compiled =
             compiled_listener::compile(&policy.listeners, &mut self.tls).and_then(|listeners| {
-                let compiled = Compiled::new(policy, &mut self.limits, &mut self.upstreams)?;
+                let compiled = Compiled::new(policy, &mut self.lasting)?;
                 Ok((compiled, listeners))
             });
         let (compiled, listeners) = match compiled {
@@ -238,7 +236,7 @@ impl Conductor {
             }
         };
         self.watchman.bounds = Some(policy.bounds);
-        self.upstreams.watch_new();
+        self.lasting.upstreams.watch_new();
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.count());
         self.cores.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.
@@ -259,7 +257,7 @@ impl Conductor {
         };
         match Arena::open(&memory) {
             Ok(arena) => {
-                self.limits.share(arena);
+                self.lasting.counters.share(arena);
                 self.memory = Some(memory);
             }
             Err(error) => log::error!("limits end with this process: {error}"),
@@ -313,8 +311,8 @@ impl Conductor {
 
     fn totals(&self) -> ProxyCounters {
         let mut totals = self.cores.totals();
-        (totals.limiter_entries, totals.limiter_full) = self.limits.usage();
-        totals.servers = self.upstreams.counts();
+        (totals.limiter_entries, totals.limiter_full) = self.lasting.counters.usage();
+        totals.servers = self.lasting.upstreams.counts();
         totals.access_lost = self.access_log.lost();
         totals
     }

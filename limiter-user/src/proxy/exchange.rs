@@ -223,7 +223,7 @@ impl Exchange {
                 .unwrap_or_default(),
             status: self.status,
             route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
-            principal: self.principal.map(|who| who.record(policy).principal.to_string()),
+            principal: self.principal.as_ref().map(|who| who.identity(policy).name.to_string()),
         })
     }
 
@@ -240,7 +240,7 @@ impl Exchange {
                 duration_ns,
                 client,
                 peer: self.peer(),
-                principal: self.principal.as_ref().map(|who| &*who.record(policy).principal),
+                principal: self.principal.as_ref().map(|who| &*who.identity(policy).name),
                 method: self.method.as_str(),
                 path: self.uri.path(),
                 version: logged.version(),

@@ -1,16 +1,25 @@
 //! What would happen to a request: the very stages that the pipeline runs, on a head that nobody
 //! sent, with limits and budgets as for a client that is seen for the first time.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
-    compiled::Compiled,
-    stage::{address, auth, client_address, cors, route, target, transform},
+    compiled::{Compiled, Lasting},
+    content::Content,
+    stage::{
+        address,
+        auth::{self, Authenticated},
+        client_address, cors, route, target, transform,
+    },
     upstream::Directory,
 };
-use crate::{limits::Counters, policy::HttpPolicy, refusal::Refusal};
+use crate::{policy::HttpPolicy, refusal::Refusal};
 
 /// A request that nobody sent.
 #[derive(Clone, Debug)]
@@ -42,7 +51,7 @@ pub(crate) fn explain(
     asked: &Asked<'_>,
     unix_seconds: u64,
 ) -> Result<Fate, String> {
-    let compiled = Compiled::new(policy, &mut Counters::default(), &mut Directory::new(1).0)?;
+    let compiled = Compiled::new(policy, &mut Lasting::new(Directory::new(1).0))?;
     let mut builder = Request::builder().method(asked.method).uri(asked.target);
     for (name, value) in asked.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("not a header name: {name}"))?;
@@ -64,6 +73,14 @@ pub(crate) fn explain(
         fate.explanation.push(format!("refused: {status} {label}: {}", refusal.meaning()));
     }
     Ok(fate)
+}
+
+/// What a future comes to without waiting for anything.
+fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
 }
 
 fn stages(
@@ -90,11 +107,19 @@ fn stages(
             return Ok(());
         }
     }
-    match auth::authenticate(compiled, route, &parts.headers, unix_seconds)? {
-        Some(principal) => {
-            told.push(format!("authenticated as {}", principal.record(compiled).principal));
+    let asked = auth::Asked { policy: compiled, route, parts, unix_seconds };
+    match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
+        Some(Authenticated::Public) => told.push("the route is public".to_owned()),
+        Some(Authenticated::As(principal)) => {
+            let name = &principal.identity(compiled).name;
+            told.push(format!("authenticated as {name}"));
+            auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
         }
-        None => told.push("the route is public".to_owned()),
+        Some(Authenticated::Ask(scheme)) => {
+            let name = &policy.auth[scheme].name;
+            told.push(format!("{name} would be asked, which says who this is, if anybody"));
+        }
+        None => told.push("authentication waits for what only a request can tell".to_owned()),
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
     told.extend(limits.map(|limit| {

@@ -12,7 +12,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE},
+    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body::Body as _;
@@ -21,14 +21,17 @@ use hyper::body::Incoming;
 use super::{
     body::{RequestBody, ResponseBody},
     compiled::{Compiled, Route},
+    content::Content,
     core::{Core, InForce},
     exchange::Exchange,
-    proof::{Client, Grant, Principal, Target, X_REQUEST_ID},
+    forward_auth,
+    proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
-        address, auth, bans, client_address, cors, guard, limits, redirect, route, target, trace,
-        transform,
+        address,
+        auth::{self, Authenticated},
+        bans, client_address, cors, guard, limits, redirect, route, target, trace, transform,
     },
     upstream,
     watch::Watch,
@@ -53,10 +56,8 @@ impl Cleared {
 
 /// An answer that may be waited for. What waits is on the heap: hyper moves this about.
 pub(super) enum Answering {
-    /// Decided here.
-    Now(Option<Response<ResponseBody>>),
-    /// From an upstream.
-    Later(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+    /// Under way.
+    Working(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
     /// There is no policy to answer by.
     Never,
 }
@@ -66,8 +67,7 @@ impl Future for Answering {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Now(response) => response.take().map_or(Poll::Pending, |r| Poll::Ready(Ok(r))),
-            Self::Later(response) => response.as_mut().poll(context).map(Ok),
+            Self::Working(response) => response.as_mut().poll(context).map(Ok),
             Self::Never => Poll::Pending,
         }
     }
@@ -83,22 +83,22 @@ pub(super) fn handle(
 ) -> Answering {
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
-    match admit(&mut exchange, &mut parts, body) {
-        Ok(cleared) => Answering::Later(Box::pin(async move {
-            let outcome = upstream::send(&mut exchange, cleared).await;
-            let response =
-                outcome.unwrap_or_else(|reply| exchange.reply(reply, HeaderMap::default()));
-            exchange.follow(response)
-        })),
-        Err(reply) => {
-            let response = exchange.reply(reply, parts.headers);
-            Answering::Now(Some(exchange.follow(response)))
-        }
-    }
+    Answering::Working(Box::pin(async move {
+        let outcome = match admit(&mut exchange, &mut parts, body).await {
+            Ok(cleared) => upstream::send(&mut exchange, cleared).await,
+            Err(reply) => Err(reply),
+        };
+        let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));
+        exchange.follow(response)
+    }))
 }
 
-/// Takes the head out of `parts` only if the request is cleared.
-fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<Cleared, Reply> {
+/// Takes the head out of `parts` only if the request is cleared. Waits only in stages that say so.
+async fn admit(
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    body: Incoming,
+) -> Result<Cleared, Reply> {
     let in_force = Rc::clone(&exchange.in_force);
     let policy = &*in_force.policy;
     let now_ns = exchange.now_ns;
@@ -145,15 +145,18 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
     } else {
         address::by_route(route, &client)?;
     }
-    let principal = authenticate(exchange, policy, route, &client, &parts.headers)?;
-    exchange.principal = principal;
-    if principal.is_none()
+    let is_without_body = body.is_end_stream();
+    let is_unannounced = transform::is_unannounced(&parts.method, &body);
+    let mut content = Content::Streaming(RequestBody::new(body, exchange));
+    // Waits for the body where a scheme signs it.
+    authenticate(exchange, policy, route, &client, (parts, &mut content)).await?;
+    if exchange.principal.is_none()
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
     {
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
     }
-    exchange.quota = limits::charge(policy, route, &client, principal, now_ns);
+    exchange.quota = limits::charge(policy, route, &client, exchange.principal.as_ref(), now_ns);
     if exchange.quota.is_violated() {
         let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
         for (mode, refusal) in violations {
@@ -161,19 +164,18 @@ fn admit(exchange: &mut Exchange, parts: &mut Parts, body: Incoming) -> Result<C
         }
     }
     declared_length(policy, &parts.headers)?;
-    let protocol = transform::upgrade(parts, body.is_end_stream());
+    let protocol = transform::upgrade(parts, is_without_body);
     edit(exchange, route, &client, &mut parts.headers);
-    if transform::is_unannounced(&parts.method, &body) {
+    if is_unannounced {
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let mut request = Request::new(RequestBody::new(body, exchange));
+    let mut request = Request::new(content.into_body(exchange));
     *request.method_mut() = std::mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     Ok(Cleared { request, upstream: route.upstream, protocol })
 }
 
-/// Whether the client asked for another host when it made its TLS connection.
 /// Size of a head as HTTP/2 counts it (RFC 9113, 10.5.1), with the name of the host once.
 fn list_bytes(parts: &Parts) -> usize {
     let path = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
@@ -181,6 +183,7 @@ fn list_bytes(parts: &Parts) -> usize {
     parts.method.as_str().len() + path + fields.sum::<usize>()
 }
 
+/// Whether the client asked for another host when it made its TLS connection.
 fn is_misdirected(connection: &Connection, target: &Target) -> bool {
     let asked = connection.tls().and_then(|tls| tls.server_name.as_deref());
     asked.is_some_and(|name| !name.eq_ignore_ascii_case(target.host()))
@@ -190,7 +193,8 @@ fn is_misdirected(connection: &Connection, target: &Target) -> bool {
 fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut HeaderMap) {
     let forwarded = exchange.forwarded_for(client);
     let who = (client, &*forwarded);
-    transform::headers(&exchange.in_force.policy, route, headers, who, exchange.principal);
+    let principal = exchange.principal.as_ref();
+    transform::headers(&exchange.in_force.policy, route, headers, who, principal);
     trace::sanitise(headers);
     headers.insert(X_REQUEST_ID, exchange.id().clone());
 }
@@ -225,40 +229,43 @@ fn reread(head: &[u8]) -> Option<HeaderMap> {
 }
 
 /// Guard and authentication: a failed attempt is charged to the client's budget.
-fn authenticate(
+async fn authenticate(
     exchange: &mut Exchange,
     policy: &Compiled,
     route: &Route,
     client: &Client,
-    headers: &HeaderMap,
-) -> Result<Option<Principal>, Reply> {
-    let refusal = match auth::authenticate(policy, route, headers, exchange.unix_seconds()) {
-        Ok(principal) => return Ok(principal),
-        Err(Refusal::InvalidCredential) => {
-            if let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns) {
-                let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
-                let reply =
-                    Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds));
-                exchange.enforce(policy.guard.mode, reply)?;
-            }
-            Refusal::InvalidCredential
+    (parts, content): (&Parts, &mut Content),
+) -> Result<(), Reply> {
+    let asked = auth::Asked { policy, route, parts, unix_seconds: exchange.unix_seconds() };
+    let principal = match auth::authenticate(&asked, content).await {
+        Ok(Authenticated::Public) => return Ok(()),
+        Ok(Authenticated::As(principal)) => Ok(Some(principal)),
+        Ok(Authenticated::Ask(scheme)) => {
+            Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await
         }
-        Err(refusal) => refusal,
+        Err(reply) => Err(reply),
     };
+    let allowed = principal.and_then(|principal| {
+        auth::allow(policy, route, principal.as_ref())?;
+        Ok(principal)
+    });
+    let reply = match allowed {
+        Ok(principal) => {
+            exchange.principal = principal;
+            return Ok(());
+        }
+        Err(reply) => reply,
+    };
+    if reply.refusal() == Some(Refusal::InvalidCredential)
+        && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
+    {
+        let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
+        let guarded = Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds));
+        exchange.enforce(policy.guard.mode, guarded)?;
+    }
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     let mode = if enforced { Mode::Enforce } else { Mode::Monitor };
-    exchange.enforce(mode, challenge(refusal))?;
-    Ok(None)
-}
-
-/// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
-fn challenge(refusal: Refusal) -> Reply {
-    let challenge = match refusal {
-        Refusal::Unauthorized => "Bearer realm=\"api\"",
-        Refusal::InvalidCredential => "Bearer realm=\"api\", error=\"invalid_token\"",
-        other => return other.into(),
-    };
-    Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    exchange.enforce(mode, reply)
 }
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.

@@ -18,6 +18,8 @@ pub(super) struct Reply {
     answer: Answer,
     headers: Vec<(HeaderName, HeaderValue)>,
     close: bool,
+    /// What is said instead of the problem document.
+    instead: Option<Box<(StatusCode, Bytes)>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +37,7 @@ impl Reply {
         Self {
             answer: Answer::Refused(refusal),
             headers: Vec::new(),
+            instead: None,
             close: matches!(
                 refusal,
                 Refusal::MalformedRequest
@@ -49,16 +52,27 @@ impl Reply {
 
     /// Says that all is well, such as to a preflight, without a body.
     pub(super) fn empty() -> Self {
-        Self { answer: Answer::Empty, headers: Vec::new(), close: false }
+        Self { answer: Answer::Empty, headers: Vec::new(), close: false, instead: None }
     }
 
     /// Sends the client elsewhere, for good.
     pub(super) fn redirect(location: &str) -> Self {
-        let reply = Self { answer: Answer::Redirect, headers: Vec::new(), close: false };
+        let reply =
+            Self { answer: Answer::Redirect, headers: Vec::new(), close: false, instead: None };
         match HeaderValue::from_str(location) {
             Ok(location) => reply.with(LOCATION, location),
             Err(_) => Self::refuse(Refusal::MalformedRequest),
         }
+    }
+
+    /// Refuses in somebody else's words.
+    pub(super) fn in_words_of(
+        refusal: Refusal,
+        status: StatusCode,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Bytes,
+    ) -> Self {
+        Self { headers, instead: Some(Box::new((status, body))), ..Self::refuse(refusal) }
     }
 
     /// With one more header.
@@ -95,6 +109,11 @@ impl Reply {
                 *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 Bytes::new()
+            }
+            Answer::Refused(_) if let Some(instead) = self.instead => {
+                let (status, body) = *instead;
+                *response.status_mut() = status;
+                body
             }
             Answer::Refused(refusal) => {
                 *response.status_mut() = status(refusal);

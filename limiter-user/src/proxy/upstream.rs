@@ -44,7 +44,7 @@ use super::{
     reply::Reply,
     stage::transform::hop_by_hop,
 };
-use crate::refusal::Refusal;
+use crate::{clock, refusal::Refusal};
 
 /// Sends a cleared request and waits for the head of its response.
 pub(super) async fn send(
@@ -74,6 +74,19 @@ pub(super) async fn send(
         Attempt::Answered(response) => finish(lease, Passage::Free, response),
         other => Box::pin(Delivery::new(exchange, &pool, replay).after(lease, bit, other)).await,
     }
+}
+
+/// Asks a question of our own, which has no body, and waits for the head of the answer.
+pub(super) async fn ask(
+    exchange: &Exchange,
+    upstream: usize,
+    question: Request<RequestBody>,
+) -> Result<Response<Source>, Reply> {
+    let pool = Rc::clone(&exchange.in_force.pools[upstream]);
+    pool.deposit();
+    let chosen = pool.choose(exchange, 0, clock::monotonic_ns()).ok_or_else(unavailable)?;
+    let replay = Some(Replay::of_question(&question));
+    Box::pin(Delivery::new(exchange, &pool, replay).begin(chosen, question)).await
 }
 
 /// What became of sending a request once.

@@ -9,7 +9,8 @@ pub(crate) struct Case {
     /// Where the servers are reached, and what they see as the client.
     pub(crate) address: IpAddr,
     pub(crate) path: &'static str,
-    pub(crate) key: Option<&'static str>,
+    /// The field that says who asks.
+    pub(crate) credential: Option<(&'static str, &'static str)>,
     pub(crate) status: u16,
     /// What `limiter` answers, where it does more than the others can be told to.
     pub(crate) own_status: Option<u16>,
@@ -19,6 +20,9 @@ pub(crate) struct Case {
 
 /// The key that every server knows.
 pub(crate) const KEY: &str = "correct-horse-battery";
+
+/// Where it stands.
+pub(crate) const FIELD: &str = "X-API-KEY";
 
 /// Another of the same length.
 const WRONG_KEY: &str = "correct-horse-buttery";
@@ -32,7 +36,7 @@ const ALLOWED: Case = Case {
     name: "allowed",
     address: LOOPBACK,
     path: "/api/items",
-    key: Some(KEY),
+    credential: Some((FIELD, KEY)),
     status: 200,
     own_status: None,
     target: Some(100),
@@ -43,11 +47,16 @@ const REFUSED: Case = Case { status: 401, target: Some(100), ..ALLOWED };
 /// In the order of the table.
 pub(crate) const CASES: &[Case] = &[
     ALLOWED,
-    Case { name: "refused, no key", key: None, ..REFUSED },
-    Case { name: "refused, wrong key", key: Some(WRONG_KEY), address: UNGUARDED, ..REFUSED },
+    Case { name: "refused, no key", credential: None, ..REFUSED },
+    Case {
+        name: "refused, wrong key",
+        credential: Some((FIELD, WRONG_KEY)),
+        address: UNGUARDED,
+        ..REFUSED
+    },
     Case {
         name: "refused, wrong key beyond the guard",
-        key: Some(WRONG_KEY),
+        credential: Some((FIELD, WRONG_KEY)),
         own_status: Some(429),
         ..REFUSED
     },

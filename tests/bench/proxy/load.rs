@@ -56,8 +56,8 @@ pub(crate) fn run(
     let before: Vec<u64> = processes.iter().map(|process| cpu_ns(*process)).collect();
     wrk.args(["--threads=1", &format!("--connections={CONNECTIONS}")])
         .arg(format!("--duration={}s", duration.as_secs()));
-    if let Some(key) = case.key {
-        wrk.arg(format!("--header=X-API-KEY: {key}"));
+    if let Some((name, value)) = case.credential {
+        wrk.arg(format!("--header={name}: {value}"));
     }
     wrk.arg(format!("http://{address}{}", case.path));
     let stopwatch = Deadline::after(duration + GRACE);

@@ -31,8 +31,8 @@ pub(crate) const NGINX: usize = 1;
 pub(crate) const HAPROXY: usize = 2;
 
 /// CPU of what is measured, and of what is around it.
-const MEASURED_CPU: &str = "0";
-const OTHER_CPU: &str = "1";
+pub(crate) const MEASURED_CPU: &str = "0";
+pub(crate) const OTHER_CPU: &str = "1";
 
 /// Each server's port for TLS lies so far above its other.
 const TLS_PORTS: u16 = 10;
@@ -50,10 +50,10 @@ const HEADERS: [(&str, &str); 5] = [
 
 /// A program that runs until this is dropped.
 #[derive(Debug)]
-struct Server {
+pub(crate) struct Server {
     name: &'static str,
     port: u16,
-    child: Child,
+    pub(crate) child: Child,
 }
 
 /// All of them.
@@ -78,10 +78,7 @@ impl Servers {
             Server::start("nginx", port, &mut command)
         };
         let origin = nginx("origin.conf", 3000, OTHER_CPU);
-        let configuration = configure(&scratch);
-        let mut limiter = on_cpu(namespace, MEASURED_CPU, binary());
-        limiter.args(["run", "-c"]).arg(configuration).env("LIMITER_AUTH_TOKEN", KEY);
-        limiter.env("LIMITER_PROXY_THREADS", "1");
+        let mut limiter = limiter(namespace, &scratch, "limiter.toml");
         let mut haproxy = on_cpu(namespace, MEASURED_CPU, "haproxy");
         haproxy.arg("-db").arg("-f").arg(peer("haproxy.cfg"));
         haproxy.env("BENCH_DIRECTORY", scratch.path());
@@ -145,8 +142,7 @@ impl Servers {
     pub(crate) fn verify(&self, namespace: &Namespace, server: usize, case: &Case) {
         let Server { name, port, .. } = self.measured[server];
         let status = case.own_status.filter(|_| server == LIMITER).unwrap_or(case.status);
-        let headers: Vec<(&str, &str)> =
-            case.key.map(|key| ("X-API-KEY", key)).into_iter().collect();
+        let headers: Vec<(&str, &str)> = case.credential.into_iter().collect();
         let request = http::request("GET", case.path, &headers, b"");
         let address = SocketAddr::new(case.address, port);
         let ask = || {
@@ -184,7 +180,7 @@ fn check(name: &str, response: &Response) {
 }
 
 impl Server {
-    fn start(name: &'static str, port: u16, command: &mut Command) -> Self {
+    pub(crate) fn start(name: &'static str, port: u16, command: &mut Command) -> Self {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -204,7 +200,11 @@ impl Drop for Server {
 }
 
 /// `program` inside the namespace and bound to a CPU; its process is the child itself.
-fn on_cpu(namespace: &Namespace, cpu: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn on_cpu(
+    namespace: &Namespace,
+    cpu: &str,
+    program: impl AsRef<std::ffi::OsStr>,
+) -> Command {
     let mut command = namespace.command("taskset");
     command.args(["--cpu-list", cpu]).arg(program);
     command
@@ -222,17 +222,25 @@ fn certify(scratch: &Scratch) {
 }
 
 /// Where the peers' files are in the sources.
-fn peer(name: &str) -> PathBuf {
+pub(crate) fn peer(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "bench/peers", name].iter().collect()
 }
 
-/// The limiter's file, with its directories in the scratch directory.
-fn configure(scratch: &Scratch) -> PathBuf {
+/// The limiter with one core and a file of `peers/`.
+pub(crate) fn limiter(namespace: &Namespace, scratch: &Scratch, file: &str) -> Command {
+    let mut limiter = on_cpu(namespace, MEASURED_CPU, binary());
+    limiter.args(["run", "-c"]).arg(configure(scratch, file)).env("LIMITER_AUTH_TOKEN", KEY);
+    limiter.env("LIMITER_PROXY_THREADS", "1");
+    limiter
+}
+
+/// A file of the limiter's, with its directories in the scratch directory.
+fn configure(scratch: &Scratch, file: &str) -> PathBuf {
     let directory = scratch.path().display();
     let agent = format!(
         "[agent]\nstate = \"{directory}/state\"\nruntime = \"{directory}/run\"\n\
          pins = \"{directory}/pins\"\nuser = \"nobody\"\n\n[kernel]\n"
     );
-    let text = std::fs::read_to_string(peer("limiter.toml")).expect("peers/limiter.toml");
-    scratch.write("limiter.toml", text.replacen("[kernel]\n", &agent, 1))
+    let text = std::fs::read_to_string(peer(file)).expect("a file of ours");
+    scratch.write(file, text.replacen("[kernel]\n", &agent, 1))
 }

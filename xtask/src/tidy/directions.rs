@@ -14,13 +14,18 @@ const ONLY_IN: [(&[&str], &[&str], &str); 2] = [
 ];
 
 /// Modules that may not name others.
-const NEVER: [(&str, &[&str], &str); 4] = [
+const NEVER: [(&str, &[&str], &str); 5] = [
     ("kernel", &["proxy", "config"], "kernel and proxy meet in agent; config is read into policy"),
     ("proxy", &["kernel", "config"], "kernel and proxy meet in agent; config is read into policy"),
     (
         "policy",
         &["config", "kernel", "proxy", "events", "agent"],
         "policy knows neither files nor maps nor wire",
+    ),
+    (
+        "credentials",
+        &["config", "kernel", "proxy", "events", "agent", "clock"],
+        "credentials are judged by what is handed in: no file, no wire, no clock",
     ),
     (
         "proxy::stage",

@@ -54,6 +54,17 @@ fn listener_words(listener: &ListenerPolicy) -> String {
     words
 }
 
+fn scheme_words(kind: &AuthKind) -> String {
+    match kind {
+        AuthKind::ApiKey(keys) => format!("api_key in {}, {} known", keys.header, keys.keys.len()),
+        AuthKind::Forward(forward) => {
+            let server = forward.upstream.servers.first();
+            let server = server.map(ToString::to_string).unwrap_or_default();
+            format!("forward to {server}{}", forward.path)
+        }
+    }
+}
+
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nhttp")?;
     writeln!(out, "  listens on  {}", join(http.listeners.iter().map(listener_words)))?;
@@ -64,9 +75,8 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
         write_route(route, http, out)?;
     }
     for auth in &http.auth {
-        let AuthKind::ApiKey { header, keys } = &auth.kind;
-        let (count, mode) = (keys.len(), mode_words(auth.mode));
-        writeln!(out, "  auth        {}: api_key in {header}, {count} known{mode}", auth.name)?;
+        let (kind, mode) = (scheme_words(&auth.kind), mode_words(auth.mode));
+        writeln!(out, "  auth        {}: {kind}{mode}", auth.name)?;
     }
     for cors in &http.cors {
         let origins = match &cors.origins {

@@ -45,6 +45,8 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) keys_file: Option<Text>,
     /// One shared token.
     pub(in crate::config) token: Option<Spanned<SecretDocument>>,
+    /// Keep the credential from the upstream. Default `true` for `api_key`, else `false`.
+    pub(in crate::config) hide_credentials: Option<Flag>,
     /// `enforce` (default) or `monitor`.
     pub(in crate::config) mode: Option<Text>,
     /// Of other kinds: not supported by this version.
@@ -73,8 +75,14 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) principals: Option<Later>,
     /// Of other kinds: not supported by this version.
     pub(in crate::config) keys: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) url: Option<Later>,
+    /// `forward`: where to ask, `http://` or `https://` with a path.
+    pub(in crate::config) url: Option<Text>,
+    /// `forward`: header of the answer that names the principal. Default `X-Auth-Subject`.
+    pub(in crate::config) subject_header: Option<Text>,
+    /// `forward`: headers of the answer for the upstream. Default: none.
+    pub(in crate::config) copy_headers: Option<Spanned<Vec<Text>>>,
+    /// `forward`: PEM file of the authorities that the server's certificate must lead to.
+    pub(in crate::config) ca: Option<Text>,
 }
 
 /// `[cors.NAME]` (Fetch standard, "CORS protocol").

@@ -20,8 +20,8 @@ pub(in crate::config) struct HttpDocument {
     pub(in crate::config) trusted_proxies: Vec<Text>,
     /// Bytes of a request body. Default `2MB`.
     pub(in crate::config) max_body: Option<Text>,
-    /// Not supported by this version.
-    pub(in crate::config) max_inspected_body: Option<Later>,
+    /// Bytes of a body that is looked at as a whole. Default `1MB`.
+    pub(in crate::config) max_inspected_body: Option<Text>,
     /// Fields of a request head. Default 100.
     pub(in crate::config) max_headers: Option<Number>,
     /// Bytes of a request head. Default `32KB`.
@@ -168,8 +168,8 @@ pub(in crate::config) struct RouteDocument {
     pub(in crate::config) upstream: Option<Text>,
     /// Names of `[auth.NAME]`, any of which lets in, or `none`. Required unless a preset is set.
     pub(in crate::config) auth: Option<Spanned<NamesDocument>>,
-    /// Not supported by this version.
-    pub(in crate::config) scopes: Option<Later>,
+    /// What the caller must be allowed, all of it.
+    pub(in crate::config) scopes: Option<Spanned<Vec<Text>>>,
     /// Names of `[limits.NAME]`, or `none`. Default: what the preset says.
     pub(in crate::config) limits: Option<Spanned<NamesDocument>>,
     /// Name of a `[cors.NAME]`, or `none`. Default: what the preset says.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::policy::{
     EventFormat, KernelPolicy, Mode,
-    http::{Algorithm, AuthKind, ClientAddressSource, LimitKey, PathPattern, RouteAuth},
+    http::{Algorithm, ClientAddressSource, LimitKey, PathPattern, RouteAuth},
     kernel::{Attach, FailsafePort, Limits, Trusted},
 };
 
@@ -44,8 +44,8 @@ fn the_whole_sample() {
     let limits: Vec<_> = route.limits.iter().map(|at| &http.limits[*at]).collect();
     assert_eq!((limits[0].algorithm, limits[0].rate.count), (Algorithm::SlidingWindow, 1_000));
     assert_eq!((limits[1].key, limits[1].mode), (LimitKey::Principal, Mode::Monitor));
-    let AuthKind::ApiKey { header, keys } = &http.auth[0].kind;
-    assert_eq!((header.as_str(), keys.len()), ("x-api-key", 1));
+    let keys = http.auth[0].api_keys().unwrap();
+    assert_eq!((keys.header.as_str(), keys.keys.len()), ("x-api-key", 1));
     let cors = &http.cors[route.cors.unwrap()];
     assert!(cors.credentials && cors.headers.contains(&"x-request-id".to_owned()));
     assert!(

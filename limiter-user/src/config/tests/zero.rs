@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::{
-    http::{AuthKind, HttpPolicy, RouteAuth},
+    http::{HttpPolicy, RouteAuth},
     kernel::InterfaceSelection,
 };
 
@@ -39,8 +39,9 @@ fn beyond_loopback_a_token_is_needed() {
     let token = ("LIMITER_AUTH_TOKEN", "correct-horse-battery");
     let loaded = from_environment(&[open[0], open[1], token]).unwrap();
     assert_eq!(http(&loaded).routes[0].auth, RouteAuth::AnyOf(vec![0]));
-    let AuthKind::ApiKey { header, keys } = &http(&loaded).auth[0].kind;
-    assert_eq!(header, "x-api-key");
+    let keys = http(&loaded).auth[0].api_keys().unwrap();
+    assert_eq!(keys.header, "x-api-key");
+    let keys = &keys.keys;
     assert_eq!(keys[0].name, "shared-token");
     assert_eq!(keys[0].digest, crate::keys::digest(b"correct-horse-battery"));
 

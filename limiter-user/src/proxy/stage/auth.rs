@@ -1,88 +1,149 @@
-//! Authentication by API key: which principal a request speaks for.
+//! Authentication: which principal a request speaks for.
 //!
-//! In: the schemes of a route and the headers; out: a principal, or what was wrong. A presented
-//! credential that is invalid refuses the request even beside a valid one. The key itself is only
-//! ever hashed and compared in constant time.
+//! In: the schemes of a route and the request; out: a principal, or the answer that says what was
+//! wrong. Every scheme of the route looks at what was presented to it. A credential that is invalid
+//! refuses the request even beside a valid one, and so do two that name different principals.
 
-use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+mod api_key;
 
+use std::rc::Rc;
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    request::Parts,
+};
+
+pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
-    proxy::compiled::{Compiled, Key, Route},
+    proxy::{
+        compiled::{Compiled, Route},
+        content::Content,
+        identity::Identity,
+        reply::Reply,
+    },
     refusal::Refusal,
 };
 
-/// Keys made by `limiter keys` begin with this, which tells them from other bearer tokens.
-const KEY_PREFIX: &[u8] = b"lk_";
+/// What schemes look at, beside the body.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Asked<'a> {
+    pub(in crate::proxy) policy: &'a Compiled,
+    pub(in crate::proxy) route: &'a Route,
+    pub(in crate::proxy) parts: &'a Parts,
+    pub(in crate::proxy) unix_seconds: u64,
+}
 
-/// Whom a request speaks for: a scheme and one of its keys.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Whom a request speaks for.
+#[derive(Clone, Debug)]
 pub(in crate::proxy) struct Principal {
-    pub(in crate::proxy) scheme: usize,
-    pub(in crate::proxy) key: usize,
+    scheme: usize,
+    who: Who,
+}
+
+#[derive(Clone, Debug)]
+enum Who {
+    /// A key of the policy: counted nowhere, copied freely.
+    Key(usize),
+    /// What a credential said that was verified.
+    Verified(Rc<Identity>),
 }
 
 impl Principal {
-    /// The key's record.
-    pub(in crate::proxy) fn record<'a>(&self, policy: &'a Compiled) -> &'a Key {
-        &policy.auth[self.scheme].keys[self.key]
+    /// One that a scheme vouches for.
+    pub(in crate::proxy) fn verified(scheme: usize, identity: Identity) -> Self {
+        Self { scheme, who: Who::Verified(Rc::new(identity)) }
     }
-}
 
-/// `Ok(None)`: the route is public. Refusals: `MalformedRequest` for a credential header sent
-/// twice or two different principals, `InvalidCredential` for an unknown key, `Unauthorized` if
-/// nothing, or only an expired key, was presented.
-pub(in crate::proxy) fn authenticate(
-    policy: &Compiled,
-    route: &Route,
-    headers: &HeaderMap,
-    unix_seconds: u64,
-) -> Result<Option<Principal>, Refusal> {
-    if route.auth.is_empty() {
-        return Ok(None);
-    }
-    let mut found = Found::default();
-    for scheme in &route.auth {
-        let mut values = headers.get_all(&policy.auth[*scheme].header).iter();
-        if let Some(value) = values.next() {
-            if values.next().is_some() {
-                return Err(Refusal::MalformedRequest);
-            }
-            // A header that two schemes share is looked up in both.
-            found.present(
-                look_up(policy, route, value.as_bytes(), |other| {
-                    policy.auth[other].header == policy.auth[*scheme].header
-                }),
-                policy,
-                unix_seconds,
-            )?;
+    /// Who that is.
+    pub(in crate::proxy) fn identity<'a>(&'a self, policy: &'a Compiled) -> &'a Identity {
+        match &self.who {
+            Who::Key(key) => match policy.auth[self.scheme].api_keys() {
+                Some(keys) => &keys.keys[*key].identity,
+                None => unreachable!("a key of a scheme without keys"),
+            },
+            Who::Verified(identity) => identity,
         }
     }
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    if let Some(key) = values.next().and_then(own_bearer) {
-        found.present(look_up(policy, route, key, |_| true), policy, unix_seconds)?;
-    }
-    if values.next().is_some() {
-        return Err(Refusal::MalformedRequest);
-    }
-    match found {
-        Found { invalid: true, .. } => Err(Refusal::InvalidCredential),
-        Found { principal: None, .. } => Err(Refusal::Unauthorized),
-        Found { principal, .. } => Ok(principal),
+
+    /// Name of the scheme that knows it.
+    pub(in crate::proxy) fn scheme<'a>(&self, policy: &'a Compiled) -> &'a HeaderValue {
+        &policy.auth[self.scheme].label
     }
 }
 
-/// The key in `Authorization: Bearer lk_...`; other credentials are the upstream's.
-pub(in crate::proxy) fn own_bearer(value: &HeaderValue) -> Option<&[u8]> {
-    let bytes = value.as_bytes();
-    let (scheme, token) = bytes.split_at_checked(7)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return None;
-    }
-    let token = token.trim_ascii();
-    token.starts_with(KEY_PREFIX).then_some(token)
+/// What one scheme found.
+#[derive(Debug)]
+enum Presented {
+    /// A credential that is not valid, nor ever was.
+    Invalid,
+    /// One that was valid once: not the client's doing, as if nothing had been presented.
+    Lapsed,
+    /// A good one.
+    Valid(Principal),
 }
 
+/// Where authentication ends.
+#[derive(Debug)]
+pub(in crate::proxy) enum Authenticated {
+    /// The route is public.
+    Public,
+    /// A credential says who it is.
+    As(Principal),
+    /// No credential that is known here was presented: the one to ask, by its scheme.
+    Ask(usize),
+}
+
+/// Refusals: `MalformedRequest` for a credential header sent
+/// twice or two different principals, `InvalidCredential`, `Unauthorized` if nothing, or only a
+/// lapsed credential, was presented.
+pub(in crate::proxy) async fn authenticate(
+    asked: &Asked<'_>,
+    _content: &mut Content,
+) -> Result<Authenticated, Reply> {
+    let route = asked.route;
+    if route.auth.is_empty() {
+        return Ok(Authenticated::Public);
+    }
+    if is_repeated(&asked.parts.headers) {
+        return Err(Refusal::MalformedRequest.into());
+    }
+    let mut found = Found::default();
+    api_key::look_up(asked, &mut found)?;
+    if found.is_nothing()
+        && let Some(scheme) = ask(asked)
+    {
+        return Ok(Authenticated::Ask(scheme));
+    }
+    Ok(Authenticated::As(found.verdict()?))
+}
+
+/// The first scheme of the route that asks somebody else.
+fn ask(asked: &Asked<'_>) -> Option<usize> {
+    let asks = |scheme: &usize| asked.policy.auth[*scheme].forward().is_some();
+    asked.route.auth.iter().copied().find(asks)
+}
+
+/// Refuses a caller who may not do what the route does.
+pub(in crate::proxy) fn allow(
+    policy: &Compiled,
+    route: &Route,
+    principal: Option<&Principal>,
+) -> Result<(), Reply> {
+    let may = principal.is_some_and(|who| who.identity(policy).may(&route.scopes));
+    if may || route.scopes.is_empty() {
+        return Ok(());
+    }
+    let challenge = route.scope_challenge.clone();
+    Err(Reply::refuse(Refusal::ForbiddenScope).with(WWW_AUTHENTICATE, challenge))
+}
+
+/// Which of two counts is anybody's guess (RFC 6750, 2; RFC 9110, 11.6.2).
+fn is_repeated(headers: &HeaderMap) -> bool {
+    headers.get_all(AUTHORIZATION).iter().nth(1).is_some()
+}
+
+/// What the schemes of a route found so far.
 #[derive(Default)]
 struct Found {
     principal: Option<Principal>,
@@ -90,42 +151,56 @@ struct Found {
 }
 
 impl Found {
-    fn present(
-        &mut self,
-        found: Option<Principal>,
-        policy: &Compiled,
-        unix_seconds: u64,
-    ) -> Result<(), Refusal> {
-        let Some(principal) = found else {
-            self.invalid = true;
-            return Ok(());
-        };
-        let record = principal.record(policy);
-        if record.expires_unix_seconds <= unix_seconds {
-            // Not the client's doing: as if nothing had been presented.
-            return Ok(());
+    fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
+        match (presented, &self.principal) {
+            (Presented::Invalid, _) => self.invalid = true,
+            (Presented::Lapsed, _) => {}
+            (Presented::Valid(new), Some(known))
+                if known.identity(policy).name != new.identity(policy).name =>
+            {
+                return Err(Refusal::MalformedRequest.into());
+            }
+            (Presented::Valid(new), _) => self.principal = Some(new),
         }
-        match &self.principal {
-            Some(other) if other.record(policy).principal != record.principal => {
-                Err(Refusal::MalformedRequest)
-            }
-            _ => {
-                self.principal = Some(principal);
-                Ok(())
-            }
+        Ok(())
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.principal.is_none() && !self.invalid
+    }
+
+    fn verdict(self) -> Result<Principal, Reply> {
+        match self {
+            Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential)),
+            Self { principal: None, .. } => Err(challenge(Refusal::Unauthorized)),
+            Self { principal: Some(principal), .. } => Ok(principal),
         }
     }
 }
 
-fn look_up(
-    policy: &Compiled,
-    route: &Route,
-    key: &[u8],
-    admits: impl Fn(usize) -> bool,
-) -> Option<Principal> {
-    let digest: [u8; 32] = digest(&SHA256, key).as_ref().try_into().ok()?;
-    route.auth.iter().copied().filter(|scheme| admits(*scheme)).find_map(|scheme| {
-        let key = policy.auth[scheme].find(&digest)?;
-        Some(Principal { scheme, key })
-    })
+/// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
+fn challenge(refusal: Refusal) -> Reply {
+    let challenge = match refusal {
+        Refusal::InvalidCredential => "Bearer realm=\"api\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"api\"",
+    };
+    Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// Takes the credentials that are for this host alone out of what the upstream gets.
+pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
+    for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
+        if scheme.hides
+            && let Some(header) = scheme.own_header()
+        {
+            headers.remove(header);
+        }
+        // Only who was asked says these.
+        for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {
+            headers.remove(name);
+        }
+    }
+    if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
+        headers.remove(AUTHORIZATION);
+    }
 }

@@ -37,7 +37,7 @@ pub(in crate::proxy) fn charge(
     policy: &Compiled,
     route: &Route,
     client: &Client,
-    principal: Option<Principal>,
+    principal: Option<&Principal>,
     now_ns: u64,
 ) -> Quota {
     let mut quota = Quota::default();
@@ -50,9 +50,7 @@ pub(in crate::proxy) fn charge(
         })
     };
     let key = |limit: &Limit| match (limit.key, principal) {
-        (LimitKey::Principal, Some(principal)) => {
-            Key::Principal(&principal.record(policy).principal)
-        }
+        (LimitKey::Principal, Some(principal)) => Key::Principal(&principal.identity(policy).name),
         _ => Key::Address(client.key),
     };
     let is_over = |index: &usize| {

@@ -10,7 +10,10 @@ use http::{
 };
 
 use crate::{
-    proxy::{compiled::Compiled, compiled_listener::Redirect, proof::Target, reply::Reply},
+    proxy::{
+        compiled::Compiled, compiled_auth::Scheme, compiled_listener::Redirect, proof::Target,
+        reply::Reply,
+    },
     refusal::Refusal,
 };
 
@@ -39,7 +42,11 @@ pub(in crate::proxy) fn answer(
 fn has_credential(policy: &Compiled, headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION)
         || headers.contains_key(PROXY_AUTHORIZATION)
-        || policy.auth.iter().any(|scheme| headers.contains_key(&scheme.header))
+        || policy
+            .auth
+            .iter()
+            .filter_map(Scheme::own_header)
+            .any(|header| headers.contains_key(header))
 }
 
 /// The port that `Host` names.

@@ -4,7 +4,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
+    header::{CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -12,12 +12,17 @@ use http_body::Body;
 
 use crate::proxy::{
     compiled::{Compiled, Route},
-    proof::{Client, Principal, own_bearer},
+    proof::{Client, Principal, hide},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// What the client asked of us, for somebody who is asked about it.
+pub(in crate::proxy) const X_FORWARDED_METHOD: HeaderName =
+    HeaderName::from_static("x-forwarded-method");
+/// See [`X_FORWARDED_METHOD`].
+pub(in crate::proxy) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const X_AUTH_SUBJECT: HeaderName = HeaderName::from_static("x-auth-subject");
 const X_AUTH_TIER: HeaderName = HeaderName::from_static("x-auth-tier");
 const X_AUTH_SCHEME: HeaderName = HeaderName::from_static("x-auth-scheme");
@@ -83,29 +88,57 @@ pub(in crate::proxy) fn headers(
     route: &Route,
     headers: &mut HeaderMap,
     (client, forwarded): (&Client, &ForwardedFor),
-    principal: Option<Principal>,
+    principal: Option<&Principal>,
 ) {
     debug_assert!(forwarded.client == client.address, "address headers of another client");
     hop_by_hop(headers);
     one_cookie(headers);
     remove(headers, |name| matches!(name, "expect" | "proxy-authorization") || is_forged(name));
-    if !route.auth.is_empty() {
-        for scheme in &route.auth {
-            headers.remove(&policy.auth[*scheme].header);
-        }
-        if headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
-            headers.remove(AUTHORIZATION);
-        }
-    }
+    hide(policy, route, headers);
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
-        let record = principal.record(policy);
-        headers.insert(X_AUTH_SUBJECT, record.subject.clone());
-        headers.insert(X_AUTH_SCHEME, policy.auth[principal.scheme].label.clone());
-        if let Some(tier) = &record.tier {
-            headers.insert(X_AUTH_TIER, tier.clone());
+        let identity = principal.identity(policy);
+        headers.insert(X_AUTH_SUBJECT, identity.subject.clone());
+        headers.insert(X_AUTH_SCHEME, principal.scheme(policy).clone());
+        if let Some(tier) = &identity.tier {
+            headers.insert(X_AUTH_TIER, tier.label.clone());
+        }
+        for (name, value) in &identity.said {
+            headers.append(name, value.clone());
         }
     }
+    forwarding(headers, forwarded);
+}
+
+/// Headers of a sub-request about a request: without its body, its conditions, and what this hop
+/// or a forger says.
+pub(in crate::proxy) fn about(
+    policy: &Compiled,
+    route: &Route,
+    headers: &mut HeaderMap,
+    forwarded: &ForwardedFor,
+) {
+    hop_by_hop(headers);
+    one_cookie(headers);
+    remove(headers, |name| {
+        matches!(
+            name,
+            "expect"
+                | "proxy-authorization"
+                | "content-length"
+                | "content-type"
+                | "content-encoding"
+                | "transfer-encoding"
+                | "range"
+        ) || name.starts_with("if-")
+            || is_forged(name)
+    });
+    hide(policy, route, headers);
+    forwarding(headers, forwarded);
+}
+
+/// Who the client is and how it came here.
+fn forwarding(headers: &mut HeaderMap, forwarded: &ForwardedFor) {
     headers.insert(X_FORWARDED_FOR, forwarded.chain.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(forwarded.https)));
     if let Some(host) = headers.get(HOST).cloned() {

@@ -12,9 +12,9 @@ use super::support::Client;
 use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
-        Algorithm, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitKey,
-        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        Algorithm, ApiKeyPolicy, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
+        CorsPolicy, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
+        LimitKey, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
@@ -104,6 +104,7 @@ fn answer(socket: TcpStream) -> Option<()> {
 
 const BOUNDS: HttpBounds = HttpBounds {
     max_body_bytes: 1000,
+    max_inspected_body_bytes: 500,
     max_headers: 100,
     max_header_bytes: 16384,
     max_connections: 1000,
@@ -135,6 +136,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         methods: Vec::new(),
         upstream: 0,
         auth,
+        scopes: Vec::new(),
         limits: Vec::new(),
         cors: None,
         headers: None,
@@ -176,14 +178,15 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         ],
         auth: vec![AuthPolicy {
             name: "keys".into(),
-            kind: AuthKind::ApiKey {
+            kind: AuthKind::ApiKey(ApiKeyPolicy {
                 header: "x-api-key".into(),
                 keys: vec![
                     key("alice", KEY, None),
                     key("bob", "lk_other", None),
                     key("old", "lk_expired", Some(1)),
                 ],
-            },
+            }),
+            hide_credentials: true,
             mode: Mode::Enforce,
         }],
         limits: vec![LimitPolicy {

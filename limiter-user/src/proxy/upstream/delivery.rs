@@ -40,7 +40,7 @@ const MAX_UNSENT: u32 = 4;
 pub(super) struct Replay {
     method: Method,
     uri: Uri,
-    /// Over HTTP/2 there is no head to read once more.
+    /// Where there is no head to read once more: over HTTP/2, and of our own questions.
     headers: Option<HeaderMap>,
 }
 
@@ -55,6 +55,14 @@ impl Replay {
                 .is_stream(&exchange.watch)
                 .then(|| request.headers().clone()),
         })
+    }
+
+    pub(super) fn of_question(question: &Request<RequestBody>) -> Self {
+        Self {
+            method: question.method().clone(),
+            uri: question.uri().clone(),
+            headers: Some(question.headers().clone()),
+        }
     }
 
     fn request(&self, exchange: &Exchange) -> Option<Request<RequestBody>> {

@@ -1,0 +1,134 @@
+//! `kind = "api_key"`: keys from `limiter keys`, or one shared token, digested as they are read.
+
+use std::path::Path;
+
+use toml::Spanned;
+
+use super::super::{
+    Scope, agent,
+    document::access::AuthDocument,
+    error::{Place, Report},
+    secret, values,
+};
+use crate::{
+    keys::{self, file::KeysFile},
+    policy::{
+        Mode,
+        auth::{ApiKeyPolicy, AuthKind, AuthPolicy, KeyRecord},
+    },
+};
+
+const DEFAULT_HEADER: &str = "x-api-key";
+/// A shared token shorter than this can be guessed.
+const SHORT_TOKEN: usize = 16;
+/// Headers that mean something else to somebody on the way.
+const RESERVED_HEADERS: [&str; 10] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "forwarded",
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+];
+
+pub(super) fn check(
+    written: &Spanned<AuthDocument>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> ApiKeyPolicy {
+    let document = written.get_ref();
+    let header = report.value_or(
+        document.header.as_ref(),
+        |text| match values::header_name(text)? {
+            name if name == "authorization" => {
+                Err("`Authorization: Bearer` is read anyway".to_owned())
+            }
+            name if RESERVED_HEADERS.contains(&name.as_str()) => {
+                Err("this header means something else".to_owned())
+            }
+            name => Ok(name),
+        },
+        DEFAULT_HEADER.to_owned(),
+    );
+    let mut records = Vec::new();
+    if let Some(file) = &document.keys_file {
+        let path = agent::path(file, scope, report);
+        read_keys(&path, &Place::from(file.span()), &mut records, report);
+    }
+    if let Some(token) = &document.token
+        && let Some(text) = secret::read(token, scope, report)
+    {
+        push_token(&text, &Place::from(token.span()), &mut records, report);
+    }
+    if document.keys_file.is_none() && document.token.is_none() {
+        report.refuse_with(
+            written.span(),
+            "no key can be valid: neither `keys_file` nor `token` is given",
+            format!("keys_file = {:?}, then `limiter keys new --name NAME`", keys::DEFAULT_FILE),
+        );
+    }
+    ApiKeyPolicy { header, keys: records }
+}
+
+/// The scheme of a preset or of `LIMITER_AUTH_TOKEN` where the file has none: the default keys
+/// file and the token.
+pub(in crate::config) fn default_scheme(token: Option<&str>, report: &mut Report) -> AuthPolicy {
+    let mut records = Vec::new();
+    if let Some(token) = token {
+        push_token(token, &"LIMITER_AUTH_TOKEN".into(), &mut records, report);
+    }
+    let path = Path::new(keys::DEFAULT_FILE);
+    if token.is_none() || path.exists() {
+        read_keys(path, &keys::DEFAULT_FILE.into(), &mut records, report);
+    }
+    let header = DEFAULT_HEADER.to_owned();
+    AuthPolicy {
+        name: "keys".to_owned(),
+        kind: AuthKind::ApiKey(ApiKeyPolicy { header, keys: records }),
+        hide_credentials: true,
+        mode: Mode::Enforce,
+    }
+}
+
+fn read_keys(path: &Path, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
+    match KeysFile::read(path) {
+        Ok(Some(file)) => {
+            if file.keys.is_empty() {
+                report.risk(place.clone(), "holds no key: `limiter keys new --name NAME`");
+            }
+            records.extend(file.records());
+        }
+        Ok(None) => report.risk(
+            place.clone(),
+            format!("there is no {} yet: `limiter keys new --name NAME` makes it", path.display()),
+        ),
+        Err(error) => report.refuse(place.clone(), format!("{error:#}")),
+    }
+}
+
+fn push_token(text: &str, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        report.refuse(
+            place.clone(),
+            "the token cannot be sent in a header: it has blanks or characters beyond ASCII",
+        );
+        return;
+    }
+    if text.len() < SHORT_TOKEN {
+        report.risk(
+            place.clone(),
+            format!("a token of fewer than {SHORT_TOKEN} characters can be guessed"),
+        );
+    }
+    records.push(KeyRecord {
+        name: keys::SHARED_TOKEN.to_owned(),
+        tier: None,
+        scopes: Vec::new(),
+        digest: keys::digest(text.as_bytes()),
+        expires_unix_seconds: None,
+    });
+}

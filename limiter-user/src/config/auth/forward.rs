@@ -1,0 +1,48 @@
+//! `kind = "forward"`: which server is asked about each request.
+
+use toml::Spanned;
+
+use super::super::{
+    Scope,
+    document::{Text, access::AuthDocument},
+    error::Report,
+    upstream, values,
+};
+use crate::policy::auth::ForwardPolicy;
+
+/// Header that names the principal where nothing is said.
+const DEFAULT_SUBJECT: &str = "x-auth-subject";
+
+/// Fields that frame a message or that the proxy writes itself.
+const RESERVED: [&str; 7] =
+    ["connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"];
+
+pub(super) fn check(
+    name: &Text,
+    written: &Spanned<AuthDocument>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<ForwardPolicy> {
+    let document = written.get_ref();
+    let Some(url) = &document.url else {
+        let example = "url = \"http://127.0.0.1:9000/auth\"";
+        report.refuse_with(written.span(), "`url` is missing: whom to ask", example);
+        return None;
+    };
+    let header = |text: &str| match values::header_name(text)? {
+        name if RESERVED.contains(&name.as_str()) || name.starts_with("x-forwarded-") => {
+            Err("this header means something else".to_owned())
+        }
+        name => Ok(name),
+    };
+    let subject_header =
+        report.value_or(document.subject_header.as_ref(), header, DEFAULT_SUBJECT.to_owned());
+    let copy_headers = document
+        .copy_headers
+        .as_ref()
+        .map_or_else(Vec::new, |list| report.values(list.get_ref(), header));
+    // What no upstream can be called: the metrics tell them apart.
+    let label = format!("auth:{}", name.get_ref());
+    let (upstream, path) = upstream::asked(label, url, document.ca.as_ref(), scope, report)?;
+    Some(ForwardPolicy { upstream, path, subject_header, copy_headers })
+}

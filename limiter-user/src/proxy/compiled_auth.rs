@@ -1,0 +1,144 @@
+//! Authentication schemes as requests meet them.
+
+use http::{HeaderName, HeaderValue, uri::PathAndQuery};
+
+use super::identity::Identity;
+use crate::policy::{
+    Mode,
+    auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
+    upstream::UpstreamPolicy,
+};
+
+/// One authentication scheme.
+#[derive(Debug)]
+pub(super) struct Scheme {
+    pub(super) mode: Mode,
+    /// Its name, for the upstream.
+    pub(super) label: HeaderValue,
+    /// Whether the credential is kept from the upstream.
+    pub(super) hides: bool,
+    pub(super) kind: SchemeKind,
+}
+
+/// How a scheme works.
+#[derive(Debug)]
+pub(super) enum SchemeKind {
+    ApiKey(ApiKeys),
+    Forward(Forward),
+}
+
+/// Somebody else who is asked.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// Index of its upstream: behind those of routes.
+    pub(super) upstream: usize,
+    pub(super) host: HeaderValue,
+    pub(super) target: PathAndQuery,
+    pub(super) subject: HeaderName,
+    pub(super) copied: Vec<HeaderName>,
+}
+
+/// API keys by digest.
+#[derive(Debug)]
+pub(super) struct ApiKeys {
+    pub(super) header: HeaderName,
+    /// Sorted by digest.
+    pub(super) keys: Vec<Key>,
+}
+
+/// One API key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) digest: [u8; 32],
+    pub(super) expires_unix_seconds: u64,
+    pub(super) identity: Identity,
+}
+
+impl Scheme {
+    /// `upstreams`: those so far, to which it may add its own.
+    pub(super) fn new(
+        policy: &AuthPolicy,
+        upstreams: &mut Vec<UpstreamPolicy>,
+    ) -> Result<Self, String> {
+        let label = HeaderValue::from_str(&policy.name)
+            .map_err(|_| "scheme name: not a header value".to_owned())?;
+        let kind = match &policy.kind {
+            AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+            AuthKind::Forward(forward) => {
+                upstreams.push(forward.upstream.clone());
+                SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
+            }
+        };
+        Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
+    }
+
+    /// The header that carries its credential and nothing else.
+    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => Some(&keys.header),
+            SchemeKind::Forward(_) => None,
+        }
+    }
+
+    /// Its API keys, if these are what it checks.
+    pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => Some(keys),
+            SchemeKind::Forward(_) => None,
+        }
+    }
+
+    /// Whom it asks, if that is what it does.
+    pub(super) fn forward(&self) -> Option<&Forward> {
+        match &self.kind {
+            SchemeKind::Forward(forward) => Some(forward),
+            SchemeKind::ApiKey(_) => None,
+        }
+    }
+}
+
+impl Forward {
+    fn new(policy: &ForwardPolicy, upstream: usize) -> Result<Self, String> {
+        let name = |text: &String| {
+            HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("header name {text:?}"))
+        };
+        let server = policy.upstream.servers.first().ok_or("nobody to ask")?;
+        Ok(Self {
+            upstream,
+            host: HeaderValue::try_from(server.authority()).map_err(|error| error.to_string())?,
+            target: policy.path.parse().map_err(|_| format!("path {:?}", policy.path))?,
+            subject: name(&policy.subject_header)?,
+            copied: policy.copy_headers.iter().map(name).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl ApiKeys {
+    fn new(policy: &ApiKeyPolicy) -> Result<Self, String> {
+        let key = |key: &crate::policy::auth::KeyRecord| {
+            let scopes = key.scopes.iter().map(|scope| scope.as_str().into());
+            Ok(Key {
+                digest: key.digest,
+                expires_unix_seconds: key.expires_unix_seconds.unwrap_or(u64::MAX),
+                identity: Identity::new(&key.name, key.tier.as_deref(), scopes)?,
+            })
+        };
+        let mut keys: Vec<Key> = policy.keys.iter().map(key).collect::<Result<_, String>>()?;
+        keys.sort_unstable_by_key(|key| key.digest);
+        let header = HeaderName::from_bytes(policy.header.as_bytes())
+            .map_err(|_| format!("header name {:?}", policy.header))?;
+        Ok(Self { header, keys })
+    }
+
+    /// Index of the key with this digest, compared in constant time.
+    pub(super) fn find(&self, digest: &[u8; 32]) -> Option<usize> {
+        let first = self.keys.partition_point(|key| key.digest[..8] < digest[..8]);
+        self.keys[first..]
+            .iter()
+            .take_while(|key| key.digest[..8] == digest[..8])
+            .position(|key| {
+                aws_lc_rs::constant_time::verify_slices_are_equal(&key.digest, digest).is_ok()
+            })
+            .map(|position| first + position)
+    }
+}

@@ -1,0 +1,151 @@
+//! The body of a request on its way past the stages: streamed, or looked at as a whole.
+//!
+//! A body that a stage asks for is collected up to `max_inspected_body`, from one budget for the
+//! whole process, and goes upstream from memory. Nothing is read before a stage asks.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+
+use super::{body::RequestBody, compiled::Compiled, exchange::Exchange, reply::Reply};
+use crate::refusal::Refusal;
+
+/// Bytes of bodies that are collected at once, by all cores.
+const INSPECTION_BYTES: usize = 64 << 20;
+
+/// What is left for collected bodies.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left_bytes: AtomicUsize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { left_bytes: AtomicUsize::new(INSPECTION_BYTES) }
+    }
+}
+
+/// A part of the budget, given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    /// Takes so much more; `false` if there is not so much.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let take = |left: usize| left.checked_sub(bytes);
+        let taken =
+            self.budget.left_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.left_bytes.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body that was collected.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) data: Bytes,
+    /// Those that may be passed on.
+    pub(super) trailers: Option<HeaderMap>,
+    _share: Share,
+}
+
+/// The body of a request that is looked at.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Not read yet.
+    Streaming(RequestBody),
+    /// In memory.
+    Whole(Whole),
+    /// Of a request that nobody sent, or that could not be read.
+    None,
+}
+
+impl Content {
+    /// All of its data, read now if it was not before. Refuses a body that is too large to be
+    /// looked at, that does not come in time, or for which there is no memory now.
+    pub(super) async fn whole(&mut self, policy: &Compiled) -> Result<&Bytes, Reply> {
+        if let Self::Streaming(_) = self {
+            let Self::Streaming(body) = std::mem::replace(self, Self::None) else {
+                unreachable!("looked at just now");
+            };
+            *self = Self::Whole(collect(policy, body).await?);
+        }
+        match self {
+            Self::Whole(whole) => Ok(&whole.data),
+            Self::Streaming(_) | Self::None => Err(Refusal::Timeout.into()),
+        }
+    }
+
+    /// The body as the upstream gets it.
+    pub(super) fn into_body(self, exchange: &Exchange) -> RequestBody {
+        match self {
+            Self::Streaming(body) => body,
+            Self::Whole(whole) => RequestBody::whole(whole, exchange),
+            Self::None => RequestBody::none(exchange),
+        }
+    }
+}
+
+async fn collect(policy: &Compiled, mut body: RequestBody) -> Result<Whole, Reply> {
+    let watch = Rc::clone(body.watch());
+    let most = policy.bounds.max_inspected_body_bytes;
+    let mut share = Share::new(&policy.inspection);
+    let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    if announced.is_some_and(|bytes| bytes > most) {
+        return Err(Refusal::BodyTooLarge.into());
+    }
+    let mut data = BytesMut::new();
+    let mut trailers = None;
+    loop {
+        let frame = watch.within(policy.timeouts.body, body.frame()).await;
+        let Some(frame) = frame else {
+            return Err(Refusal::Timeout.into());
+        };
+        match frame.transpose() {
+            Ok(None) => break,
+            Ok(Some(frame)) => match frame.into_data() {
+                Ok(bytes) if data.len() + bytes.len() > most => {
+                    return Err(Refusal::BodyTooLarge.into());
+                }
+                // What is announced takes no memory, or whoever announces much could hold all of it.
+                Ok(bytes) if !share.grow(bytes.len()) => return Err(full()),
+                Ok(bytes) => data.extend_from_slice(&bytes),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            },
+            Err(_) => {
+                let fault = watch.violation.get().or(watch.body_fault.get());
+                return Err(fault.unwrap_or(Refusal::Timeout).into());
+            }
+        }
+    }
+    Ok(Whole { data: data.freeze(), trailers, _share: share })
+}
+
+/// There is no memory for it now.
+fn full() -> Reply {
+    Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
+}

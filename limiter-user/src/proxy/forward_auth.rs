@@ -1,0 +1,145 @@
+//! Authentication by somebody else: a sub-request about each request that no credential known here
+//! answers for, as nginx's `auth_request` and Caddy's `forward_auth` make it.
+//!
+//! In: the head of a request; out: whom the other side says it speaks for, or the answer that it
+//! has for the client. Whoever cannot be asked lets nobody in.
+
+use std::pin::Pin;
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION, SET_COOKIE, WWW_AUTHENTICATE},
+    request::Parts,
+};
+use http_body_util::BodyExt as _;
+
+use super::{
+    body::{RequestBody, Source},
+    compiled::Route,
+    compiled_auth::Forward,
+    exchange::Exchange,
+    identity::Identity,
+    proof::{Client, Principal, X_REQUEST_ID},
+    reply::Reply,
+    stage::transform::{self, X_FORWARDED_METHOD, X_FORWARDED_URI},
+    upstream,
+};
+use crate::refusal::Refusal;
+
+const X_AUTH_TIER: HeaderName = HeaderName::from_static("x-auth-tier");
+const X_AUTH_SCOPES: HeaderName = HeaderName::from_static("x-auth-scopes");
+
+/// Bytes of an answer that are handed to the client.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+/// Fields of an answer that are handed to the client.
+const HANDED: [HeaderName; 5] =
+    [CONTENT_TYPE, CACHE_CONTROL, LOCATION, SET_COOKIE, WWW_AUTHENTICATE];
+
+/// Asks the server of a scheme. `Ok(None)`: it lets the request in and names nobody.
+pub(super) async fn ask(
+    exchange: &Exchange,
+    route: &Route,
+    scheme: usize,
+    client: &Client,
+    parts: &Parts,
+) -> Result<Option<Principal>, Reply> {
+    let policy = &*exchange.in_force.policy;
+    let Some(forward) = policy.auth[scheme].forward() else {
+        return Err(Refusal::Unauthorized.into());
+    };
+    let question = question(exchange, route, forward, client, parts);
+    let response = upstream::ask(exchange, forward.upstream, question).await?;
+    let (head, source) = response.into_parts();
+    let body = read(exchange, source).await?;
+    let refusal = match head.status {
+        status if status.is_success() => {
+            let identity = identity(forward, &head.headers)?;
+            return Ok(identity.map(|identity| Principal::verified(scheme, identity)));
+        }
+        StatusCode::FORBIDDEN => Refusal::ForbiddenScope,
+        StatusCode::TOO_MANY_REQUESTS => Refusal::RateLimited,
+        status if status.is_client_error() || status.is_redirection() => Refusal::Unauthorized,
+        _ => return Err(Refusal::UpstreamFailed.into()),
+    };
+    let handed = HANDED.iter().flat_map(|name| {
+        head.headers.get_all(name).iter().map(|value| (name.clone(), value.clone()))
+    });
+    Err(Reply::in_words_of(refusal, head.status, handed.collect(), body))
+}
+
+fn question(
+    exchange: &Exchange,
+    route: &Route,
+    forward: &Forward,
+    client: &Client,
+    parts: &Parts,
+) -> Request<RequestBody> {
+    let mut headers = parts.headers.clone();
+    let policy = &*exchange.in_force.policy;
+    transform::about(policy, route, &mut headers, &exchange.forwarded_for(client));
+    let asked = |text: &str| {
+        HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    };
+    headers.insert(X_FORWARDED_METHOD, asked(parts.method.as_str()));
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    headers.insert(X_FORWARDED_URI, asked(target));
+    headers.insert(HOST, forward.host.clone());
+    headers.insert(X_REQUEST_ID, exchange.id().clone());
+    let mut request = Request::new(RequestBody::none(exchange));
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = Uri::from(forward.target.clone());
+    *request.headers_mut() = headers;
+    request
+}
+
+/// Whom an answer names. A name that cannot be handed on is no name: nobody is let in by it.
+fn identity(forward: &Forward, headers: &HeaderMap) -> Result<Option<Identity>, Reply> {
+    let failed = || Reply::from(Refusal::UpstreamFailed);
+    let text = |name: &HeaderName| headers.get(name).map(HeaderValue::to_str).transpose();
+    let said: Vec<_> = forward
+        .copied
+        .iter()
+        .flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+        .collect();
+    let Some(subject) = text(&forward.subject).map_err(|_| failed())? else {
+        return Ok(None);
+    };
+    if subject.is_empty() || subject.len() > 256 {
+        return Err(failed());
+    }
+    let tier = text(&X_AUTH_TIER).map_err(|_| failed())?;
+    let scopes = text(&X_AUTH_SCOPES).map_err(|_| failed())?.unwrap_or_default();
+    let scopes = scopes.split_ascii_whitespace().map(Box::from);
+    let mut identity = Identity::new(subject, tier, scopes).map_err(|_| failed())?;
+    identity.said = said;
+    Ok(Some(identity))
+}
+
+/// The body of an answer, which frees its connection for the next question.
+async fn read(exchange: &Exchange, source: Source) -> Result<Bytes, Reply> {
+    let Source::Upstream(mut incoming, mut lease) = source else {
+        return Ok(Bytes::new());
+    };
+    let limit = exchange.in_force.policy.timeouts.upstream;
+    let whole = async {
+        let mut body = BytesMut::new();
+        while let Some(frame) = Pin::new(&mut incoming).frame().await {
+            let Some(data) = frame.ok()?.into_data().ok() else { continue };
+            if body.len() + data.len() > MAX_ANSWER_BYTES {
+                return None;
+            }
+            body.extend_from_slice(&data);
+        }
+        Some(body.freeze())
+    };
+    match exchange.within(limit, whole).await {
+        Some(Some(body)) => {
+            lease.give_back();
+            Ok(body)
+        }
+        Some(None) => Err(Refusal::UpstreamFailed.into()),
+        None => Err(Refusal::UpstreamTimeout.into()),
+    }
+}

@@ -1,0 +1,110 @@
+//! What controls cost: CPU time for each request of routes that differ in one control, beside a
+//! route without any.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use limiter_tests::{http, netns::Namespace, scratch::Scratch, wait::eventually};
+
+use crate::{
+    proxy::{
+        cases::{Case, FIELD, KEY},
+        load::{self, Round},
+        median, microseconds,
+        servers::{self, MEASURED_CPU, OTHER_CPU, Server},
+    },
+    table,
+};
+
+const TURNS: usize = 7;
+const ROUND: Duration = Duration::from_secs(1);
+const START: Duration = Duration::from_secs(10);
+const PORT: u16 = 8001;
+
+const BARE: Case = Case {
+    name: "no control",
+    address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    path: "/api/items",
+    credential: None,
+    status: 200,
+    own_status: None,
+    target: None,
+};
+
+/// Targets in ns more than the bare route.
+const CASES: &[(Case, Option<u64>)] = &[
+    (BARE, None),
+    (Case { name: "a header that nobody reads", credential: Some((FIELD, KEY)), ..BARE }, None),
+    (Case { name: "API key", path: "/api/key", credential: Some((FIELD, KEY)), ..BARE }, None),
+    (
+        Case {
+            name: "API key, two limits, headers",
+            path: "/api/limits",
+            credential: Some((FIELD, KEY)),
+            ..BARE
+        },
+        Some(3_000),
+    ),
+];
+
+/// Measures everything; the table.
+pub(crate) fn measure() -> String {
+    let namespace = Namespace::new("bench");
+    let scratch = Scratch::new();
+    let mut nginx = servers::on_cpu(&namespace, OTHER_CPU, "nginx");
+    let text = std::fs::read(servers::peer("origin.conf")).expect("a peer's file");
+    nginx.arg("-p").arg(scratch.path()).arg("-c").arg(scratch.write("origin.conf", text));
+    let _origin = Server::start("nginx", 3000, &mut nginx);
+    let mut limiter = servers::limiter(&namespace, &scratch, "controls.toml");
+    let server = Server::start("limiter", PORT, &mut limiter);
+    for (case, _) in CASES {
+        let headers: Vec<(&str, &str)> = case.credential.into_iter().collect();
+        let request = http::request("GET", case.path, &headers, b"");
+        eventually(START, case.name, || {
+            let address = SocketAddr::new(case.address, PORT);
+            let answer = namespace.run(|| http::exchange(address, &request));
+            answer.is_ok_and(|answer| answer.status == case.status)
+        });
+    }
+    let mut rounds: Vec<Vec<Round>> = CASES.iter().map(|_| Vec::new()).collect();
+    for _ in 0..TURNS {
+        for ((case, _), rounds) in CASES.iter().zip(&mut rounds) {
+            let wrk = servers::on_cpu(&namespace, OTHER_CPU, "wrk");
+            let address = SocketAddr::new(case.address, PORT);
+            rounds.push(load::run(wrk, &server.child, address, case, ROUND));
+        }
+    }
+    let header = ["case", "us/request", "more than none", "target", ""];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for ((case, target), of_case) in CASES.iter().zip(&rounds) {
+        // Of rounds that followed each other, so that what else the machine did hit both.
+        let more = median(
+            of_case
+                .iter()
+                .zip(&rounds[0])
+                .map(|(one, bare)| one.cost_ns().saturating_sub(bare.cost_ns())),
+        );
+        let met = target.map_or("", |target| if more <= target { "PASS" } else { "MISS" });
+        rows.push(vec![
+            case.name.to_owned(),
+            microseconds(median(of_case.iter().map(Round::cost_ns))),
+            microseconds(more),
+            target.map_or_else(String::new, microseconds),
+            met.to_owned(),
+        ]);
+    }
+    let mut text = table::lines(&rows);
+    // Writing to a string cannot fail.
+    let _infallible = write!(
+        text,
+        "\nCPU microseconds of all processes of the limiter for one request, median of {TURNS} \
+         rounds of {} s, {} connections;\none thread on CPU {MEASURED_CPU}, client and origin on \
+         CPU {OTHER_CPU}\n",
+        ROUND.as_secs(),
+        load::CONNECTIONS,
+    );
+    text
+}

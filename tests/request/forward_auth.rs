@@ -1,0 +1,133 @@
+//! `kind = "forward"`: another server says who a request speaks for.
+
+use limiter_tests::{
+    http,
+    origin::{Behaviour, Origin},
+};
+
+use crate::support::{SOON, Site};
+
+const ROUTE: &str = "auth = [\"other\"]\nlimits = \"none\"";
+
+/// A site, and the server that is asked.
+fn start(route: &str, more: &str) -> (Site, Origin) {
+    let mut site = Site::prepare("", route, "");
+    let other = Origin::start(&site.namespace);
+    let section = format!(
+        "[auth.other]\nkind = \"forward\"\nurl = \"{}/verify?by=limiter\"\n{more}",
+        other.url()
+    );
+    site.limiter.configure(&crate::support::configuration(&site.origin, "", route, &section));
+    site.limiter.restart();
+    (site, other)
+}
+
+fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Behaviour {
+    let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Behaviour::Answer(status, headers, body.as_bytes().to_vec())
+}
+
+#[test]
+fn whom_the_other_server_names_is_let_in() {
+    let (site, other) = start(ROUTE, "copy_headers = [\"Remote-Groups\"]\n");
+    let named = [("X-Auth-Subject", "carol"), ("X-Auth-Tier", "gold"), ("Remote-Groups", "a,b")];
+    other.by_default(answer(200, &named, ""));
+    let forged = [
+        ("Cookie", "session=1"),
+        ("X-Auth-Subject", "root"),
+        ("Remote-Groups", "admin"),
+        ("X-Forwarded-Uri", "/public"),
+    ];
+    let request = http::request("POST", "/orders?id=1", &forged, b"body");
+    assert_eq!(site.send(&request).status, 200);
+
+    let asked = other.take_one(SOON);
+    assert_eq!(asked.line(), "GET /verify?by=limiter HTTP/1.1");
+    assert_eq!(asked.header("x-forwarded-method").as_deref(), Some("POST"));
+    assert_eq!(asked.header("x-forwarded-uri").as_deref(), Some("/orders?id=1"));
+    assert_eq!(asked.header("x-forwarded-for").as_deref(), Some("127.0.0.1"));
+    assert_eq!(asked.header("cookie").as_deref(), Some("session=1"));
+    assert_eq!(asked.header("x-auth-subject"), None, "what a client says of itself");
+    assert_eq!(asked.header("remote-groups"), None);
+    assert_eq!(asked.header("content-length"), None);
+    assert!(asked.body.is_empty());
+
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.body, b"body");
+    assert_eq!(upstream.header("x-auth-subject").as_deref(), Some("carol"));
+    assert_eq!(upstream.header("x-auth-tier").as_deref(), Some("gold"));
+    assert_eq!(upstream.header("x-auth-scheme").as_deref(), Some("other"));
+    assert_eq!(upstream.header("remote-groups").as_deref(), Some("a,b"));
+    assert_eq!(upstream.header("x-request-id"), asked.header("x-request-id"));
+}
+
+#[test]
+fn what_it_says_else_is_the_clients_answer() {
+    let (site, other) = start(ROUTE, "");
+    let login =
+        [("Location", "https://id.test/login"), ("Set-Cookie", "state=1"), ("X-Inside", "y")];
+    for (behaviour, status, label) in [
+        (answer(302, &login, "go"), 302, "unauthorized"),
+        (answer(401, &[("WWW-Authenticate", "Negotiate")], "who?"), 401, "unauthorized"),
+        (answer(403, &[], "no"), 403, "forbidden_scope"),
+        (answer(500, &[], "secret trace"), 502, "upstream_failed"),
+        (Behaviour::CloseBeforeAnswer, 502, "upstream_failed"),
+        (answer(200, &[("X-Auth-Subject", "")], ""), 502, "upstream_failed"),
+        (answer(401, &[], &"x".repeat(100_000)), 502, "upstream_failed"),
+    ] {
+        let before = site.limiter.status().refused.get(label).copied().unwrap_or(0);
+        other.by_default(behaviour);
+        let response = site.get("/", &[]);
+        assert_eq!(response.status, status, "{response:?}");
+        site.refused(label, before + 1);
+        match status {
+            302 => {
+                assert_eq!(response.header("location").as_deref(), Some("https://id.test/login"));
+                assert_eq!(response.header("set-cookie").as_deref(), Some("state=1"));
+                assert_eq!(response.header("x-inside"), None);
+                assert_eq!(response.body, b"go");
+            }
+            401 => assert_eq!(response.header("www-authenticate").as_deref(), Some("Negotiate")),
+            502 => assert!(response.text().contains("\"status\":502"), "{response:?}"),
+            _ => {}
+        }
+        assert!(response.header("x-request-id").is_some());
+    }
+    assert_eq!(site.origin.count(), 0, "nobody got through");
+}
+
+#[test]
+fn scopes_are_those_of_the_answer() {
+    let route = "auth = [\"other\"]\nscopes = [\"read\", \"write\"]\nlimits = \"none\"";
+    let (site, other) = start(route, "");
+    let status = |scopes: &str| {
+        other.by_default(answer(204, &[("X-Auth-Subject", "dave"), ("X-Auth-Scopes", scopes)], ""));
+        site.get("/", &[])
+    };
+    assert_eq!(status("write admin read").status, 200);
+    let refused = status("read");
+    assert_eq!(refused.status, 403);
+    let challenge = refused.header("www-authenticate").unwrap_or_default();
+    assert!(
+        challenge.contains("error=\"insufficient_scope\", scope=\"read write\""),
+        "{challenge}"
+    );
+    other.by_default(answer(204, &[], ""));
+    assert_eq!(site.get("/", &[]).status, 403, "nobody in particular may nothing");
+    assert_eq!(site.origin.count(), 1);
+}
+
+/// A server that stalls holds nobody else up, and its question is not asked twice.
+#[test]
+fn a_server_that_does_not_answer_lets_nobody_in() {
+    let route = "auth = [\"other\"]\nlimits = \"none\"";
+    let mut site = Site::prepare("timeouts = { upstream = \"1s\" }", route, "");
+    let other = Origin::start(&site.namespace);
+    let section = format!("[auth.other]\nkind = \"forward\"\nurl = \"{}/\"\n", other.url());
+    let http = "timeouts = { upstream = \"1s\" }";
+    site.limiter.configure(&crate::support::configuration(&site.origin, http, route, &section));
+    site.limiter.restart();
+    other.by_default(Behaviour::Stall);
+    assert_eq!(site.get("/", &[]).status, 504);
+    assert_eq!((other.count(), site.origin.count()), (1, 0));
+}
