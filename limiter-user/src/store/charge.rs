@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::hmac;
-use redis::{Value, aio::MultiplexedConnection};
+use redis::{Cmd, Value, aio::MultiplexedConnection};
 
 use super::{StoreError, Target, connection::CHARGE, script::Script};
 use crate::limits::{Decision, Meter};
@@ -26,10 +26,15 @@ const IDENTITY_BYTES: usize = 16;
 #[derive(Debug)]
 pub struct SharedLimit {
     meter: Meter,
+    is_enforced: bool,
     /// What its keys begin with.
     prefix: String,
-    arguments: [String; 7],
+    /// Its numbers as the script wants them, where a request costs one.
+    arguments: [String; NUMBERS],
 }
+
+/// Numbers of a limit, behind its kind and before its mode.
+const NUMBERS: usize = 6;
 
 /// One limit that a request meets.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,8 @@ pub struct Ask<'a> {
     pub limit: &'a SharedLimit,
     /// Who is counted: as many bytes as it takes to tell them apart.
     pub key: &'a [u8],
+    /// What the request costs, at least 1.
+    pub cost: u64,
 }
 
 /// What the store said.
@@ -53,24 +60,17 @@ pub struct Charged {
 
 impl SharedLimit {
     /// The limit of this name; one that is not enforced refuses nothing.
-    pub fn new(name: &str, meter: Meter, enforced: bool) -> Self {
-        let pair = |ticks: u64| [ticks / TICKS_PER_US, ticks % TICKS_PER_US];
-        let (kind, numbers) = match meter {
-            Meter::TokenBucket { cost_ticks, burst } => {
-                let ([price, price_ticks], [depth, depth_ticks]) =
-                    (pair(cost_ticks), pair(cost_ticks * burst));
-                ("b", [price, price_ticks, depth, depth_ticks, 0])
-            }
-            Meter::SlidingWindow { count, period_ns } => ("s", [period_ns / 1000, count, 1, 0, 0]),
-            Meter::FixedWindow { count, period_ns } => ("f", [period_ns / 1000, count, 1, 0, 0]),
-        };
-        let mut arguments = [const { String::new() }; 7];
-        arguments[0].push_str(kind);
-        for (argument, number) in arguments[1..].iter_mut().zip(numbers) {
-            *argument = number.to_string();
+    pub fn new(name: &str, meter: Meter, is_enforced: bool) -> Self {
+        let prefix = format!("{PREFIX}limit:{name}:");
+        Self { meter, is_enforced, prefix, arguments: numbers(meter, 1).map(|it| it.to_string()) }
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self.meter {
+            Meter::TokenBucket { .. } => "b",
+            Meter::SlidingWindow { .. } => "s",
+            Meter::FixedWindow { .. } => "f",
         }
-        arguments[6] = u8::from(enforced).to_string();
-        Self { meter, prefix: format!("{PREFIX}limit:{name}:"), arguments }
     }
 
     pub(super) fn key(&self, target: &Target, who: &[u8]) -> Vec<u8> {
@@ -99,33 +99,87 @@ impl SharedLimit {
     }
 }
 
-/// Asks about all limits in one call.
-pub(super) async fn charge(
-    redis: &mut MultiplexedConnection,
-    target: &Target,
-    asks: &[Ask<'_>],
-) -> Result<Charged, StoreError> {
-    charge_by(&CHARGE, redis, target, asks).await
+/// What the script knows a meter and a cost by.
+fn numbers(meter: Meter, cost: u64) -> [u64; NUMBERS] {
+    let pair = |ticks: u64| [ticks / TICKS_PER_US, ticks % TICKS_PER_US];
+    match meter {
+        Meter::TokenBucket { cost_ticks, burst } => {
+            // More than the bucket holds is never allowed, however much more.
+            let price = cost_ticks.saturating_mul(cost.min(burst.saturating_add(1)));
+            let ([price, price_rest], [depth, depth_rest], [unit, unit_rest]) =
+                (pair(price), pair(cost_ticks * burst), pair(cost_ticks));
+            [price, price_rest, depth, depth_rest, unit, unit_rest]
+        }
+        Meter::SlidingWindow { count, period_ns } | Meter::FixedWindow { count, period_ns } => {
+            [period_ns / 1000, count, cost.min(count.saturating_add(1)), 0, 0, 0]
+        }
+    }
 }
 
-pub(super) async fn charge_by(
+impl Ask<'_> {
+    fn write(&self, command: &mut Cmd) {
+        command.arg(self.limit.kind());
+        if self.cost <= 1 {
+            for number in &self.limit.arguments {
+                command.arg(number.as_str());
+            }
+        } else {
+            for number in numbers(self.limit.meter, self.cost) {
+                command.arg(number);
+            }
+        }
+        command.arg(u8::from(self.limit.is_enforced));
+    }
+}
+
+/// Asks about all limits in one call.
+pub(super) async fn charge(
     script: &Script,
     redis: &mut MultiplexedConnection,
     target: &Target,
     asks: &[Ask<'_>],
 ) -> Result<Charged, StoreError> {
-    let keys: Vec<Vec<u8>> = asks.iter().map(|ask| ask.limit.key(target, ask.key)).collect();
-    let arguments =
-        asks.iter().flat_map(|ask| &ask.limit.arguments).map(|argument| argument.as_bytes());
-    let answer = script.call(redis, &keys, arguments).await?;
+    let answer = call(script, redis, target, asks, 0).await?;
     read(&answer, asks).ok_or_else(|| StoreError::Refused("not what the script says".to_owned()))
+}
+
+/// Gives back what was charged at this time of the server's.
+pub(super) async fn give_back(
+    script: &Script,
+    redis: &mut MultiplexedConnection,
+    target: &Target,
+    asks: &[Ask<'_>],
+    charged_us: u64,
+) -> Result<(), StoreError> {
+    call(script, redis, target, asks, charged_us).await.map(drop)
+}
+
+async fn call(
+    script: &Script,
+    redis: &mut MultiplexedConnection,
+    target: &Target,
+    asks: &[Ask<'_>],
+    given_back_us: u64,
+) -> Result<Value, StoreError> {
+    let fill = |command: &mut Cmd| {
+        for ask in asks {
+            command.arg(ask.limit.key(target, ask.key));
+        }
+        command.arg(given_back_us);
+        asks.iter().for_each(|ask| ask.write(command));
+    };
+    Ok(script.call(redis, asks.len(), fill).await?)
 }
 
 /// Whether the server runs the script and keeps what it writes: all that requests need of it.
 pub(super) async fn probe(redis: &mut MultiplexedConnection) -> Result<(), StoreError> {
-    let keys = [format!("{PREFIX}probe").into_bytes()];
-    let arguments = ["f", "1000000", "1000000", "1", "0", "0", "0"];
-    CHARGE.call(redis, &keys, arguments.iter().map(|argument| argument.as_bytes())).await?;
+    let fill = |command: &mut Cmd| {
+        command.arg(format!("{PREFIX}probe"));
+        for argument in ["0", "f", "1000000", "1000000", "1", "0", "0", "0", "0"] {
+            command.arg(argument);
+        }
+    };
+    CHARGE.call(redis, 1, fill).await?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time};
 use super::{
     Health, StoreError, Target,
     charge::{self, Ask, Charged},
-    connection::Connection,
+    connection::{CHARGE, Connection},
 };
 use crate::clock;
 
@@ -55,7 +55,7 @@ impl Line {
     pub async fn charge(&self, asks: &[Ask<'_>]) -> Result<Charged, StoreError> {
         let (mut redis, ended) = self.handle()?;
         self.health.note_asked();
-        let answer = charge::charge(&mut redis, &self.target, asks);
+        let answer = charge::charge(&CHARGE, &mut redis, &self.target, asks);
         let answer = match time::timeout(self.target.policy().timeout, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut),
@@ -65,6 +65,16 @@ impl Line {
             self.give_up(&ended, error);
         }
         answer
+    }
+
+    /// Gives back what was charged at this time of the server's; what cannot be stays charged.
+    pub async fn give_back(&self, asks: &[Ask<'_>], charged_us: u64) {
+        let Ok((mut redis, ended)) = self.handle() else { return };
+        let given = charge::give_back(&CHARGE, &mut redis, &self.target, asks, charged_us);
+        let given = time::timeout(self.target.policy().timeout, given).await;
+        if let Err(error) = given.unwrap_or(Err(StoreError::TimedOut)) {
+            self.give_up(&ended, &error);
+        }
     }
 
     fn handle(&self) -> Result<(MultiplexedConnection, Rc<Notify>), StoreError> {

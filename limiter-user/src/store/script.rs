@@ -23,43 +23,33 @@ impl Script {
         Self { text, digest: name }
     }
 
-    /// Calls it. A server that does not know it (new, restarted, failed over, flushed) did nothing
-    /// at the first call and is sent the text, so nothing is counted twice.
-    pub(super) async fn call<'a>(
+    /// Calls it with so many keys; `fill` appends them and the arguments. A server that does not
+    /// know the script (new, restarted, failed over, flushed) did nothing at the first call and is
+    /// sent the text, so nothing is counted twice.
+    pub(super) async fn call(
         &self,
         connection: &mut MultiplexedConnection,
-        keys: &[Vec<u8>],
-        arguments: impl Iterator<Item = &'a [u8]> + Clone,
+        keys: usize,
+        fill: impl Fn(&mut Cmd),
     ) -> RedisResult<Value> {
-        let known = command("EVALSHA", &self.digest, keys, arguments.clone());
-        match ask(connection, &known).await {
+        let command = |name: &str, script: &str| {
+            let mut command = Cmd::with_capacity(ARGUMENTS, script.len() + ARGUMENT_BYTES);
+            command.arg(name).arg(script).arg(keys);
+            fill(&mut command);
+            command
+        };
+        match ask(connection, &command("EVALSHA", &self.digest)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                ask(connection, &command("EVAL", self.text, keys, arguments)).await
+                ask(connection, &command("EVAL", self.text)).await
             }
             answer => answer,
         }
     }
 }
 
-fn command<'a>(
-    name: &str,
-    script: &str,
-    keys: &[Vec<u8>],
-    arguments: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Cmd {
-    let bytes = arguments.clone().map(<[u8]>::len).sum::<usize>()
-        + keys.iter().map(Vec::len).sum::<usize>();
-    let count = 3 + keys.len() + arguments.clone().count();
-    let mut command = Cmd::with_capacity(count, bytes + script.len() + 16);
-    command.arg(name).arg(script).arg(keys.len());
-    for key in keys {
-        command.arg(key.as_slice());
-    }
-    for argument in arguments {
-        command.arg(argument);
-    }
-    command
-}
+/// Room that most calls need.
+const ARGUMENTS: usize = 32;
+const ARGUMENT_BYTES: usize = 512;
 
 /// One command and its answer.
 pub(super) async fn ask(

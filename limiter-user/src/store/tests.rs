@@ -9,7 +9,7 @@ use redis::{Cmd, Value, aio::MultiplexedConnection};
 use self::server::Server;
 use super::{
     Target,
-    charge::{Ask, Charged, SharedLimit, charge, charge_by},
+    charge::{Ask, Charged, SharedLimit, charge, give_back},
     connection::CHARGE,
     script::{Script, ask},
 };
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     async fn charge(&mut self, asks: &[Ask<'_>]) -> Charged {
-        let charged = charge_by(&self.script, &mut self.redis, &self.target, asks).await.unwrap();
+        let charged = charge(&self.script, &mut self.redis, &self.target, asks).await.unwrap();
         assert_eq!(charged.now_us, self.now_us);
         charged
     }
@@ -130,8 +130,10 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
             let count = usize::try_from(random.below(4)).unwrap() + 1;
             let chosen: Vec<usize> = (0..count).map(|offset| (first + offset) % 7).collect();
             let key = [who];
-            let asks: Vec<Ask<'_>> =
-                chosen.iter().map(|place| Ask { limit: &limits[*place].0, key: &key }).collect();
+            let asks: Vec<Ask<'_>> = chosen
+                .iter()
+                .map(|place| Ask { limit: &limits[*place].0, key: &key, cost: 1 })
+                .collect();
             let charged = bench.charge(&asks).await;
 
             let now_ns = now_us * 1000;
@@ -176,9 +178,9 @@ fn large_windows_are_weighed_without_rounding() {
             let limit = SharedLimit::new("large", sliding(most, period), true);
             let start = now_us - now_us % period_us;
             let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
-            let value = format!("s {start} {period_us} {most} {previous} {current}");
+            let value = format!("s {start} {period_us} {previous} {current}");
             bench.command(&["SET", &key, &value]).await;
-            let charged = bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+            let charged = bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
             let expected = sliding(most, period).charge_windows([previous, current], now_us * 1000);
             assert_eq!(charged.decisions, [expected]);
             assert_eq!(charged.refused, !expected.allowed, "{value} at {now_us}");
@@ -195,7 +197,7 @@ fn a_clock_that_is_set_back_fills_nothing() {
             let limit = SharedLimit::new("back", meter, true);
             bench.command(&["FLUSHALL"]).await;
             bench.set_clock(10_000_000_000).await;
-            let ask = [Ask { limit: &limit, key: b"x" }];
+            let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
             for _ in 0..3 {
                 assert!(!bench.charge(&ask).await.refused);
             }
@@ -208,7 +210,7 @@ fn a_clock_that_is_set_back_fills_nothing() {
 }
 
 #[test]
-fn a_changed_limit_keeps_the_share_that_is_used() {
+fn a_changed_limit_has_used_as_much_as_before() {
     run(async {
         let mut bench = Bench::new().await;
         let hour = Duration::from_hours(1);
@@ -221,13 +223,46 @@ fn a_changed_limit_keeps_the_share_that_is_used() {
                 bench.set_clock(3_600_000_000 * 50).await;
                 let limit = SharedLimit::new("changed", before, true);
                 for _ in 0..40 {
-                    bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+                    bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
                 }
                 let limit = SharedLimit::new("changed", after, true);
-                let charged = bench.charge(&[Ask { limit: &limit, key: b"x" }]).await;
+                let charged = bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
                 let left = charged.decisions[0].remaining;
-                assert!((598..=600).contains(&left), "{before:?} to {after:?}: {left}");
+                assert_eq!(left, 959, "{before:?} to {after:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn what_is_given_back_can_be_used_again() {
+    run(async {
+        let mut bench = Bench::new().await;
+        let minute = Duration::from_mins(1);
+        for meter in [bucket(4, minute, 4), sliding(4, minute), Meter::fixed_window(4, minute)] {
+            let limit = SharedLimit::new("back", meter, true);
+            bench.command(&["FLUSHALL"]).await;
+            let start_us = 60_000_000 * 20;
+            bench.set_clock(start_us).await;
+            let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
+            for _ in 0..4 {
+                assert!(!bench.charge(&ask).await.refused);
+            }
+            bench.set_clock(start_us + 1_000_000).await;
+            give_back(&bench.script, &mut bench.redis, &bench.target, &ask, start_us)
+                .await
+                .unwrap();
+            assert!(!bench.charge(&ask).await.refused, "{meter:?}");
+            assert!(bench.charge(&ask).await.refused, "{meter:?}");
+            // What no longer weighs is not given back.
+            bench.set_clock(start_us + 100_000_000).await;
+            let before = bench.charge(&ask).await.decisions[0].remaining;
+            for _ in 0..9 {
+                let at = start_us - 120_000_000;
+                give_back(&bench.script, &mut bench.redis, &bench.target, &ask, at).await.unwrap();
+            }
+            let after = bench.charge(&ask).await.decisions[0].remaining;
+            assert_eq!(after + 1, before, "{meter:?}");
         }
     });
 }
@@ -241,8 +276,8 @@ fn keys_hold_no_names_and_expire() {
             SharedLimit::new("b", sliding(10, Duration::from_millis(300)), true),
             SharedLimit::new("c", Meter::fixed_window(10, Duration::from_millis(300)), true),
         ];
-        let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com" });
-        charge(&mut bench.redis, &bench.target, &asks).await.unwrap();
+        let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com", cost: 1 });
+        charge(&CHARGE, &mut bench.redis, &bench.target, &asks).await.unwrap();
         let Value::Array(keys) = bench.command(&["KEYS", "limiter:limit:*"]).await else {
             panic!()
         };
@@ -271,11 +306,11 @@ fn a_server_that_forgot_the_script_is_sent_it() {
             if flush {
                 bench.command(&["SCRIPT", "FLUSH"]).await;
             }
-            let ask = [Ask { limit: &limit, key: b"x" }];
-            assert!(!charge(&mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+            let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
+            assert!(!charge(&CHARGE, &mut bench.redis, &bench.target, &ask).await.unwrap().refused);
         }
-        let ask = [Ask { limit: &limit, key: b"x" }];
-        assert!(charge(&mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+        let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
+        assert!(charge(&CHARGE, &mut bench.redis, &bench.target, &ask).await.unwrap().refused);
     });
 }
 
@@ -285,9 +320,8 @@ fn what_others_wrote_is_no_trap() {
         let mut bench = Bench::new().await;
         let limit = SharedLimit::new("a", bucket(3, Duration::from_hours(1), 3), true);
         let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
-        let ask = [Ask { limit: &limit, key: b"x" }];
-        for junk in ["", "x", "b", "b nonsense 1 2", "q 1 2 3 4", "b 1 2 0 0", "s 1 0 0 0 0", "f 1"]
-        {
+        let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
+        for junk in ["", "x", "b", "b nonsense 1 2", "q 1 2 3 4", "b 1 2 0 0", "s 1 0 0 0", "f 1"] {
             bench.command(&["SET", &key, junk]).await;
             assert!(!bench.charge(&ask).await.refused, "{junk:?}");
         }
