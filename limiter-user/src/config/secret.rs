@@ -14,20 +14,29 @@ use crate::keys::file::read_private;
 /// No secret is longer.
 const MAX_BYTES: u64 = 4096;
 
+const ADVICE: &str = "write { env = \"NAME\" } or { file = \"PATH\" }";
+
+/// Where the secret is found, unless it stands in the file itself.
+pub(super) fn refuse_inline<'a>(
+    written: &'a toml::Spanned<SecretDocument>,
+    report: &mut Report,
+) -> Option<&'a SecretReference> {
+    match written.get_ref() {
+        SecretDocument::Inline => {
+            report.refuse_with(written.span(), "a secret is never written here", ADVICE);
+            None
+        }
+        SecretDocument::Reference(reference) => Some(reference),
+    }
+}
+
 /// The secret's bytes, without the newline that editors put at a file's end.
 pub(super) fn read(
     written: &toml::Spanned<SecretDocument>,
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<String> {
-    let advice = "write { env = \"NAME\" } or { file = \"PATH\" }";
-    let reference = match written.get_ref() {
-        SecretDocument::Inline => {
-            report.refuse_with(written.span(), "a secret is never written here", advice);
-            return None;
-        }
-        SecretDocument::Reference(reference) => reference,
-    };
+    let reference = refuse_inline(written, report)?;
     match reference {
         SecretReference { env: Some(name), file: None } => {
             let found = (scope.environment)(name.get_ref());
@@ -59,7 +68,7 @@ pub(super) fn read(
             report.refuse_with(
                 written.span(),
                 "exactly one source of the secret is needed",
-                advice,
+                ADVICE,
             );
             None
         }

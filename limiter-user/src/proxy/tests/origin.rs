@@ -198,6 +198,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             applies_to: AppliesTo::All,
             mode: Mode::Enforce,
         }],
+        store: None,
         cors: vec![CorsPolicy {
             name: "app".into(),
             origins: CorsOrigins::List(vec![OriginPattern {
