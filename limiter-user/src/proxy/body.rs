@@ -46,7 +46,7 @@ enum Origin {
     Nowhere,
     Client(Incoming),
     /// From memory.
-    Whole(Whole),
+    Whole(Box<Whole>),
 }
 
 impl RequestBody {
@@ -57,7 +57,7 @@ impl RequestBody {
     }
 
     /// Of one that was collected.
-    pub(super) fn whole(whole: Whole, exchange: &Exchange) -> Self {
+    pub(super) fn whole(whole: Box<Whole>, exchange: &Exchange) -> Self {
         Self::of(Origin::Whole(whole), exchange)
     }
 

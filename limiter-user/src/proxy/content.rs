@@ -4,6 +4,7 @@
 //! whole process, and goes upstream from memory. Nothing is read before a stage asks.
 
 use std::{
+    pin::pin,
     rc::Rc,
     sync::{
         Arc,
@@ -79,7 +80,7 @@ pub(super) enum Content {
     /// Not read yet.
     Streaming(RequestBody),
     /// In memory.
-    Whole(Whole),
+    Whole(Box<Whole>),
     /// Of a request that nobody sent, or that could not be read.
     None,
 }
@@ -92,7 +93,7 @@ impl Content {
             let Self::Streaming(body) = std::mem::replace(self, Self::None) else {
                 unreachable!("looked at just now");
             };
-            *self = Self::Whole(collect(policy, body).await?);
+            *self = Self::Whole(Box::new(Box::pin(collect(policy, body)).await?));
         }
         match self {
             Self::Whole(whole) => Ok(&whole.data),
@@ -121,7 +122,7 @@ async fn collect(policy: &Compiled, mut body: RequestBody) -> Result<Whole, Repl
     let mut data = BytesMut::new();
     let mut trailers = None;
     loop {
-        let frame = watch.within(policy.timeouts.body, body.frame()).await;
+        let frame = watch.within(policy.timeouts.body, pin!(body.frame())).await;
         let Some(frame) = frame else {
             return Err(Refusal::Timeout.into());
         };

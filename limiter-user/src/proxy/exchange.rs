@@ -3,7 +3,7 @@
 //! Gathers what the stages prove and find; on drop, however the exchange ended (answered, refused
 //! or left by the client), exactly one outcome is counted and told.
 
-use std::{net::IpAddr, rc::Rc, time::Duration};
+use std::{net::IpAddr, pin::Pin, rc::Rc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version,
@@ -118,7 +118,11 @@ impl Exchange {
     }
 
     /// `future`'s output, or `None` when this request's deadline passes (see [`Watch::within`]).
-    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+    pub(super) async fn within<F: Future>(
+        &self,
+        limit: Duration,
+        future: Pin<&mut F>,
+    ) -> Option<F::Output> {
         self.watch.within(limit, future).await
     }
 

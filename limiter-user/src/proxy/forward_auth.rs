@@ -4,7 +4,7 @@
 //! In: the head of a request; out: whom the other side says it speaks for, or the answer that it
 //! has for the client. Whoever cannot be asked lets nobody in.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -134,7 +134,7 @@ async fn read(exchange: &Exchange, source: Source) -> Result<Bytes, Reply> {
         }
         Some(body.freeze())
     };
-    match exchange.within(limit, whole).await {
+    match exchange.within(limit, pin!(whole)).await {
         Some(Some(body)) => {
             lease.give_back();
             Ok(body)

@@ -17,7 +17,7 @@ mod tunnel;
 mod upgrade;
 mod wire;
 
-use std::rc::Rc;
+use std::{pin::pin, rc::Rc};
 
 use http::{
     HeaderMap, Request, Response, StatusCode, Version,
@@ -124,14 +124,13 @@ async fn attempt(exchange: &Exchange, lease: &mut Lease, request: Request<Reques
         return Attempt::Unsent(request);
     };
     let limit = exchange.in_force.policy.timeouts.upstream;
-    let answer = exchange
-        .within(limit, async {
-            if kept.sender.ready().await.is_err() {
-                return Err(Attempt::Unsent(request));
-            }
-            kept.sender.try_send_request(request).await.map_err(failure)
-        })
-        .await;
+    let sent = pin!(async {
+        if kept.sender.ready().await.is_err() {
+            return Err(Attempt::Unsent(request));
+        }
+        kept.sender.try_send_request(request).await.map_err(failure)
+    });
+    let answer = exchange.within(limit, sent).await;
     Attempt::of(exchange, answer)
 }
 

@@ -6,7 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    pin::pin,
+    pin::Pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -104,10 +104,13 @@ impl Watch {
     }
 
     /// `future`'s output, or `None` when the deadline (first `limit`; the future may move it)
-    /// passes.
-    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+    /// passes. Pinned by the caller: a future that is handed on is copied, and some are large.
+    pub(super) async fn within<F: Future>(
+        &self,
+        limit: Duration,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
         self.set_deadline(limit);
-        let mut future = pin!(future);
         let output = poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if self.expired.get() => Poll::Ready(None),

@@ -4,7 +4,7 @@
 //! answered is sent again only if it has no body and an idempotent method, within the upstream's
 //! `retries` and a budget of one in ten; one that took too long is not.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, pin::pin, rc::Rc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
@@ -156,7 +156,8 @@ impl<'a> Delivery<'a> {
                     let mut sender = shared.sender.clone();
                     let request = for_http2(request, lease.lane.server.tls.is_some());
                     let limit = self.exchange.in_force.policy.timeouts.upstream;
-                    let sent = async { sender.try_send_request(request).await.map_err(failure) };
+                    let sent =
+                        pin!(async { sender.try_send_request(request).await.map_err(failure) });
                     Attempt::of(self.exchange, self.exchange.within(limit, sent).await)
                 }
                 _ => attempt(self.exchange, &mut lease, for_http1(request)).await,
@@ -227,7 +228,7 @@ impl<'a> Delivery<'a> {
 
     async fn connect(&self, lane: &Rc<Lane>) -> Result<Link, Refusal> {
         let limit = self.exchange.in_force.policy.timeouts.connect;
-        match self.exchange.within(limit, connect(lane, limit)).await {
+        match self.exchange.within(limit, pin!(connect(lane, limit))).await {
             Some(Ok(link)) => Ok(link),
             Some(Err(error)) => {
                 log::debug!("{}: {error}", lane.server.url);

@@ -44,7 +44,8 @@ pub(super) async fn send(
             let (wire, _) = dial::dial(server, true, timeouts.connect).await.map_err(drop)?;
             dial::http1(wire).await.map_err(drop)
         };
-        match exchange.within(timeouts.connect, dialing).await {
+        let connected = exchange.within(timeouts.connect, pin!(dialing)).await;
+        match connected {
             Some(Ok(connected)) => break connected,
             failed => {
                 chosen.unreachable();
@@ -73,7 +74,7 @@ pub(super) async fn send(
             });
             answer.await.map_err(failure)
         };
-        Attempt::of(exchange, exchange.within(timeouts.upstream, both).await)
+        Attempt::of(exchange, exchange.within(timeouts.upstream, pin!(both)).await)
     };
     let response = match answer {
         Attempt::Answered(response) => response,
@@ -92,7 +93,7 @@ pub(super) async fn send(
     }
     if !ended {
         let rest = poll_fn(|context| connection.poll_without_shutdown(context));
-        ended = matches!(exchange.within(timeouts.connect, rest).await, Some(Ok(())));
+        ended = matches!(exchange.within(timeouts.connect, pin!(rest)).await, Some(Ok(())));
     }
     if !ended || !is_about(&response, &protocol) {
         lease.judge(Verdict::Failed, passage);
