@@ -89,6 +89,8 @@ pub enum FromProxy {
     Overload(Option<Strain>),
     /// An upstream's server is no longer, or again, sent requests.
     Server(ServerNotice),
+    /// The shared store is lost, or back.
+    Store(StoreNotice),
 }
 
 /// What there is too much of, or too little.
@@ -256,6 +258,8 @@ pub struct ProxyCounters {
     pub access_lost: u64,
     /// The servers of the policy in force.
     pub servers: Vec<ServerCount>,
+    /// How often the shared store was asked; `None`: there is none.
+    pub store: Option<StoreCounts>,
 }
 
 /// Upper bounds of the first buckets of durations, ns; one more has none.

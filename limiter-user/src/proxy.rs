@@ -46,6 +46,7 @@ mod recent;
 mod registry;
 mod reply;
 mod report;
+mod shared_store;
 mod stage;
 mod stream;
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub use self::{
     lists::{ListChange, ListEntryRequest, ListEntryView, ListKind, ListOrigin, ListsView},
     status::{
         ConnectionsView, DurationView, InterfaceView, MapFillView, OutcomeView, PacketCountView,
-        ServerView, StatusView,
+        ServerView, StatusView, StoreView,
     },
 };
 

@@ -12,7 +12,7 @@ use super::{
     safety::ban_prefix,
     view::{
         ban_view, by_label, durations, explain_packets, failure, handshakes, kernel, kernel_status,
-        outcomes, servers, source_view,
+        outcomes, servers, source_view, store,
     },
 };
 use crate::{
@@ -81,6 +81,8 @@ impl Backend for Agent {
                 .collect();
             view.servers = servers(http, &inner.proxy_counters.servers);
         }
+        let shared = inner.policy.store.as_ref();
+        view.store = shared.map(|policy| store(policy, inner.proxy_counters.store.as_ref()));
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);

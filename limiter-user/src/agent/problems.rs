@@ -39,6 +39,8 @@ pub(super) enum Problem {
     ProxyDown,
     /// The proxy refuses unknown clients because there is too much to do.
     Overloaded,
+    /// Limits are not counted in the store that hosts share.
+    StoreLost,
 }
 
 /// The problems of the moment.

@@ -8,12 +8,12 @@ use super::{Inner, book, rules};
 use crate::{
     admin::view::{
         BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
-        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, WhyView,
+        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, StoreView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount},
-    policy::{BanScope, HttpPolicy, Mode},
+    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, StoreCounts},
+    policy::{BanScope, HttpPolicy, Mode, store::StorePolicy},
     refusal::Refusal,
 };
 
@@ -51,6 +51,28 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .filter(|(_, count)| **count > 0)
         .map(|(refusal, count)| (refusal.label().to_owned(), *count))
         .collect()
+}
+
+/// The store of the policy, with what the proxy counted of it.
+pub(super) fn store(policy: &StorePolicy, counts: Option<&StoreCounts>) -> StoreView {
+    let known = counts.copied().unwrap_or_default();
+    let state = match counts {
+        None => "unknown",
+        Some(StoreCounts { is_lost: true, .. }) => "lost",
+        Some(_) => "up",
+    };
+    let requests = [
+        ("answered", known.asked.saturating_sub(known.failed)),
+        ("failed", known.failed),
+        ("absent", known.absent),
+    ];
+    StoreView {
+        url: policy.to_string(),
+        state: state.to_owned(),
+        on_failure: policy.on_failure.label().to_owned(),
+        requests: requests.map(|(result, count)| (result.to_owned(), count)).into(),
+        connected: known.connected,
+    }
 }
 
 /// The servers of the policy, with what the proxy counted of them.

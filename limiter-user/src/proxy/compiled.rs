@@ -17,6 +17,7 @@ use super::{
     compiled_cors::Cors,
     content::Budget,
     overload::known_meter,
+    shared_store::{SharedStore, Stores},
     upstream::{Directory, Upstream},
 };
 use crate::{
@@ -37,11 +38,12 @@ pub(super) struct Lasting {
     pub(super) counters: Counters,
     pub(super) upstreams: Directory,
     pub(super) inspection: Arc<Budget>,
+    pub(super) stores: Stores,
 }
 
 impl Lasting {
-    pub(super) fn new(upstreams: Directory) -> Self {
-        Self { counters: Counters::default(), upstreams, inspection: Arc::default() }
+    pub(super) fn new(upstreams: Directory, stores: Stores) -> Self {
+        Self { counters: Counters::default(), upstreams, inspection: Arc::default(), stores }
     }
 }
 
@@ -67,6 +69,8 @@ pub(super) struct Compiled {
     pub(super) routes: Vec<Route>,
     pub(super) auth: Vec<Scheme>,
     pub(super) limits: Vec<Limit>,
+    /// Where limits are counted, if not here.
+    pub(super) store: Option<Arc<SharedStore>>,
     pub(super) cors: Vec<Cors>,
     pub(super) headers: Vec<Headers>,
 }
@@ -161,7 +165,7 @@ impl Headers {
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection } = lasting;
+        let Lasting { counters, upstreams, inspection, stores } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -205,6 +209,7 @@ impl Compiled {
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            store: stores.select(policy.store.as_ref())?,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&asked)?,
         })
