@@ -5,6 +5,7 @@
 //! waits longer than the policy says, never sends who a client is in clear, and never connects
 //! while a request waits.
 
+pub mod bans;
 pub mod charge;
 mod connection;
 mod health;

@@ -131,6 +131,15 @@ const METRICS: &[Metric] = &[
         samples: |status| status.store.iter().flat_map(|it| of_map(&it.requests)).collect(),
     },
     Metric {
+        name: "store_bans",
+        kind: Kind::Counter,
+        labels: &["change"],
+        help: "Bans that hosts share: `said` to others, `followed` (others made or lifted them), \
+               `refused` (others made them, not enforced here), `left_out` (the store has no \
+               room), `unreadable`",
+        samples: |status| status.store.iter().flat_map(|it| of_map(&it.bans)).collect(),
+    },
+    Metric {
         name: "store_up",
         kind: Kind::Gauge,
         labels: &[],

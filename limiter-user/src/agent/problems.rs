@@ -41,6 +41,8 @@ pub(super) enum Problem {
     Overloaded,
     /// Limits are not counted in the store that hosts share.
     StoreLost,
+    /// Bans are not shared with other hosts.
+    BansUnshared,
 }
 
 /// The problems of the moment.

@@ -3,8 +3,8 @@
 use super::{Agent, Inner, host::host_facts, problems::Problem};
 use crate::{
     clock,
-    kernel::image::HostFacts,
     events::escape::line,
+    kernel::image::HostFacts,
     link::{FromProxy, HttpBan, ProxyCounters, StoreNotice, Strain, ToProxy},
     policy::{BanScope, HttpPolicy, Policy, store::OnFailure},
 };

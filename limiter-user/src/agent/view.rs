@@ -4,15 +4,18 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Inner, book, rules};
+use super::{Inner, book, rules, shared_bans::SharedCounts};
 use crate::{
     admin::view::{
         BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
-        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, StoreView, WhyView,
+        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView,
+        StoreView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
-    link::{DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, StoreCounts},
+    link::{
+        DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, StoreCounts,
+    },
     policy::{BanScope, HttpPolicy, Mode, store::StorePolicy},
     refusal::Refusal,
 };
@@ -54,7 +57,11 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
 }
 
 /// The store of the policy, with what the proxy counted of it.
-pub(super) fn store(policy: &StorePolicy, counts: Option<&StoreCounts>) -> StoreView {
+pub(super) fn store(
+    policy: &StorePolicy,
+    counts: Option<&StoreCounts>,
+    bans: SharedCounts,
+) -> StoreView {
     let known = counts.copied().unwrap_or_default();
     let state = match counts {
         None => "unknown",
@@ -72,6 +79,15 @@ pub(super) fn store(policy: &StorePolicy, counts: Option<&StoreCounts>) -> Store
         on_failure: policy.on_failure.label().to_owned(),
         requests: requests.map(|(result, count)| (result.to_owned(), count)).into(),
         connected: known.connected,
+        bans: [
+            ("said", bans.said),
+            ("followed", bans.followed),
+            ("refused", bans.refused),
+            ("left_out", bans.left_out),
+            ("unreadable", bans.unreadable),
+        ]
+        .map(|(what, count)| (what.to_owned(), count))
+        .into(),
     }
 }
 

@@ -30,11 +30,7 @@ pub(super) fn check(
     let is_shared = report.choice(written.kind.as_ref(), &[("local", false), ("redis", true)], &[]);
     let on_failure = report.choice(
         written.on_failure.as_ref(),
-        &[
-            ("local", OnFailure::Local),
-            ("open", OnFailure::Open),
-            ("closed", OnFailure::Closed),
-        ],
+        &[("local", OnFailure::Local), ("open", OnFailure::Open), ("closed", OnFailure::Closed)],
         &[],
     );
     let url = written.url.as_ref().and_then(|url| report.value(url, server));

@@ -126,6 +126,10 @@ pub struct StoreView {
     pub requests: BTreeMap<String, u64>,
     /// Connections made since the proxy started.
     pub connected: u64,
+    /// Bans since the agent started: `said` to others, `followed` (others made or lifted them),
+    /// `refused` (others made them, and they are not enforced here), `left_out` (the store has no
+    /// room), `unreadable`.
+    pub bans: BTreeMap<String, u64>,
 }
 
 /// Requests that were answered alike, since the proxy started.
