@@ -37,7 +37,7 @@ use std::{
 use self::{
     document::Document,
     error::{Place, Report, Written},
-    preset::Preset,
+    preset::{Preset, elizaos},
 };
 pub use self::{
     error::{ConfigError, Risk},
@@ -150,6 +150,8 @@ struct Scope<'a> {
     /// Relative paths start here.
     base: PathBuf,
     preset: Option<Preset>,
+    /// Of that preset only.
+    elizaos: Option<elizaos::Settings>,
 }
 
 /// Reads and checks the configuration.
@@ -247,7 +249,8 @@ fn scope_of<'a>(
         (None, Some(key)) => report.value(key, preset::parse),
         (None, None) => None,
     };
-    Scope { sources, environment: sources.environment, base: base_of(written), preset }
+    let elizaos = (preset == Some(Preset::ElizaOs)).then(|| elizaos::read(sources, report));
+    Scope { sources, environment: sources.environment, base: base_of(written), preset, elizaos }
 }
 
 fn warn_if_writable(written: Option<&Written>, report: &mut Report) {

@@ -54,7 +54,8 @@ refusals! {
     UnsupportedVersion = "unsupported_version", 505, Client;
     /// The connection was made for another host name (RFC 9110, 15.5.20).
     Misdirected = "misdirected", 421, Client;
-    /// A credential or a body was sent without TLS where only redirects to HTTPS are served.
+    /// A credential or a body was sent without TLS where only redirects to HTTPS are served (403), or
+    /// plain HTTP where TLS is spoken (400).
     HttpsRequired = "https_required", 403, Client;
     /// The client address is banned (scope `http`).
     Banned = "banned", 403, Client;
@@ -80,6 +81,8 @@ refusals! {
     RateLimitedFar = "rate_limited_far", 429, Client;
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", 413, Client;
+    /// The body is of a media type that the route does not admit, or of none.
+    UnsupportedMediaType = "unsupported_media_type", 415, Client;
     /// The request head is larger than allowed.
     HeadTooLarge = "head_too_large", 431, Client;
     /// The request did not arrive in time.

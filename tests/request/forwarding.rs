@@ -140,3 +140,24 @@ fn behind_a_trusted_proxy_the_client_is_named_and_strangers_are_not_believed() {
     assert_eq!(seen.header("x-forwarded-for").as_deref(), Some("127.0.0.3"));
     assert_eq!(seen.header("forwarded").as_deref(), Some("for=127.0.0.3;proto=http"));
 }
+
+#[test]
+fn a_method_that_the_route_refuses_is_not_passed_in_a_field() {
+    let site = Site::start("", &format!("methods = [\"POST\"]\n{OPEN}"), "");
+    let fields = [
+        ("X-HTTP-Method-Override", "DELETE"),
+        ("X-HTTP-Method", "DELETE"),
+        ("x_method_override", "DELETE"),
+        ("X-Original-Method", "DELETE"),
+        ("X-Original-URL", "/admin"),
+        ("X-Rewrite-URL", "/admin"),
+        ("X-Original-URI", "/admin"),
+        ("X-Method", "kept"),
+    ];
+    assert_eq!(site.send(&http::request("DELETE", "/", &fields, b"")).status, 405);
+    assert_eq!(site.send(&http::request("POST", "/", &fields, b"")).status, 200);
+    let seen = site.origin.take_one(SOON);
+    let head = String::from_utf8(seen.head.clone()).unwrap();
+    assert!(!head.contains("DELETE") && !head.contains("/admin"), "{head}");
+    assert_eq!(seen.header("x-method").as_deref(), Some("kept"));
+}

@@ -2,7 +2,10 @@
 
 use std::{net::TcpStream, thread, time::Duration};
 
-use limiter_tests::{origin::Behaviour, wait::eventually};
+use limiter_tests::{
+    origin::{Behaviour, Recorded},
+    wait::eventually,
+};
 use nix::sys::signal::Signal;
 
 use crate::{edge::Edge, support::SOON};
@@ -68,6 +71,53 @@ fn frames_that_say_nothing_end_the_connection() {
     let edge = Edge::start("", PLAIN);
     scene(&edge, "floods");
     edge.limiter.event("Malformed request from 127.0.0.1");
+}
+
+#[test]
+fn a_later_head_has_a_deadline_too() {
+    let edge = Edge::start("timeouts = { header = \"1s\" }", PLAIN);
+    edge.origin.on("/stall", Behaviour::Stall);
+    scene(&edge, "dribble");
+    edge.refused("timeout", 2);
+    edge.limiter.event("Request timed out from 127.0.0.1");
+}
+
+#[test]
+fn trailers_are_bounded_and_only_fields() {
+    let edge = Edge::start("", PLAIN);
+    scene(&edge, "trailers");
+    for seen in edge.origin.take() {
+        let body = String::from_utf8_lossy(&seen.raw_body).into_owned();
+        assert!(!body.contains("/other") && !body.contains("path"), "{body}");
+        assert!(!seen.complete || body.len() < 9_000, "{}", body.len());
+    }
+    edge.refused("head_too_large", 1);
+}
+
+#[test]
+fn a_fragment_is_no_part_of_a_request() {
+    let edge = Edge::start("", PLAIN);
+    scene(&edge, "fragment");
+    let targets: Vec<String> = edge.origin.take().iter().map(Recorded::target).collect();
+    assert_eq!(targets, ["/a", "/a?c"]);
+}
+
+#[test]
+fn a_request_on_its_way_while_it_leaves_is_answered() {
+    let mut edge = Edge::start("", PLAIN);
+    let late = Behaviour::Delayed(Duration::from_secs(1), Box::new(Behaviour::ok("late")));
+    edge.origin.on("/later", late);
+    thread::scope(|scope| {
+        let edge = &mut edge;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/data/peers/h2_peer.py");
+        let mut client = edge.namespace.command("/usr/bin/python3");
+        client.args([script, "leaving"]);
+        let client = scope.spawn(move || client.output().unwrap());
+        edge.origin.take_one(SOON);
+        edge.limiter.terminate(SOON * 2);
+        let output = client.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    time::Duration,
 };
 
 use limiter_tests::{
@@ -97,4 +98,27 @@ fn a_socket_of_systemd_is_taken_over() {
     let answer = edge.namespace.run(|| http::exchange(address, &bytes).unwrap());
     assert_eq!(answer.status, 200);
     assert_eq!(edge.limiter.status().listeners, ["systemd:http.socket"]);
+}
+
+#[test]
+fn who_is_one_too_many_reads_why() {
+    let listener = "[[http.listener]]\naddress = \"127.0.0.1:8080\"";
+    let edge = Edge::start("max_connections_per_client = 1", listener);
+    let address = "127.0.0.1:8080".parse().unwrap();
+    edge.namespace.run(|| {
+        let mut first = Connection::open(address).unwrap();
+        let get = http::request("GET", "/", &[], b"");
+        assert_eq!(first.exchange(&get).unwrap().status, 200);
+        for _ in 0..50 {
+            // More than an answer may leave unread without a reset.
+            let mut second = Connection::open(address).unwrap();
+            let long = "x".repeat(20_000);
+            second.send(&http::request("GET", "/", &[("X-Long", &long)], b"")).ok();
+            std::thread::sleep(Duration::from_millis(5));
+            let answer = second.response().unwrap();
+            assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+        }
+        assert_eq!(first.exchange(&get).unwrap().status, 200);
+    });
+    edge.refused("overloaded", 50);
 }

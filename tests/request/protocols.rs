@@ -1,6 +1,12 @@
 //! Servers that speak HTTP/2, and TLS: here the limiter itself, behind itself.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Stdio,
+};
 
 use limiter_tests::{
     http::{self, chunked},
@@ -10,7 +16,7 @@ use limiter_tests::{
     world::SINKS,
 };
 
-use crate::support::{OPEN, SOON, Site};
+use crate::support::{OPEN, SOON, Site, configuration_of};
 
 /// `/h2c`, `/tls`, `/unknown` (an authority that signed nothing here) and `/misnamed` lead to the
 /// limiter's own listeners, whose `/` leads to the origin.
@@ -119,4 +125,33 @@ fn a_server_that_cannot_be_verified_gets_nothing() {
     }
     assert_eq!(mirror.origin.count(), 0);
     assert_eq!(mirror.send(&http::request("GET", "/tls/", &[], b"")).status, 200);
+}
+
+#[test]
+fn what_a_server_refused_without_a_look_is_sent_again() {
+    let namespace = Namespace::new("refused");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/data/peers/h2_origin.py");
+    let mut server = namespace.command("/usr/bin/python3");
+    let mut server = server.arg(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "listening\n");
+    let servers = ["h2c://127.0.0.1:3999".to_owned()];
+    let configuration = configuration_of(&servers, "retries = 0", "", OPEN, "");
+    let limiter = Limiter::start(&namespace, &configuration);
+    let send = |method: &str, target: &str, body: &[u8]| {
+        let bytes = http::request(method, target, &[], body);
+        let answer = namespace.run(|| http::exchange(Site::address(), &bytes).unwrap());
+        (answer.status, answer.text())
+    };
+    assert_eq!(send("GET", "/0", b""), (200, "GET 1".into()));
+    assert_eq!(send("GET", "/2", b""), (200, "GET 3".into()));
+    // Nothing was done with it, so it does not matter what it would have changed.
+    assert_eq!(send("POST", "/2/post", b""), (200, "POST 3".into()));
+    // Its body is gone, and there is no end of patience.
+    assert_eq!(send("POST", "/1/body", b"x").0, 502);
+    assert_eq!(send("GET", "/50", b"").0, 502);
+    drop(limiter);
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

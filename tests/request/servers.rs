@@ -229,7 +229,10 @@ fn a_reload_keeps_what_is_known_of_servers_that_stay() {
     farm.origins[0].by_default(Behaviour::CloseBeforeAnswer);
     assert_eq!(farm.get().status, 502);
     farm.origins[0].by_default(Behaviour::ok("well"));
-    assert_eq!(farm.get().status, 502, "open");
+    let answer = farm.get();
+    assert_eq!(answer.status, 502, "open");
+    let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((30..=60).contains(&after), "when it is tried again: {after}");
     let urls = vec![farm.origins[0].url()];
     let reload = |upstream: &str| {
         farm.limiter.configure(&configuration_of(&urls, upstream, "max_body = \"1MB\"", OPEN, ""));

@@ -212,11 +212,56 @@ fn handshakes_that_do_not_end_are_ended() {
             assert!(silent.is_closed_within(SOON));
         }
         // What is no TLS at all is not waited for.
-        let mut plain = Connection::open(address).unwrap();
-        plain.send(b"GET / HTTP/1.1\r\nHost: first.test\r\n\r\n").unwrap();
-        assert!(plain.is_closed_within(SOON));
+        let mut other = Connection::open(address).unwrap();
+        other.send(b"\x00\x01\x02\x03\x04\x05\x06\x07").unwrap();
+        assert!(other.is_closed_within(SOON));
     });
     edge.limiter.event("Request timed out from 127.0.0.1");
+}
+
+#[test]
+fn plain_http_where_tls_is_spoken_is_told_so() {
+    let (mut edge, _) = edge("", "", "");
+    edge.limiter.restart();
+    let address = "127.0.0.1:8443".parse().unwrap();
+    for request in [&b"GET / HTTP/1.1\r\nHost: first.test\r\n\r\n"[..], b"P"] {
+        let mut plain = edge.namespace.run(|| Connection::open(address).unwrap());
+        plain.send(request).unwrap();
+        let answer = plain.response().unwrap();
+        assert_eq!((answer.status, answer.header("content-type")), (400, Some("text/plain")));
+        assert_eq!(answer.text(), "400 The plain HTTP request was sent to HTTPS port\n");
+        assert!(plain.is_closed_within(SOON));
+    }
+    edge.refused("https_required", 2);
+    edge.limiter.event("Request without TLS refused from 127.0.0.1");
+    assert!(edge.origin.requests().is_empty());
+}
+
+#[test]
+fn who_is_banned_gets_no_handshake() {
+    let (mut edge, _) = edge("", "", "");
+    edge.limiter.restart();
+    let url = "https://first.test:8443/";
+    assert_eq!(curl(&edge, &[url]), "origin");
+    let handshakes = || {
+        let metrics = edge.limiter.control("GET", "/metrics", b"").text();
+        let lines = metrics.lines().filter(|line| line.starts_with("limiter_tls_handshakes"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    edge.limiter.cli(&["ban", "127.0.0.1", "--scope", "http", "--force"]).succeeded();
+    let all: Vec<&str> = RESOLVE.iter().chain(&[url]).copied().collect();
+    // It fails while it connects, or in the handshake.
+    let refused = || matches!(edge.curl(&all).code, Some(7 | 35));
+    limiter_tests::wait::eventually(SOON, "the ban", refused);
+    // Counts are gathered once a second.
+    limiter_tests::wait::eventually(SOON, "the first handshake", || !handshakes().is_empty());
+    let before = handshakes();
+    assert!(refused());
+    std::thread::sleep(Duration::from_millis(1_200));
+    assert_eq!(handshakes(), before);
+    edge.limiter.event("Request refused from banned 127.0.0.1");
+    edge.limiter.cli(&["unban", "127.0.0.1"]).succeeded();
+    limiter_tests::wait::eventually(SOON, "no ban", || edge.curl(&all).code == Some(0));
 }
 
 #[test]
@@ -230,7 +275,7 @@ fn what_comes_without_tls_is_sent_to_https_or_refused() {
         edge.namespace.run(|| http::exchange(address, &bytes).unwrap())
     };
     for method in ["GET", "HEAD"] {
-        let answer = send(method, &[("Host", "first.test:8080")], b"");
+        let answer = send(method, &[("Host", "first.test:8080"), ("Cookie", "session=1")], b"");
         assert_eq!(answer.status, 308);
         assert_eq!(answer.header("location"), Some("https://first.test:8443/a?b=%20"));
     }
@@ -246,6 +291,6 @@ fn what_comes_without_tls_is_sent_to_https_or_refused() {
         assert_eq!(answer.status, 403, "{method} {headers:?}");
     }
     edge.python("h2_peer.py", &["plain"]).succeeded();
-    edge.limiter.event("Credential or body without TLS from 127.0.0.1: GET /a");
+    edge.limiter.event("Request without TLS refused from 127.0.0.1: GET /a");
     assert!(edge.origin.requests().is_empty());
 }

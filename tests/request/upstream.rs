@@ -68,7 +68,8 @@ fn an_upstream_that_is_not_there_is_502_and_is_found_again() {
     drop(std::mem::replace(&mut site.origin, elsewhere));
     let since = Deadline::after(Duration::ZERO);
     for _ in 0..5 {
-        assert_eq!(site.get("/", &[]).status, 502);
+        let answer = site.get("/", &[]);
+        assert_eq!((answer.status, answer.header("retry-after")), (502, Some("1")));
     }
     assert!(since.elapsed() < Duration::from_secs(2));
     let again = limiter_tests::origin::Origin::start_at(&site.namespace, address);

@@ -26,7 +26,7 @@ pub struct CheckArgs {
     /// Configuration file [default: /etc/limiter/limiter.toml]
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Fill in what the file leaves out: public, private or internal
+    /// Fill in what the file leaves out: public, private, internal or elizaos
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
     /// Network interface to protect

@@ -17,7 +17,7 @@ use crate::config::PRESETS;
 /// Write a commented configuration to begin with
 #[derive(Clone, Debug, clap::Args)]
 pub struct InitArgs {
-    /// What kind of API: public, private or internal
+    /// What kind of API: public, private, internal or elizaos
     #[arg(long, value_name = "NAME", default_value = "private")]
     pub preset: String,
     /// Write to this file instead of standard output
@@ -34,7 +34,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
         let known = PRESETS.join(", ");
         writeln!(
             io::stderr(),
-            "error: --preset: {:?} is not supported by this version (supported: {known})",
+            "error: --preset: {:?} is not a preset (there are: {known})",
             args.preset
         )?;
         return Ok(ExitCode::from(2));
@@ -52,13 +52,18 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
 
 /// The commented configuration of a preset.
 pub fn configuration(preset: &str) -> Option<String> {
-    let head = match preset {
-        "public" => include_str!("init/public.toml"),
-        "private" => include_str!("init/private.toml"),
-        "internal" => include_str!("init/internal.toml"),
+    let requests = include_str!("init/requests.toml");
+    let (head, requests) = match preset {
+        "public" => (include_str!("init/public.toml"), requests),
+        "private" => (include_str!("init/private.toml"), requests),
+        "internal" => (include_str!("init/internal.toml"), requests),
+        "elizaos" => {
+            (include_str!("init/elizaos.toml"), include_str!("init/elizaos_requests.toml"))
+        }
         _ => return None,
     };
-    Some(format!("{head}{}", include_str!("init/common.toml")))
+    let packets = include_str!("init/packets.toml");
+    Some(format!("{head}{packets}{requests}{}", include_str!("init/evidence.toml")))
 }
 
 fn write_file(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
@@ -102,7 +107,7 @@ mod tests {
             write_file(&path, "", true).unwrap();
             std::fs::remove_file(path).unwrap();
         }
-        assert!(configuration("elizaos").is_none());
+        assert!(configuration("publik").is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-pub(super) use self::api_key::default_scheme;
+pub(super) use self::api_key::{default_scheme, shared_token_scheme};
 use super::{
     Scope,
     document::{Text, access::AuthDocument},

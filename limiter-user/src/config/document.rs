@@ -36,7 +36,7 @@ pub(super) type Tables<T> = BTreeMap<Text, Spanned<T>>;
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Document {
-    /// `public`, `private` or `internal`: fills what the file leaves out.
+    /// `public`, `private`, `internal` or `elizaos`: fills what the file leaves out.
     pub(super) preset: Option<Text>,
     /// Paths and the proxy's user.
     pub(super) agent: AgentDocument,

@@ -13,13 +13,17 @@ use super::{
     },
     error::Report,
     headers, limits, listener,
+    preset::elizaos,
     route::{self, Resources},
     upstream, values,
 };
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Rate,
-    http::{ClientAddressSource, GuardPolicy, HttpBounds, HttpTimeouts},
+    http::{ClientAddressSource, ErrorShape, GuardPolicy, HttpBounds, HttpTimeouts},
 };
+
+/// Bytes of a request body where nothing is said.
+const MAX_BODY_BYTES: u64 = 2_000_000;
 
 /// Slower than any line that a person would wait on.
 const MIN_BODY_RATE: Rate = Rate { count: 256, period: Duration::from_secs(1) };
@@ -34,15 +38,16 @@ pub(super) fn check(
 ) -> Option<HttpPolicy> {
     let sources = scope.sources;
     let asked = sources.upstream.is_some() || sources.variable("LIMITER_UPSTREAM").is_some();
-    if document.http.is_none() && !asked {
+    if document.http.is_none() && !asked && scope.elizaos.is_none() {
         refuse_orphans(document, report);
         return None;
     }
     let fallback = HttpDocument::default();
     let written = document.http.as_ref().unwrap_or(&fallback);
     let listeners = listener::check(written, scope, report);
+    let server = scope.elizaos.as_ref().map(|settings| &settings.server);
     let mut resources = Resources {
-        upstreams: upstream::check(&written.upstream, scope, report),
+        upstreams: upstream::check(&written.upstream, server, scope, report),
         auth: tables(&document.auth, report, |name, table, report| {
             auth::check(name, table, scope, report)
         }),
@@ -53,6 +58,9 @@ pub(super) fn check(
         headers: tables(&document.headers, report, headers::check),
     };
     let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
+    if let Some(settings) = &scope.elizaos {
+        elizaos::refuse_loop(settings, &resources.upstreams, &listeners, report);
+    }
     let (client_address, trusted_proxies) = client_address(written, report);
     listener::agree(written, &listeners, client_address, report);
     Some(HttpPolicy {
@@ -60,10 +68,10 @@ pub(super) fn check(
         client_address,
         trusted_proxies,
         trusted,
-        bounds: bounds(written, report),
+        bounds: bounds(written, scope, report),
         access_log: access_log::check(written.access_log.as_ref(), scope, report),
         timeouts: timeouts(&written.timeouts, report),
-        guard: guard(escalation),
+        guard: guard(escalation, scope),
         upstreams: resources.upstreams,
         routes,
         auth: resources.auth,
@@ -71,6 +79,11 @@ pub(super) fn check(
         store: None,
         cors: resources.cors,
         headers: resources.headers,
+        error_shape: match scope.elizaos {
+            Some(_) => ErrorShape::ElizaOs,
+            None => ErrorShape::Problem,
+        },
+        ignore_path_case: scope.elizaos.is_some(),
     })
 }
 
@@ -131,11 +144,15 @@ fn client_address(
     (source, proxies)
 }
 
-fn bounds(written: &HttpDocument, report: &mut Report) -> HttpBounds {
+fn bounds(written: &HttpDocument, scope: &Scope<'_>, report: &mut Report) -> HttpBounds {
+    let preset = scope.elizaos.as_ref();
+    let default = preset.map_or(MAX_BODY_BYTES, |_| elizaos::MAX_PAYLOAD_BYTES);
+    let max_body_bytes = report.value_or(written.max_body.as_ref(), values::size, default);
     let max_connections = report.number_or(written.max_connections.as_ref(), 1..=1_000_000, 20_000);
     let per_client = written.max_connections_per_client.as_ref();
     HttpBounds {
-        max_body_bytes: report.value_or(written.max_body.as_ref(), values::size, 2_000_000),
+        // The environment beats the file.
+        max_body_bytes: preset.and_then(|p| p.max_payload_bytes).unwrap_or(max_body_bytes),
         max_inspected_body_bytes: report.value_or(
             written.max_inspected_body.as_ref(),
             |text| match usize::try_from(values::size(text)?) {
@@ -184,8 +201,11 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
 
 /// Twice the failures that make a ban, within the same window: with a smaller budget the guard
 /// would refuse unchecked what escalation waits to see, and the ban would never come.
-fn guard(escalation: &EscalationPolicy) -> GuardPolicy {
+fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     const AT_LEAST: u64 = 30;
+    if scope.elizaos.is_some() {
+        return GuardPolicy { failures: elizaos::FAILURES, mode: Mode::Enforce };
+    }
     let points = escalation
         .scores
         .iter()

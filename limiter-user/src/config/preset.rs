@@ -1,5 +1,7 @@
 //! Presets: what fills in for everything that the file leaves out.
 
+pub(super) mod elizaos;
+
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,7 +13,7 @@ use crate::policy::{
 };
 
 /// Names of the presets of this version.
-pub const PRESETS: [&str; 3] = ["public", "private", "internal"];
+pub const PRESETS: [&str; 4] = ["public", "private", "internal", "elizaos"];
 
 /// A kind of API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,6 +24,8 @@ pub(super) enum Preset {
     Private,
     /// A key is required, from private networks only; no web pages.
     Internal,
+    /// In front of an ElizaOS server, by that server's environment variables.
+    ElizaOs,
 }
 
 pub(super) fn parse(name: &str) -> Result<Preset, String> {
@@ -29,10 +33,8 @@ pub(super) fn parse(name: &str) -> Result<Preset, String> {
         "public" => Ok(Preset::Public),
         "private" => Ok(Preset::Private),
         "internal" => Ok(Preset::Internal),
-        "elizaos" => Err("this preset is not supported by this version (supported: \"public\", \
-                          \"private\", \"internal\")"
-            .to_owned()),
-        _ => Err("expected \"public\", \"private\" or \"internal\"".to_owned()),
+        "elizaos" => Ok(Preset::ElizaOs),
+        _ => Err("expected \"public\", \"private\", \"internal\" or \"elizaos\"".to_owned()),
     }
 }
 
@@ -42,12 +44,13 @@ impl Preset {
             Self::Public => "public",
             Self::Private => "private",
             Self::Internal => "internal",
+            Self::ElizaOs => "elizaos",
         }
     }
 
-    /// Whether a route that says nothing about it needs a credential.
+    /// Whether a route that says nothing about it needs a credential, whatever else is said.
     pub(super) fn requires_credential(self) -> bool {
-        self != Self::Public
+        matches!(self, Self::Private | Self::Internal)
     }
 
     /// The limit of a route that names none.
@@ -56,6 +59,7 @@ impl Preset {
             Self::Public => 100,
             Self::Private => 1_000,
             Self::Internal => return None,
+            Self::ElizaOs => return Some(elizaos::api_limit()),
         };
         Some(LimitPolicy {
             name: self.name().to_owned(),
@@ -70,9 +74,15 @@ impl Preset {
 
     /// The cross-origin policy of a route that names none.
     pub(super) fn cors(self) -> Option<CorsPolicy> {
-        (self == Self::Public).then(|| CorsPolicy {
+        let origins = match self {
+            Self::Public => CorsOrigins::Any,
+            // None, whatever the upstream would grant.
+            Self::Internal => CorsOrigins::List(Vec::new()),
+            Self::Private | Self::ElizaOs => return None,
+        };
+        Some(CorsPolicy {
             name: self.name().to_owned(),
-            origins: CorsOrigins::Any,
+            origins,
             methods: super::cors::default_methods(),
             headers: super::cors::default_headers(),
             expose: super::cors::default_expose(),

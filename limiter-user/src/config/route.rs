@@ -11,8 +11,8 @@ use std::cmp::{Ordering, Reverse};
 
 use toml::Spanned;
 
+pub(super) use self::defaults::Defaults;
 use self::{
-    defaults::Defaults,
     edits::Side,
     names::{find, names_of, optional},
 };
@@ -20,6 +20,7 @@ use super::{
     Scope,
     document::{Document, http::RouteDocument},
     error::{Place, Report},
+    preset::elizaos,
     values,
 };
 use crate::policy::{
@@ -51,7 +52,8 @@ pub(super) fn check(
     let defaults =
         defaults::of(document, written.is_empty(), only_loopback, resources, scope, report);
     let fallback = [Spanned::new(0..0, RouteDocument::default())];
-    let written = if written.is_empty() { &fallback } else { written };
+    let alone = written.is_empty() && scope.elizaos.is_none();
+    let written = if alone { &fallback } else { written };
     let mut routes: Vec<RoutePolicy> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
     for entry in written {
@@ -69,6 +71,14 @@ pub(super) fn check(
         }
         routes.push(route);
         places.push(place);
+    }
+    if let Some(settings) = &scope.elizaos {
+        elizaos::add_routes(settings, &defaults, resources, &mut routes, report);
+        places.resize(routes.len(), "preset elizaos".into());
+        if !only_loopback {
+            let sentence = "health, sockets and pages are open to everybody who can reach them";
+            report.risk("preset elizaos", sentence);
+        }
     }
     reach::warn(&routes, &places, listeners, report);
     unused::warn(document, &routes, resources, report);
@@ -132,6 +142,8 @@ fn one(
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
     let scopes = scopes(written, &auth, report);
+    let max_body_bytes =
+        written.max_body.as_ref().and_then(|text| report.value(text, values::size));
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
     Some(RoutePolicy {
         name: format!("{}{}", host.as_deref().unwrap_or_default(), path.text()),
@@ -148,6 +160,8 @@ fn one(
         request_headers,
         response_headers,
         strip_prefix,
+        max_body_bytes,
+        content_types: Vec::new(),
     })
 }
 
@@ -209,11 +223,12 @@ fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.later(
         &[&written.validate, &written.mask_response_fields, &written.deprecated],
         "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
-         request_headers, response_headers, strip_prefix",
+         request_headers, response_headers, strip_prefix, max_body",
     );
 }
 
-fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
+/// Whether requests can match both, neither of which is more specific.
+pub(super) fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
     let methods = match (left.methods.is_empty(), right.methods.is_empty()) {
         (true, true) => true,
         (false, false) => left.methods.iter().any(|method| right.methods.contains(method)),

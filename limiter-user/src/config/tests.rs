@@ -2,6 +2,7 @@
 
 mod defaults;
 mod documented;
+mod elizaos;
 mod listeners;
 mod presets;
 mod refused;

@@ -18,7 +18,7 @@ use crate::policy::upstream::{
     Balance, BreakerPolicy, HealthPolicy, MAX_SERVERS, Scheme, ServerPolicy, UpstreamPolicy,
 };
 
-/// Name of the upstream of `LIMITER_UPSTREAM` where the file has none.
+/// Name of the upstream where the file has none.
 const DEFAULT_NAME: &str = "default";
 
 /// How often a request is sent again where nothing is said.
@@ -29,6 +29,7 @@ const MAX_CA_BYTES: u64 = 4 << 20;
 
 pub(super) fn check(
     written: &[Spanned<UpstreamDocument>],
+    preset: Option<&ServerPolicy>,
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Vec<UpstreamPolicy> {
@@ -67,6 +68,9 @@ pub(super) fn check(
             upstreams.push(checked);
         }
     }
+    if let (true, Some(server)) = (written.is_empty(), preset) {
+        upstreams.push(plain(server.clone()));
+    }
     if let Some((place, url)) = override_
         && let Some(server) = server(place.clone(), &url, report)
     {
@@ -92,13 +96,8 @@ fn override_server(
     let is_tls = server.scheme == Scheme::Https;
     match upstreams.as_mut_slice() {
         [] => upstreams.push(UpstreamPolicy {
-            name: DEFAULT_NAME.to_owned(),
             roots: if is_tls { system_roots(place, report) } else { Vec::new() },
-            servers: vec![server],
-            balance: Balance::default(),
-            health: None,
-            breaker: None,
-            retries: DEFAULT_RETRIES,
+            ..plain(server)
         }),
         [only] => {
             if is_tls && only.roots.is_empty() {
@@ -107,6 +106,19 @@ fn override_server(
             only.servers = vec![server];
         }
         _ => report.refuse(place, "the file has several upstreams; which one is meant?"),
+    }
+}
+
+/// One server without TLS, and nothing else said.
+fn plain(server: ServerPolicy) -> UpstreamPolicy {
+    UpstreamPolicy {
+        name: DEFAULT_NAME.to_owned(),
+        roots: Vec::new(),
+        servers: vec![server],
+        balance: Balance::default(),
+        health: None,
+        breaker: None,
+        retries: DEFAULT_RETRIES,
     }
 }
 

@@ -73,7 +73,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
     let (words, with_request) = match refusal {
         Refusal::MalformedRequest => ("Malformed request from", true),
         Refusal::Misdirected => ("Request for another host from", true),
-        Refusal::HttpsRequired => ("Credential or body without TLS from", true),
+        Refusal::HttpsRequired => ("Request without TLS refused from", true),
         Refusal::Banned => ("Request refused from banned", false),
         Refusal::ForbiddenAddress => ("Forbidden address", true),
         Refusal::NotFound => ("No route for request from", true),
@@ -86,6 +86,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
         Refusal::RateLimited => ("Rate limit exceeded for IP:", false),
         Refusal::RateLimitedFar => ("Rate limit far exceeded for IP:", false),
         Refusal::BodyTooLarge => ("Request body too large from", true),
+        Refusal::UnsupportedMediaType => ("Media type not supported in request from", true),
         Refusal::HeadTooLarge => ("Request head too large from", false),
         Refusal::UnsupportedVersion => ("Unsupported version of HTTP from", false),
         Refusal::Timeout => ("Request timed out from", false),

@@ -51,6 +51,11 @@ pub struct HttpPolicy {
     pub cors: Vec<CorsPolicy>,
     /// Response header policies.
     pub headers: Vec<HeadersPolicy>,
+    /// How refusals are worded.
+    pub error_shape: ErrorShape,
+    /// Paths lead to routes whatever their case, as they do at the upstream: else `/API` would
+    /// pass by what `/api` requires. Patterns are then lower case.
+    pub ignore_path_case: bool,
 }
 
 impl HttpPolicy {
@@ -61,6 +66,18 @@ impl HttpPolicy {
         };
         addresses(self) == addresses(other)
     }
+}
+
+/// How refusals are worded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorShape {
+    /// RFC 9457 problem documents.
+    #[default]
+    Problem,
+    /// The JSON of an ElizaOS server, which its clients know. Limits have its codes by their names
+    /// (`file-system`, `upload`, `authentication`, `channel-validation`, any other).
+    ElizaOs,
 }
 
 /// Where the client's address comes from; exactly one, the other headers are stripped.
@@ -183,6 +200,10 @@ pub struct RoutePolicy {
     pub response_headers: HeaderEdits,
     /// Whole segments that every path of the route begins with, taken off for the upstream.
     pub strip_prefix: Option<String>,
+    /// Bytes of a request body; `None`: as [`HttpBounds::max_body_bytes`].
+    pub max_body_bytes: Option<u64>,
+    /// Media types that a body may have, lower case, without parameters; empty: any, or none said.
+    pub content_types: Vec<String>,
 }
 
 /// Header fields to take out and to put in, in this order.

@@ -65,7 +65,7 @@ impl RequestBody {
         let policy = &exchange.in_force.policy;
         Self {
             origin,
-            left_bytes: policy.bounds.max_body_bytes,
+            left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
             watch: Rc::clone(&exchange.watch),
@@ -215,7 +215,12 @@ pub(super) enum Source {
     /// From here.
     Fixed(Option<Bytes>),
     /// From an upstream, whose connection goes back to its pool at the end.
-    Upstream(Incoming, Lease),
+    Upstream {
+        body: Incoming,
+        lease: Lease,
+        /// What was read of it already.
+        early: Option<Box<Frame<Bytes>>>,
+    },
 }
 
 /// A response's body, with its exchange.
@@ -226,12 +231,14 @@ pub(super) struct ResponseBody {
     awaits_upstream: bool,
     /// The upstream sent all of it.
     is_whole: bool,
+    /// It broke off: told when what came before is on its way to the client.
+    broken: Option<hyper::Error>,
     exchange: Box<Exchange>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, exchange: Box<Exchange>) -> Self {
-        Self { source, awaits_upstream: false, is_whole: false, exchange }
+        Self { source, awaits_upstream: false, is_whole: false, broken: None, exchange }
     }
 }
 
@@ -244,38 +251,49 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match &mut this.source {
             Source::Fixed(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
                 this.exchange.sent_bytes += bytes.as_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Source::Upstream(incoming, lease) => {
+            Source::Upstream { body, lease, early } => {
                 let exchange = &mut *this.exchange;
                 let watch = &exchange.watch;
                 let timeouts = &exchange.in_force.policy.timeouts;
                 // Asking for more, the client has taken what it was given.
                 exchange.pace.stop_waiting(clock::coarse_monotonic_ns);
-                let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
+                let polled = match early.take() {
+                    Some(early) => Poll::Ready(Some(Ok(*early))),
+                    None => Pin::new(body).poll_frame(context),
+                };
+                let Poll::Ready(frame) = polled else {
                     if !std::mem::replace(&mut this.awaits_upstream, true) {
                         watch.set_deadline(timeouts.upstream);
                     }
                     return Poll::Pending;
                 };
                 this.awaits_upstream = false;
-                match &frame {
-                    None => this.is_whole = true,
+                let length = match &frame {
+                    None => {
+                        this.is_whole = true;
+                        0
+                    }
+                    Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
                     Some(Err(_)) => {
                         lease.broke();
                         // What was wrong with the request's body explains the failure.
                         let fault = watch.violation.get().or(watch.body_fault.get());
                         exchange.give_up(fault.unwrap_or(Refusal::UpstreamFailed));
-                        return Poll::Ready(frame);
+                        // An error drops what hyper has not sent yet, the head too.
+                        this.broken = frame.and_then(Result::err);
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
-                    Some(Ok(_)) => {}
-                }
-                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                let length = data.map_or(0, Bytes::len);
+                };
                 exchange.sent_bytes += length as u64;
                 exchange.pace.earn(length);
                 let now_ns = clock::coarse_monotonic_ns();
@@ -288,7 +306,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Fixed(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Source::Upstream(incoming, _) => incoming.is_end_stream(),
+            Source::Upstream { body, early, .. } => early.is_none() && body.is_end_stream(),
         }
     }
 
@@ -298,7 +316,8 @@ impl Body for ResponseBody {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Source::Upstream(incoming, _) => incoming.size_hint(),
+            // One of which something was read has no known length.
+            Source::Upstream { body, .. } => body.size_hint(),
         }
     }
 }
@@ -313,8 +332,8 @@ impl Drop for ResponseBody {
                 Refusal::Timeout
             });
         }
-        if let Source::Upstream(incoming, lease) = &mut self.source
-            && (self.is_whole || incoming.is_end_stream())
+        if let Source::Upstream { body, lease, early: None } = &mut self.source
+            && (self.is_whole || body.is_end_stream())
             && !self.exchange.watch.uploading.get()
         {
             lease.give_back();

@@ -25,8 +25,8 @@ use crate::{
     policy::{
         HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, AppliesTo, ClientAddressSource, HeaderEdits, HeadersPolicy, HttpBounds,
-            HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, AppliesTo, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy,
+            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
@@ -73,6 +73,8 @@ pub(super) struct Compiled {
     pub(super) store: Option<Arc<SharedStore>>,
     pub(super) cors: Vec<Cors>,
     pub(super) headers: Vec<Headers>,
+    pub(super) error_shape: ErrorShape,
+    pub(super) ignore_path_case: bool,
 }
 
 /// Budgets of failed attempts, and of work for credentials that nobody has seen before.
@@ -128,6 +130,9 @@ pub(super) struct Route {
     pub(super) response_headers: Headers,
     /// Bytes to take off the front of the path for the upstream.
     pub(super) strip_bytes: usize,
+    pub(super) max_body_bytes: u64,
+    /// Empty: any.
+    pub(super) content_types: Vec<String>,
 }
 
 /// One rate limit.
@@ -136,6 +141,7 @@ pub(super) struct Limit {
     pub(super) mode: Mode,
     pub(super) key: LimitKey,
     pub(super) applies_to: AppliesTo,
+    pub(super) name: Arc<str>,
     pub(super) counter: Arc<Counter>,
     /// Its name as an sf-String with quotes.
     pub(super) quoted_name: String,
@@ -210,6 +216,8 @@ impl Compiled {
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
             store: stores.select(policy.store.as_ref())?,
+            error_shape: policy.error_shape,
+            ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&asked)?,
         })
@@ -281,6 +289,8 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
         request_headers: compile_edits(&route.request_headers)?,
         response_headers: compile_edits(&route.response_headers)?,
         strip_bytes: route.strip_prefix.as_deref().map_or(0, strip_bytes),
+        max_body_bytes: route.max_body_bytes.unwrap_or(policy.bounds.max_body_bytes),
+        content_types: route.content_types.clone(),
     })
 }
 
@@ -340,6 +350,7 @@ fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit,
         mode: policy.mode,
         key: policy.key,
         applies_to: policy.applies_to,
+        name: policy.name.as_str().into(),
         policy_field: constant(
             &format!("{quoted_name};q={};w={seconds}", meter.limit()),
             "limit name",

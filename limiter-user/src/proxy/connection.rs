@@ -9,9 +9,7 @@ mod http2;
 mod opening;
 mod resets;
 
-use std::{
-    future::poll_fn, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration,
-};
+use std::{future::poll_fn, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -23,13 +21,9 @@ use super::{
     registry::{Connection, Ended},
     reply,
     stream::ClientStream,
-    transport::Socket,
+    transport::{LINGER, Socket},
 };
 use crate::{clock, link::ObservedOutcome, policy::http::HttpBounds, refusal::Refusal};
-
-/// How long, and in how many reads, a connection that was ended here may still send.
-const LINGER: Duration = Duration::from_millis(500);
-const LINGER_READS: usize = 128;
 
 /// What a client that speaks HTTP/2 without being asked begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -138,19 +132,19 @@ async fn end(core: &Core, state: &Connection, ended: Ended, mut stream: ClientSt
         Ended::Aborted => stream.transport.socket().set_zero_linger(),
         Ended::HeadTimeout => {
             tell(core, state, Refusal::Timeout);
-            let answer = reply::raw(Refusal::Timeout, &core.new_request_id(), true);
+            let answer =
+                reply::raw(Refusal::Timeout, core.error_shape(), &core.new_request_id(), true);
             stream.transport.send_now(&answer);
             linger(stream).await;
         }
     }
 }
 
-/// Closes without losing the answer: a socket closed with bytes unread resets the connection, and
-/// the client may never see what was sent before (RFC 9112, 9.6). Bounded in time and bytes.
+/// As [`Socket::linger`], of whatever is spoken on the socket.
 async fn linger(mut stream: ClientStream) {
     let drained = async {
         if stream.transport.shutdown().await.is_ok() {
-            stream.transport.socket().discard(LINGER_READS).await;
+            stream.transport.socket().discard().await;
         }
     };
     drop(tokio::time::timeout(LINGER, drained).await);

@@ -34,18 +34,22 @@ use super::{
         bans::{self, Bans},
         request_id::take_or_make,
     },
+    transport::Socket,
     upstream::{Pool, Pools},
 };
 use crate::{
     clock,
     limits::{AddressKey, Key},
     link::HttpBan,
-    policy::listener::ListenAddress,
+    policy::{http::ErrorShape, listener::ListenAddress},
     store::Line,
 };
 
 /// How often deadlines are looked at while connections are open: their precision.
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
+
+/// Most sockets of a core that are kept open for the only answer they get to arrive.
+const MAX_PARTING: usize = 128;
 
 /// Listening sockets, shared by all cores.
 pub(super) type Sockets = Arc<Vec<(ListenAddress, OwnedFd)>>;
@@ -120,6 +124,8 @@ pub(super) struct Core {
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
     random: Cell<u64>,
+    /// Sockets that were answered and refused, and are not closed yet.
+    parting: Cell<usize>,
 }
 
 /// Runs a core on this thread until it has drained.
@@ -145,6 +151,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             authenticated: Recent::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
+            parting: Cell::new(0),
         });
         let flusher = Rc::clone(&core);
         tokio::task::spawn_local(async move { flusher.report.flush().await });
@@ -245,13 +252,19 @@ async fn sweep(core: Rc<Core>) {
         core.counters.beat.now(clock::coarse_monotonic_ns(), SWEEP);
         tokio::time::sleep(SWEEP).await;
         let now_ns = clock::coarse_monotonic_ns();
-        core.connections.expire(now_ns);
+        core.connections.expire(now_ns, core.is_crowded());
         core.pools.prune(now_ns);
     }
 }
 
 impl Core {
     /// The policy in force; `None` before the first.
+    /// How refusals are worded, also of what is no request yet.
+    pub(super) fn error_shape(&self) -> ErrorShape {
+        let in_force = self.in_force.borrow();
+        in_force.as_ref().map_or(ErrorShape::Problem, |in_force| in_force.policy.error_shape)
+    }
+
     pub(super) fn policy(&self) -> Option<Rc<InForce>> {
         self.in_force.borrow().clone()
     }
@@ -282,6 +295,20 @@ impl Core {
         take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
     }
 
+    /// Sends the only answer that a connection gets, as much as the socket takes, and closes it so
+    /// that the answer arrives. Under a flood most are closed at once.
+    pub(super) fn part(self: &Rc<Self>, socket: Socket, answer: &[u8]) {
+        socket.send_now(answer);
+        if self.parting.get() < MAX_PARTING {
+            self.parting.set(self.parting.get() + 1);
+            let core = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                socket.linger().await;
+                core.parting.set(core.parting.get() - 1);
+            });
+        }
+    }
+
     /// Whether more than `most` requests are in flight. A core with no more than its share of them
     /// does not look at the others, so that for a moment there may be up to twice as many.
     pub(super) fn is_full(&self, most: usize) -> bool {
@@ -289,6 +316,13 @@ impl Core {
         let cores = u64::try_from(self.all_counters.len()).unwrap_or(u64::MAX).max(1);
         self.counters.in_flight() > most / cores
             && self.all_counters.iter().map(|core| core.in_flight()).sum::<u64>() > most
+    }
+
+    /// Whether there is no room for those who may have gone.
+    fn is_crowded(&self) -> bool {
+        let most = |in_force: Rc<InForce>| in_force.policy.bounds.max_requests;
+        let full = |most: usize| self.is_full(most.saturating_sub(1));
+        self.overload.is_on() || self.policy().map(most).is_some_and(full)
     }
 
     /// Random bytes for request ids: unpredictable seed, not a secret.

@@ -19,7 +19,7 @@ use super::{
     pace::Pace,
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
-    reply::Reply,
+    reply::{Reply, Wording},
     stage::{cors, request_id, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
@@ -165,8 +165,17 @@ impl Exchange {
     /// The answer to a request that ends here; `space` as for [`Reply::into_parts`].
     pub(super) fn reply(&mut self, reply: Reply, space: HeaderMap) -> Response<Source> {
         self.refusal = reply.refusal();
-        let (response, body) = reply.into_parts(&self.id, space);
+        let policy = &*self.in_force.policy;
+        let limit = self.quota.refusing(policy);
+        let wording = Wording { shape: policy.error_shape, limit };
+        let (response, body) = reply.into_parts(wording, &self.id, space);
         response.map(|()| Source::Fixed(Some(body)))
+    }
+
+    /// Most bytes that a body of this request may have.
+    pub(super) fn max_body_bytes(&self) -> u64 {
+        let policy = &*self.in_force.policy;
+        self.route(policy).map_or(policy.bounds.max_body_bytes, |route| route.max_body_bytes)
     }
 
     /// Adds what every response carries, and stays with the body until it ends.

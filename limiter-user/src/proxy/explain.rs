@@ -104,7 +104,7 @@ fn stages(
         if let Some(refusal) = cors::violation(cors, &target, &parts.headers) {
             return Err(refusal);
         }
-        if target.preflight.is_some() {
+        if target.preflight.is_some() || cors::answers_options(compiled, &parts.method) {
             told.push("a preflight that the policy answers: 204".to_owned());
             return Ok(());
         }

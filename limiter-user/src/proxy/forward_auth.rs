@@ -119,13 +119,19 @@ fn identity(forward: &Forward, headers: &HeaderMap) -> Result<Option<Identity>, 
 
 /// The body of an answer, which frees its connection for the next question.
 async fn read(exchange: &Exchange, source: Source) -> Result<Bytes, Reply> {
-    let Source::Upstream(mut incoming, mut lease) = source else {
+    let Source::Upstream { body: mut incoming, mut lease, early } = source else {
         return Ok(Bytes::new());
     };
     let limit = exchange.in_force.policy.timeouts.upstream;
     let whole = async {
         let mut body = BytesMut::new();
-        while let Some(frame) = Pin::new(&mut incoming).frame().await {
+        let mut next = early.map(|frame| Ok(*frame));
+        loop {
+            let frame = match next.take() {
+                Some(early) => Some(early),
+                None => Pin::new(&mut incoming).frame().await,
+            };
+            let Some(frame) = frame else { break };
             let Some(data) = frame.ok()?.into_data().ok() else { continue };
             if body.len() + data.len() > MAX_ANSWER_BYTES {
                 return None;

@@ -118,14 +118,14 @@ pub(super) fn admit(core: &Core, in_force: &InForce, client: IpAddr) -> Option<P
 }
 
 /// Counts and tells a connection beyond a bound, and answers where that can be understood.
-pub(super) fn refuse(core: &Core, socket: Option<Socket>, peer: IpAddr) {
+pub(super) fn refuse(core: &Rc<Core>, socket: Option<Socket>, peer: IpAddr) {
     core.counters.connections_refused.bump();
     core.counters.refuse(Refusal::Overloaded);
     let outcome = ObservedOutcome::Refused(Refusal::Overloaded);
     core.report.note(clock::unix_ns(), (peer, peer), outcome, || None);
     if let Some(socket) = socket {
-        let answer = reply::raw(Refusal::Overloaded, &core.new_request_id(), true);
-        socket.send_now(&answer);
+        let (shape, id) = (core.error_shape(), core.new_request_id());
+        core.part(socket, &reply::raw(Refusal::Overloaded, shape, &id, true));
     }
 }
 

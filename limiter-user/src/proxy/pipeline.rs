@@ -31,7 +31,8 @@ use super::{
     stage::{
         address,
         auth::{self, Authenticated},
-        bans, client_address, cors, guard, limits, redirect, route, target, trace, transform,
+        bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
+        transform,
     },
     upstream,
     watch::Watch,
@@ -139,7 +140,7 @@ async fn admit(
             }
             exchange.enforce(cors.mode, refusal)?;
         }
-        if target.preflight.is_some() {
+        if target.preflight.is_some() || cors::answers_options(policy, &parts.method) {
             return Err(cors::answer(cors));
         }
     } else {
@@ -163,7 +164,8 @@ async fn admit(
             exchange.enforce(mode, refusal)?;
         }
     }
-    declared_length(policy, &parts.headers)?;
+    declared_length(route, &parts.headers)?;
+    media_type::check(route, parts, !is_without_body)?;
     let protocol = transform::upgrade(parts, is_without_body);
     edit(exchange, route, &client, &mut parts.headers);
     if is_unannounced {
@@ -269,11 +271,11 @@ async fn authenticate(
 }
 
 /// Refuses a body that announces to be too large; one that does not is bounded as it streams.
-fn declared_length(policy: &Compiled, headers: &HeaderMap) -> Result<(), Reply> {
+fn declared_length(route: &Route, headers: &HeaderMap) -> Result<(), Reply> {
     let length =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(length) if length > policy.bounds.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
+        Some(length) if length > route.max_body_bytes => Err(Refusal::BodyTooLarge.into()),
         _ => Ok(()),
     }
 }

@@ -26,6 +26,7 @@ use super::{
     upstream::Tunnel,
     watch::{Phase, Watch},
 };
+use crate::clock;
 
 /// How long an idle connection may still begin a request after draining began.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -60,6 +61,9 @@ pub(super) struct Connection {
     /// The client closed its side behind a whole request over HTTP/1: until when that may mean
     /// only that nothing more comes.
     half_closed_ns: Cell<Option<u64>>,
+    /// When the head of a later request over HTTP/2 has to be there that has begun.
+    head_until_ns: Cell<u64>,
+    head_expired: Cell<bool>,
     /// Of HTTP/1.
     framer: RefCell<Framer>,
     header_timeout: Duration,
@@ -106,6 +110,8 @@ impl Connection {
             unflushed: Cell::new(false),
             quiet_sweeps: Cell::new(0),
             half_closed_ns: Cell::new(None),
+            head_until_ns: Cell::new(u64::MAX),
+            head_expired: Cell::new(false),
             framer: RefCell::new(Framer::new(limits)),
             header_timeout,
             forwarded_for: RefCell::new(None),
@@ -163,6 +169,13 @@ impl Connection {
         if self.watch.phase() == Phase::Idle {
             self.watch.enter(Phase::Head, self.header_timeout);
         }
+    }
+
+    /// A request head over HTTP/2 has begun, or is there as a whole.
+    pub(super) fn set_in_stream_head(&self, begun: bool) {
+        let limit_ns = u64::try_from(self.header_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = || clock::coarse_monotonic_ns().saturating_add(limit_ns);
+        self.head_until_ns.set(if begun { until_ns() } else { u64::MAX });
     }
 
     /// What the next request over HTTP/1 is watched by.
@@ -223,6 +236,9 @@ impl Connection {
         if self.aborted.get() {
             return Some(Ended::Aborted);
         }
+        if self.head_expired.get() {
+            return Some(Ended::HeadTimeout);
+        }
         match self.watch.phase() {
             _ if !self.watch.is_expired() => None,
             Phase::Opening => Some(Ended::Opening),
@@ -282,10 +298,16 @@ impl Connection {
         }
     }
 
-    fn expire(&self, now_ns: u64) {
+    fn expire(&self, now_ns: u64, is_crowded: bool) {
         self.watch.expire(now_ns);
         self.count_quiet();
-        if self.half_closed_ns.get().is_some_and(|end_ns| now_ns >= end_ns) {
+        if let Some(end_ns) = self.half_closed_ns.get()
+            && (is_crowded || now_ns >= end_ns)
+        {
+            self.half_closed_ns.set(Some(0));
+            self.watch.wake();
+        }
+        if now_ns >= self.head_until_ns.get() && !self.head_expired.replace(true) {
             self.watch.wake();
         }
         for stream in self.streams.borrow().iter() {
@@ -375,9 +397,10 @@ impl Registry {
         }
     }
 
-    /// Tells the connections whose deadline has passed.
-    pub(super) fn expire(&self, now_ns: u64) {
-        self.each(|connection| connection.expire(now_ns));
+    /// Tells the connections whose deadline has passed; where it is crowded, those too whose client
+    /// is gone most likely.
+    pub(super) fn expire(&self, now_ns: u64, is_crowded: bool) {
+        self.each(|connection| connection.expire(now_ns, is_crowded));
     }
 
     fn each(&self, mut act: impl FnMut(&Connection)) {

@@ -1,5 +1,7 @@
 //! Answers decided here without the upstream: the only place that turns a [`Refusal`] into a
-//! response (RFC 9457). Says what happened, never why inside.
+//! response (RFC 9457, or as the policy words it). Says what happened, never why inside.
+
+mod elizaos;
 
 use bytes::Bytes;
 use http::{
@@ -7,10 +9,25 @@ use http::{
     header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
 
-use crate::refusal::Refusal;
+use crate::{policy::http::ErrorShape, refusal::Refusal};
 
 /// As many as refusals have, without those of the policy and of CORS.
 const RESPONSE_HEADERS: usize = 16;
+
+/// How a refusal is worded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wording<'a> {
+    /// What the policy says.
+    pub(super) shape: ErrorShape,
+    /// Name of the limit that refuses, if one does.
+    pub(super) limit: Option<&'a str>,
+}
+
+impl From<ErrorShape> for Wording<'_> {
+    fn from(shape: ErrorShape) -> Self {
+        Self { shape, limit: None }
+    }
+}
 
 /// How a stage ends a request early.
 #[derive(Debug)]
@@ -93,6 +110,7 @@ impl Reply {
     /// of the request, which are no longer needed, but the memory they are in is.
     pub(super) fn into_parts(
         self,
+        wording: Wording<'_>,
         request_id: &HeaderValue,
         mut space: HeaderMap,
     ) -> (Response<()>, Bytes) {
@@ -116,9 +134,12 @@ impl Reply {
                 body
             }
             Answer::Refused(refusal) => {
-                *response.status_mut() = status(refusal);
-                problem_headers(response.headers_mut());
-                problem(refusal, request_id)
+                let said = say(refusal, wording, request_id);
+                *response.status_mut() = said.status;
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(said.media_type));
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                said.body
             }
         };
         let headers = response.headers_mut();
@@ -141,13 +162,17 @@ impl From<Refusal> for Reply {
 
 /// The whole answer to a request that no exchange answers, perhaps without its body; the
 /// connection is closed after it.
-pub(super) fn raw(refusal: Refusal, request_id: &HeaderValue, with_body: bool) -> Vec<u8> {
-    let body = problem(refusal, request_id);
+pub(super) fn raw(
+    refusal: Refusal,
+    shape: ErrorShape,
+    request_id: &HeaderValue,
+    with_body: bool,
+) -> Vec<u8> {
+    let Said { status, media_type, body } = say(refusal, shape.into(), request_id);
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
     let mut answer = format!(
-        "HTTP/1.1 {}\r\n{retry}content-type: application/problem+json\r\n\
+        "HTTP/1.1 {status}\r\n{retry}content-type: {media_type}\r\n\
          cache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\nx-request-id: ",
-        status(refusal),
         body.len(),
     )
     .into_bytes();
@@ -163,9 +188,29 @@ fn status(refusal: Refusal) -> StatusCode {
     StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn problem_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+/// What a refusal says.
+struct Said {
+    status: StatusCode,
+    media_type: &'static str,
+    body: Bytes,
+}
+
+fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue) -> Said {
+    match wording.shape {
+        ErrorShape::Problem => Said {
+            status: status(refusal),
+            media_type: "application/problem+json",
+            body: problem(refusal, request_id),
+        },
+        ErrorShape::ElizaOs => {
+            let words = elizaos::words(refusal, wording.limit);
+            Said {
+                status: StatusCode::from_u16(words.status).unwrap_or_else(|_| status(refusal)),
+                media_type: words.media_type,
+                body: words.body,
+            }
+        }
+    }
 }
 
 /// Problem type and title: registered ones where there is one, else those of the status code.
@@ -242,13 +287,14 @@ mod tests {
     fn every_refusal_is_a_problem_document() {
         let id = HeaderValue::from_static("0123456789abcdef");
         for refusal in Refusal::ALL {
-            let (response, body) = Reply::refuse(*refusal).into_parts(&id, HeaderMap::new());
+            let (response, body) =
+                Reply::refuse(*refusal).into_parts(Wording::default(), &id, HeaderMap::new());
             assert_eq!(response.status().as_u16(), refusal.status());
             let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(document["status"], refusal.status());
             assert_eq!(document["request_id"], "0123456789abcdef");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-            let raw = String::from_utf8(raw(*refusal, &id, true)).unwrap();
+            let raw = String::from_utf8(raw(*refusal, ErrorShape::Problem, &id, true)).unwrap();
             assert!(raw.starts_with(&format!("HTTP/1.1 {} ", refusal.status())));
             let (head, raw_body) = raw.split_once("\r\n\r\n").unwrap();
             assert!(head.ends_with("x-request-id: 0123456789abcdef"));
@@ -270,7 +316,7 @@ mod tests {
     #[test]
     fn a_preflight_is_empty_and_keeps_the_connection() {
         let id = HeaderValue::from_static("0123456789abcdef");
-        let (response, body) = Reply::empty().into_parts(&id, HeaderMap::new());
+        let (response, body) = Reply::empty().into_parts(Wording::default(), &id, HeaderMap::new());
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         assert!(body.is_empty() && response.headers().is_empty());
     }

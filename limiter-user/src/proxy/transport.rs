@@ -4,20 +4,30 @@
 //! header are read first.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     os::fd::AsRawFd as _,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use nix::sys::socket::{MsgFlags, send};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
 use super::stream::poll_write_parts;
+
+/// How long, and in how many reads, a client whose connection was ended here may still send.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 128;
+
+/// Most bytes read to see the first one: a `ClientHello`, usually.
+const PEEK_BYTES: usize = 2048;
 
 /// An accepted socket.
 #[derive(Debug)]
@@ -67,10 +77,37 @@ impl Socket {
         }
     }
 
-    /// Reads and drops what comes, in at most so many reads.
-    pub(super) async fn discard(&mut self, reads: usize) {
+    /// The next byte, which stays to be read; `None` at the end.
+    pub(super) async fn peek(&mut self) -> io::Result<Option<u8>> {
+        if self.unread.is_empty() {
+            let read = poll_fn(|context| {
+                // On the stack only while there is something to read.
+                let mut bytes = [MaybeUninit::uninit(); PEEK_BYTES];
+                let mut bytes = ReadBuf::uninit(&mut bytes);
+                ready!(Pin::new(&mut *self).poll_read(context, &mut bytes))?;
+                Poll::Ready(Ok::<_, io::Error>(bytes.filled().to_vec()))
+            });
+            self.unread = read.await?;
+        }
+        Ok(self.unread.first().copied())
+    }
+
+    /// Closes a socket that an answer was sent on without losing that: one that is closed with
+    /// bytes unread is reset, and the client may never see what was sent before (RFC 9112, 9.6).
+    /// Bounded in time and bytes.
+    pub(super) async fn linger(mut self) {
+        let drained = async {
+            if self.shutdown().await.is_ok() {
+                self.discard().await;
+            }
+        };
+        drop(tokio::time::timeout(LINGER, drained).await);
+    }
+
+    /// Reads and drops what comes, in a bounded number of reads.
+    pub(super) async fn discard(&mut self) {
         let mut unwanted = [0; 2048];
-        for _ in 0..reads {
+        for _ in 0..LINGER_READS {
             if !matches!(self.read(&mut unwanted).await, Ok(1..)) {
                 return;
             }

@@ -17,18 +17,23 @@ mod tunnel;
 mod upgrade;
 mod wire;
 
-use std::{pin::pin, rc::Rc};
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use self::{
     breaker::Passage,
-    delivery::{Delivery, Replay, unavailable},
+    delivery::{Delivery, Replay},
     pool::Link,
     server::Verdict,
 };
@@ -56,7 +61,9 @@ pub(super) async fn send(
     let exchange = &*exchange;
     let pool = Rc::clone(&exchange.in_force.pools[upstream]);
     pool.deposit();
-    let chosen = pool.choose(exchange, 0, exchange.now_ns).ok_or_else(unavailable)?;
+    let now_ns = exchange.now_ns;
+    let nobody = || pool.nobody(Refusal::UpstreamFailed, now_ns);
+    let chosen = pool.choose(exchange, 0, now_ns).ok_or_else(nobody)?;
     // What is rare is large too: apart, so that the usual future is small.
     if let Some(protocol) = protocol {
         return Box::pin(upgrade::send(exchange, &pool, chosen, request, protocol)).await;
@@ -84,7 +91,9 @@ pub(super) async fn ask(
 ) -> Result<Response<Source>, Reply> {
     let pool = Rc::clone(&exchange.in_force.pools[upstream]);
     pool.deposit();
-    let chosen = pool.choose(exchange, 0, clock::monotonic_ns()).ok_or_else(unavailable)?;
+    let now_ns = clock::monotonic_ns();
+    let chosen = pool.choose(exchange, 0, now_ns);
+    let chosen = chosen.ok_or_else(|| pool.nobody(Refusal::UpstreamFailed, now_ns))?;
     let replay = Some(Replay::of_question(&question));
     Box::pin(Delivery::new(exchange, &pool, replay).begin(chosen, question)).await
 }
@@ -94,6 +103,8 @@ enum Attempt {
     Answered(Response<Incoming>),
     /// The connection had ended; nothing was sent.
     Unsent(Request<RequestBody>),
+    /// The server said that it did nothing with it (RFC 9113, 8.7).
+    Refused,
     /// The connection ended before an answer, or what came was none.
     Failed {
         /// It only ended.
@@ -137,8 +148,17 @@ async fn attempt(exchange: &Exchange, lease: &mut Lease, request: Request<Reques
 fn failure(mut error: TrySendError<Request<RequestBody>>) -> Attempt {
     match error.take_message() {
         Some(request) => Attempt::Unsent(request),
+        None if is_refused(error.error()) => Attempt::Refused,
         None => Attempt::Failed { closed: !error.error().is_parse() },
     }
+}
+
+/// Whether a server refused a stream before it did anything with its request.
+fn is_refused(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &h2::Error| {
+        cause.is_remote() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }
 
 /// Checks the head of an answer; one that cannot be passed on ends its connection.
@@ -147,9 +167,11 @@ fn finish(
     passage: Passage,
     response: Response<Incoming>,
 ) -> Result<Response<Source>, Reply> {
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
+    // What came with the head is judged with it: chunks that are none are no answer.
+    let early = begin(&parts.headers, &mut body);
     let verdict = match parts.status {
-        _ if is_doubtful(&parts.headers, &body) => Verdict::Failed,
+        _ if early.is_err() || is_doubtful(&parts.headers, &body) => Verdict::Failed,
         // Nobody asked for another protocol, and no other status ends in a body that is known.
         StatusCode::SWITCHING_PROTOCOLS => Verdict::Failed,
         status if status.as_u16() > 599 => Verdict::Failed,
@@ -159,12 +181,24 @@ fn finish(
         _ => Verdict::Answered,
     };
     lease.judge(verdict, passage);
-    if verdict == Verdict::Failed {
+    let Some(early) = early.ok().filter(|_| verdict != Verdict::Failed) else {
         return Err(Refusal::UpstreamFailed.into());
-    }
+    };
     hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    Ok(Response::from_parts(parts, Source::Upstream(body, lease)))
+    Ok(Response::from_parts(parts, Source::Upstream { body, lease, early }))
+}
+
+/// The first part of a chunked body, if it is here already. Whoever gets the body polls it again
+/// at once, so nobody has to be woken.
+fn begin(headers: &HeaderMap, body: &mut Incoming) -> hyper::Result<Option<Box<Frame<Bytes>>>> {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(None);
+    }
+    match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(frame)) => frame.map(|frame| Some(Box::new(frame))),
+        Poll::Ready(None) | Poll::Pending => Ok(None),
+    }
 }
 
 /// Whether the length of an answer could be read in two ways, or its body would not be what its

@@ -247,6 +247,92 @@ def floods():
         assert peer.is_closed_within(5), kind
 
 
+def dribble():
+    """A head that goes on for ever ends the connection, also behind good requests."""
+    for in_flight in [False, True]:
+        peer = Peer()
+        assert peer.answer(peer.begin())[0] == 200
+        if in_flight:
+            peer.begin(path="/stall")
+        stream = peer.h2.get_next_available_stream_id()
+        begun = time.monotonic()
+        peer.raw(1, 1, stream, bytes([0x82, 0x84, 0x86]))
+        peer.socket.settimeout(0.2)
+        while time.monotonic() - begun < 10:
+            try:
+                # A field of one letter without indexing.
+                peer.raw(9, 0, stream, b"\0\1a\1b")
+                if not peer.socket.recv(4096):
+                    break
+            except TimeoutError:
+                pass
+            except OSError:
+                break
+        took = time.monotonic() - begun
+        assert 0.8 < took < 4, took
+
+
+def trailers():
+    """Trailers reach the origin within their bound, and never what begins with a colon."""
+    peer = Peer()
+
+    def send(fields):
+        stream = peer.begin(end=False, method="POST", path="/echo")
+        peer.h2.send_data(stream, b"hi")
+        peer.flush()
+        fields = peer.h2.encoder.encode(fields)
+        parts = [fields[at : at + 16000] for at in range(0, len(fields), 16000)]
+        for number, part in enumerate(parts):
+            last = 4 if number == len(parts) - 1 else 0
+            peer.raw(9 if number else 1, last | (0 if number else 1), stream, part)
+        return peer.answer(stream)[0]
+
+    assert send([("x-sum", "1")]) == 200
+    assert send([("x-long", "1" * 8000)]) == 200
+    assert send([("x-long", "1" * 8200)]) == 431
+    status = send([(":path", "/other"), ("x-sum", "2")])
+    assert status in (200, 400) or str(status).startswith("reset"), status
+    assert peer.answer(peer.begin())[0] == 200
+
+
+def fragment():
+    """A fragment is no part of a request: it is gone before anything looks at the path."""
+    peer = Peer()
+    for path in ["/a#b", "/a?c#b"]:
+        status, _ = peer.answer(peer.begin(path=path))
+        assert status == 200, status
+
+
+def leaving():
+    """Who leaves says so before it takes no more: what is on its way meanwhile is answered."""
+    peer = Peer()
+    first = peer.begin(path="/later")
+    received, lasts, later = b"", [], None
+    while data := peer.socket.recv(65536):
+        received += data
+        while len(received) >= 9:
+            length = int.from_bytes(received[:3], "big")
+            if len(received) < 9 + length:
+                break
+            kind, flags = received[3], received[4]
+            stream = int.from_bytes(received[5:9], "big")
+            payload, received = received[9 : 9 + length], received[9 + length :]
+            if kind == 7:
+                lasts.append(int.from_bytes(payload[:4], "big"))
+                if later is None:
+                    # It was on its way when that came.
+                    later = first + 2
+                    fields = peer.h2.encoder.encode(peer.head())
+                    peer.raw(1, 5, later, fields)
+            if kind == 6 and not flags & 1:
+                peer.raw(6, 1, 0, payload)
+            if kind == 1:
+                lasts.append(-stream)
+    assert lasts[0] == 2**31 - 1, lasts
+    assert -later in lasts and -first in lasts, lasts
+    assert later in lasts, lasts
+
+
 def slow():
     """A response that is not taken ends its stream; the others go on."""
     peer = Peer()

@@ -11,8 +11,8 @@ use std::{
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
     http::{
-        Algorithm, AppliesTo, AuthKind, CorsOrigins, LimitKey, LimitPolicy, OriginPattern,
-        PathPattern, RouteAuth, RoutePolicy,
+        Algorithm, AppliesTo, AuthKind, CorsOrigins, ErrorShape, LimitKey, LimitPolicy,
+        OriginPattern, PathPattern, RouteAuth, RoutePolicy,
     },
     listener::ListenerPolicy,
     store::{OnFailure, StorePolicy},
@@ -75,6 +75,9 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     for upstream in &http.upstreams {
         writeln!(out, "  upstream    {} = {}", upstream.name, join(&upstream.servers))?;
     }
+    if http.error_shape == ErrorShape::ElizaOs {
+        writeln!(out, "  refusals    as an ElizaOS server words them; paths in any case")?;
+    }
     for route in &http.routes {
         write_route(route, http, out)?;
     }
@@ -85,6 +88,7 @@ fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
     for cors in &http.cors {
         let origins = match &cors.origins {
             CorsOrigins::Any => "every origin".to_owned(),
+            CorsOrigins::List(list) if list.is_empty() => "no other origin".to_owned(),
             CorsOrigins::List(list) => join(list.iter().map(origin_words)),
         };
         let credentials = if cors.credentials { ", with credentials" } else { "" };
@@ -148,6 +152,12 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
             let names = join(edits.set.iter().map(|(name, _)| name));
             writeln!(out, "    {what} with its own {names}")?;
         }
+    }
+    if let Some(bytes) = route.max_body_bytes {
+        writeln!(out, "    bodies    at most {bytes} bytes")?;
+    }
+    if !route.content_types.is_empty() {
+        writeln!(out, "    bodies    {}", route.content_types.join(", "))?;
     }
     if let Some(prefix) = &route.strip_prefix {
         writeln!(out, "    strips    {prefix}")?;

@@ -94,6 +94,22 @@ pub(in crate::config) fn default_scheme(token: Option<&str>, report: &mut Report
     }
 }
 
+/// The scheme of a server that checks the same token itself, and so gets it.
+pub(in crate::config) fn shared_token_scheme(
+    variable: &str,
+    token: &str,
+    report: &mut Report,
+) -> AuthPolicy {
+    let mut keys = Vec::new();
+    push_token(token, &variable.into(), &mut keys, report);
+    AuthPolicy {
+        name: "server-token".to_owned(),
+        kind: AuthKind::ApiKey(ApiKeyPolicy { header: DEFAULT_HEADER.to_owned(), keys }),
+        hide_credentials: false,
+        mode: Mode::Enforce,
+    }
+}
+
 fn read_keys(path: &Path, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {
     match KeysFile::read(path) {
         Ok(Some(file)) => {

@@ -180,6 +180,8 @@ pub(in crate::config) struct RouteDocument {
     pub(in crate::config) validate: Option<Later>,
     /// `off`.
     pub(in crate::config) detect: Option<Text>,
+    /// Bytes of a request body. Default: that of `[http]`.
+    pub(in crate::config) max_body: Option<Text>,
     /// Client networks that may call; empty: nobody. Default: any.
     pub(in crate::config) allow: Option<Spanned<Vec<Text>>>,
     /// Edits of the request as the upstream gets it.

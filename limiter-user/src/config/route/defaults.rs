@@ -9,20 +9,20 @@ use super::{
         document::{Document, http::RouteDocument},
         error::Report,
         headers,
-        preset::Preset,
+        preset::{Preset, elizaos},
     },
     Resources,
 };
 use crate::policy::http::{LimitPolicy, RouteAuth};
 
 /// What a route gets for everything that it does not say.
-pub(super) struct Defaults {
+pub(in crate::config) struct Defaults {
     /// `None`: a route must say it.
-    pub(super) auth: Option<RouteAuth>,
-    pub(super) limits: Vec<usize>,
-    pub(super) cors: Option<usize>,
-    pub(super) headers: Option<usize>,
-    pub(super) allow: Option<Vec<IpNet>>,
+    pub(in crate::config) auth: Option<RouteAuth>,
+    pub(in crate::config) limits: Vec<usize>,
+    pub(in crate::config) cors: Option<usize>,
+    pub(in crate::config) headers: Option<usize>,
+    pub(in crate::config) allow: Option<Vec<IpNet>>,
 }
 
 pub(super) fn of(
@@ -36,6 +36,9 @@ pub(super) fn of(
     let token = scope.sources.variable("LIMITER_AUTH_TOKEN");
     if token.is_some() && !document.auth.is_empty() {
         report.risk("LIMITER_AUTH_TOKEN", "used only where an [auth.NAME] names it");
+    }
+    if let Some(settings) = &scope.elizaos {
+        return of_elizaos(document, settings, only_loopback, resources, scope, report);
     }
     let preset = scope.preset;
     let required = preset.is_some_and(Preset::requires_credential);
@@ -59,13 +62,6 @@ pub(super) fn of(
             );
         }
         None
-    };
-    let fill = |list: &mut Vec<LimitPolicy>, policy: LimitPolicy| {
-        let at = list.iter().position(|known| known.name == policy.name);
-        at.unwrap_or_else(|| {
-            list.push(policy);
-            list.len() - 1
-        })
     };
     let wants = |says: fn(&RouteDocument) -> bool| {
         let routes = document.http.as_ref().map_or(&[][..], |http| http.route.as_slice());
@@ -92,4 +88,58 @@ pub(super) fn of(
     });
     let allow = preset.and_then(Preset::allow);
     Defaults { auth, limits: limits.into_iter().collect(), cors, headers, allow }
+}
+
+/// The table of the file with this name, or the preset's own.
+fn fill(list: &mut Vec<LimitPolicy>, policy: LimitPolicy) -> usize {
+    let at = list.iter().position(|known| known.name == policy.name);
+    at.unwrap_or_else(|| {
+        list.push(policy);
+        list.len() - 1
+    })
+}
+
+/// As the API of an ElizaOS server, which is open where no token is set: then only to this host.
+fn of_elizaos(
+    document: &Document,
+    settings: &elizaos::Settings,
+    only_loopback: bool,
+    resources: &mut Resources,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Defaults {
+    const TOKEN: &str = "ELIZA_SERVER_AUTH_TOKEN";
+    let token = [TOKEN, "LIMITER_AUTH_TOKEN"]
+        .into_iter()
+        .find_map(|name| Some((name, scope.sources.variable(name)?)));
+    let auth = if !document.auth.is_empty() {
+        if scope.sources.variable(TOKEN).is_some() {
+            report.risk(TOKEN, "used only where an [auth.NAME] names it");
+        }
+        Some(RouteAuth::AnyOf((0..resources.auth.len()).collect()))
+    } else if let Some((name, token)) = token {
+        resources.auth.push(auth::shared_token_scheme(name, &token, report));
+        Some(RouteAuth::AnyOf(vec![resources.auth.len() - 1]))
+    } else if only_loopback || scope.sources.allow_unauthenticated {
+        report.risk(TOKEN, "is not set: whoever reaches the API may call it");
+        Some(RouteAuth::Public)
+    } else {
+        report.refuse_with(
+            "http.listener",
+            "without authentication only a loopback address is served",
+            "set ELIZA_SERVER_AUTH_TOKEN, add [auth.NAME], or pass --allow-unauthenticated",
+        );
+        None
+    };
+    let limits =
+        scope.preset.and_then(Preset::limit).map(|limit| fill(&mut resources.limits, limit));
+    let mut defaults = Defaults {
+        auth,
+        limits: limits.into_iter().collect(),
+        cors: None,
+        headers: None,
+        allow: None,
+    };
+    elizaos::fill(settings, &mut defaults, resources);
+    defaults
 }

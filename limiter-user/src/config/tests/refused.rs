@@ -45,8 +45,10 @@ const ALONE: &[(&str, &str)] = &[
     ("[kernel]\n[[feeds]]\nname = \"drop\"", "feeds[0]: not supported"),
     ("[kernel]\n[validate.orders]\nopenapi = \"o.yaml\"", "validate"),
     ("[kernel]\n[detect.default]\nclasses = {}", "detect"),
-    ("preset = \"elizaos\"\n[kernel]", "this preset is not supported by this version"),
-    ("preset = \"pubic\"\n[kernel]", "expected \"public\", \"private\" or \"internal\""),
+    (
+        "preset = \"pubic\"\n[kernel]",
+        "expected \"public\", \"private\", \"internal\" or \"elizaos\"",
+    ),
     ("[kernel]\n[limits.a]\nrate = \"1/s\"", "nothing serves HTTP"),
     ("[kernel]\n[escalation]\nthreshold = 0", "0 is not between 1 and"),
     (

@@ -115,7 +115,7 @@ fn refuse(core: &Core, state: &Connection, violation: Violation, stream: &mut Cl
         facts(&framer, refusal, &id)
     });
     // As much as the socket takes without waiting.
-    stream.transport.send_now(&reply::raw(refusal, &id, !framer.is_bodiless()));
+    stream.transport.send_now(&reply::raw(refusal, core.error_shape(), &id, !framer.is_bodiless()));
 }
 
 /// What a refused head was for, without the query, if its first line was in order.

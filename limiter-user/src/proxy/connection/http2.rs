@@ -72,7 +72,7 @@ pub(super) async fn drive(
         pipeline::handle(core, state, watch, in_force, request)
     });
     let broken = Broken::default();
-    let stream = Watched::new(stream, Rc::clone(&broken));
+    let stream = Watched::new(stream, Rc::clone(&broken), Rc::clone(state));
     let mut http = builder(bounds, streams).serve_connection(TokioIo::new(stream), service);
     let mut going_away = false;
     let ended = poll_fn(|context| {

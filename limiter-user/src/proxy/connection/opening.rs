@@ -9,18 +9,26 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{tell, unless_ended};
 use crate::{
+    clock,
     proxy::{
         clients::Permit,
         core::{Core, InForce},
         listener,
         proxy_protocol::{self, Parsed},
         registry::{Connection, Ended},
+        stage::{bans, client_address},
         stream::ClientStream,
         tls,
         transport::{Socket, Transport},
     },
     refusal::Refusal,
 };
+
+/// What plain HTTP is answered where TLS is spoken: whoever sees it is most likely a person who
+/// mistyped an address.
+const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 50\r\n\r\n\
+    400 The plain HTTP request was sent to HTTPS port\n";
 
 /// Why there is no stream.
 enum Failed {
@@ -60,8 +68,23 @@ pub(super) async fn open(
     let transport = match &listener.tls {
         None => Transport::Plain(socket),
         Some(config) => {
+            if is_banned(core, state, in_force) {
+                // The most expensive thing that a client can ask for.
+                socket.set_zero_linger();
+                return Failed::Refused(Refusal::Banned).tell(core, state);
+            }
             state.begin_opening(in_force.policy.timeouts.handshake);
-            let handshake = unless_ended(state, tls::accept(config, socket)).await;
+            // Sooner than the library, which would send an alert before any answer.
+            let first = unless_ended(state, socket.peek()).await;
+            if matches!(first, Ok(Ok(Some(b'A'..=b'Z')))) {
+                core.part(socket, PLAIN_ON_TLS);
+                return Failed::Refused(Refusal::HttpsRequired).tell(core, state);
+            }
+            let handshake = match first {
+                Ok(Ok(_)) => unless_ended(state, tls::accept(config, socket)).await,
+                Ok(Err(error)) => Ok(Err(error)),
+                Err(ended) => Err(ended),
+            };
             let failed = match handshake {
                 Ok(Ok((stream, facts))) => {
                     core.counters.handshake(facts.is_resumed);
@@ -79,6 +102,13 @@ pub(super) async fn open(
     };
     state.begin_waiting();
     Some((ClientStream::new(transport, Rc::clone(state)), permit))
+}
+
+/// Whether the client is banned, as far as the connection says who it is.
+fn is_banned(core: &Core, state: &Connection, in_force: &InForce) -> bool {
+    let client = client_address::before_request(&in_force.policy, (state.peer, state.source()));
+    let now_ns = clock::coarse_monotonic_ns();
+    client.is_some_and(|client| bans::check(&core.bans.borrow(), &client, now_ns).is_err())
 }
 
 /// Reads who a trusted proxy says that the client is.

@@ -1,7 +1,8 @@
-//! What the HTTP/2 library refuses by itself and tells nobody, seen by what it sends.
+//! What the HTTP/2 library keeps to itself, seen by the frames that come and go.
 //!
-//! In: the bytes of a connection on their way out; out: how many streams were reset because their
-//! client broke the protocol (RFC 9113, 8.1.1). Changes and keeps nothing.
+//! In: the bytes of a connection both ways; out: how many streams were reset because their client
+//! broke the protocol (RFC 9113, 8.1.1), and since when a head is under way that is not whole.
+//! Changes and keeps nothing.
 
 use std::{
     cell::Cell,
@@ -13,26 +14,42 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxy::registry::Connection;
+
 /// Bytes of a frame's head, and of a whole `RST_STREAM` (RFC 9113, 4.1 and 6.4).
 const HEAD_BYTES: usize = 9;
 const RESET_BYTES: usize = HEAD_BYTES + 4;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 
 /// Streams reset for what their client did, since this was last looked at.
 pub(super) type Broken = Rc<Cell<u32>>;
 
-/// A stream whose outgoing frames are looked at.
+/// A stream whose frames are looked at.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
     frames: Frames,
     broken: Broken,
+    heads: Heads,
+    connection: Rc<Connection>,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, broken: Broken) -> Self {
-        Self { stream, frames: Frames::default(), broken }
+    /// From the preface on.
+    pub(super) fn new(stream: S, broken: Broken, connection: Rc<Connection>) -> Self {
+        Self { stream, frames: Frames::default(), broken, heads: Heads::new(), connection }
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        let before = self.heads.is_open;
+        self.heads.follow(bytes);
+        if self.heads.is_open != before {
+            self.connection.set_in_stream_head(!before);
+        }
     }
 
     fn sent(&mut self, bytes: &[u8]) {
@@ -49,7 +66,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.received(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -134,9 +154,89 @@ impl Frames {
     }
 }
 
+/// Whether a head is under way: begun, and its last frame not whole.
+#[derive(Debug)]
+struct Heads {
+    /// The head of the current frame as far as it came.
+    head: [u8; HEAD_BYTES],
+    count: usize,
+    /// Of the current frame's payload.
+    left: usize,
+    /// A head ends with that payload.
+    ends: bool,
+    is_open: bool,
+}
+
+impl Heads {
+    /// Before the client's preface.
+    fn new() -> Self {
+        let left = super::PREFACE.len();
+        Self { head: [0; HEAD_BYTES], count: 0, left, ends: false, is_open: false }
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) {
+        loop {
+            if self.left == 0 && self.ends {
+                (self.ends, self.is_open) = (false, false);
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len());
+                self.left -= taken;
+                bytes = &bytes[taken..];
+                continue;
+            }
+            let (taken, rest) = bytes.split_at(bytes.len().min(HEAD_BYTES - self.count));
+            self.head[self.count..self.count + taken.len()].copy_from_slice(taken);
+            self.count += taken.len();
+            bytes = rest;
+            if self.count == HEAD_BYTES {
+                let [high, middle, low, kind, flags, ..] = self.head;
+                let length = u32::from_be_bytes([0, high, middle, low]);
+                self.left = usize::try_from(length).unwrap_or(usize::MAX);
+                self.count = 0;
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.is_open = true;
+                    self.ends = flags & END_HEADERS != 0;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_is_under_way_until_its_last_frame_is_whole() {
+        let piece = |kind, flags, payload: &[u8]| {
+            let mut bytes = frame(kind, payload);
+            bytes[4] = flags;
+            bytes
+        };
+        let parts = [
+            (super::super::PREFACE.to_vec(), false),
+            (piece(4, 0, &[]), false),
+            (piece(HEADERS, END_HEADERS, &[0; 20]), false),
+            (piece(0, 0, &[1; 300]), false),
+            (piece(HEADERS, 0, &[0; 5]), true),
+            (piece(CONTINUATION, 0, &[]), true),
+            (piece(CONTINUATION, END_HEADERS, &[0; 7]), false),
+            (piece(HEADERS, END_HEADERS, &[]), false),
+        ];
+        for step in [1, 2, 8, 9, 10, 1000] {
+            let mut heads = Heads::new();
+            for (number, (bytes, is_open)) in parts.iter().enumerate() {
+                bytes.chunks(step).for_each(|bytes| heads.follow(bytes));
+                assert_eq!(heads.is_open, *is_open, "{number} by {step}");
+            }
+            heads.follow(&piece(HEADERS, END_HEADERS, &[0; 9])[..12]);
+            assert!(heads.is_open, "its payload is not there");
+        }
+    }
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

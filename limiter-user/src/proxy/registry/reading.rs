@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// How long a request over HTTP/1 is still worked on whose client closed its side of the
-/// connection: some do when they have sent everything, most when they are gone.
-const HALF_CLOSED_NS: u64 = 1_000_000_000;
+/// connection: some do when they have sent everything, most when they are gone, and which of them
+/// it is shows only when something is sent.
+const HALF_CLOSED_NS: u64 = 10_000_000_000;
 
 impl Connection {
     /// Reads by `read` what hyper may see now of HTTP/1. A request that is refused here ends the

@@ -46,6 +46,18 @@ pub(in crate::proxy) fn resolve(
     Client { address, key: AddressKey::new(address), trusted, https }
 }
 
+/// The client of a connection, if no request on it can name another one.
+pub(in crate::proxy) fn before_request(
+    policy: &Compiled,
+    peers: (IpAddr, Option<IpAddr>),
+) -> Option<Client> {
+    let named = matches!(
+        policy.client_address,
+        ClientAddressSource::Forwarded | ClientAddressSource::XForwardedFor
+    ) && contains(&policy.trusted_proxies, peers.0);
+    (!named).then(|| resolve(policy, peers, &HeaderMap::new()))
+}
+
 /// The client's address, and whether it spoke TLS to `proxies`, if one of them says so.
 pub(in crate::proxy) fn by(
     from: ClientAddressSource,

@@ -4,7 +4,7 @@
 //! A request that is no preflight is never refused here: without the headers the browser does it.
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Method,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
         ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -13,8 +13,8 @@ use http::{
 };
 
 use crate::{
-    policy::Mode,
-    proxy::{compiled_cors::Cors, proof::Target, reply::Reply},
+    policy::{Mode, http::ErrorShape},
+    proxy::{compiled::Compiled, compiled_cors::Cors, proof::Target, reply::Reply},
     refusal::Refusal,
 };
 
@@ -69,6 +69,12 @@ pub(in crate::proxy) fn violation(
     });
     let admitted = origin_admitted && headers_admitted && cors.admits_method(announced.as_str());
     (!admitted).then_some(Refusal::CorsRefused)
+}
+
+/// Whether every `OPTIONS` is answered here, preflight or not, as the server does that the policy
+/// stands in for.
+pub(in crate::proxy) fn answers_options(policy: &Compiled, method: &Method) -> bool {
+    policy.error_shape == ErrorShape::ElizaOs && *method == Method::OPTIONS
 }
 
 /// The answer to a preflight that may go on; what [`apply`] sets comes on top.

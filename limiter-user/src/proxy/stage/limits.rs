@@ -77,6 +77,14 @@ impl Quota {
         self.standings.iter().any(|(_, verdict)| !verdict.decision.allowed)
     }
 
+    /// Name of the limit that refuses the request.
+    pub(in crate::proxy) fn refusing<'a>(&self, policy: &'a Compiled) -> Option<&'a str> {
+        let refuses = |(index, verdict): &&(usize, Verdict)| {
+            !verdict.decision.allowed && policy.limits[*index].mode == Mode::Enforce
+        };
+        self.standings.iter().find(refuses).map(|(index, _)| &*policy.limits[*index].name)
+    }
+
     /// What the limits refuse, each with the mode of its limit.
     pub(in crate::proxy) fn violations<'a>(
         &'a self,

@@ -38,7 +38,8 @@ pub(in crate::proxy) fn answer(
     Reply::redirect(&location(target.host(), port, target.path_and_query.as_str()))
 }
 
-/// Cookies are left out: browsers send those that are not marked as secure wherever they go.
+/// Cookies are left out: browsers send those that are not marked as secure wherever they go, and
+/// whoever types a name without its scheme is to get where he wants.
 fn has_credential(policy: &Compiled, headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION)
         || headers.contains_key(PROXY_AUTHORIZATION)

@@ -20,9 +20,16 @@ pub(in crate::proxy) fn select(
     target: &Target,
     method: &Method,
 ) -> Result<usize, Reply> {
-    let place = policy.router.find(target.host(), target.path());
+    let find = |path: &str| {
+        if policy.ignore_path_case && path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            policy.router.find(target.host(), &path.to_ascii_lowercase())
+        } else {
+            policy.router.find(target.host(), path)
+        }
+    };
+    let place = find(target.path());
     if let Some(alternate) = target.alternate()
-        && policy.router.find(target.host(), alternate) != place
+        && find(alternate) != place
     {
         return Err(Refusal::MalformedRequest.into());
     }

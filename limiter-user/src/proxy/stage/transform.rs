@@ -162,10 +162,10 @@ fn one_cookie(headers: &mut HeaderMap) {
 }
 
 /// Whether a header says, or could be taken to say, what is only for a proxy to say: who the client
-/// is and how it came here, which path it asked for (some servers believe that more than the request
-/// line), or the request's id, not spelled as it is set here.
+/// is and how it came here, which path and method it asked for (some servers believe that more than
+/// the request line, by which the policy decided), or the request's id, not spelled as it is set here.
 fn is_forged(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 13] = [
         "x-real-ip",
         "x-client-ip",
         "x-cluster-client-ip",
@@ -173,7 +173,12 @@ fn is_forged(name: &str) -> bool {
         "cf-connecting-ip",
         "fastly-client-ip",
         "x-original-url",
+        "x-original-uri",
+        "x-original-method",
         "x-rewrite-url",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
     ];
     begins(name, IDENTITY_PREFIX)
         || begins(name, "x-forwarded-")
@@ -239,7 +244,7 @@ pub(in crate::proxy) fn is_unannounced(method: &Method, body: &impl Body) -> boo
 /// Removes from trailers what is not theirs to say: how the message is framed and routed, whose it
 /// is, and everything that is set here (some servers merge trailers into the head).
 pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
-    const NEVER: [&str; 19] = [
+    const NEVER: [&str; 18] = [
         "age",
         "authorization",
         "cache-control",
@@ -258,12 +263,10 @@ pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
         "trailer",
         "transfer-encoding",
         "upgrade",
-        "x-real-ip",
     ];
     remove(trailers, |name| {
         NEVER.iter().any(|never| name.len() == never.len() && begins(name, never))
-            || begins(name, IDENTITY_PREFIX)
-            || begins(name, "x-forwarded-")
+            || is_forged(name)
             || begins(name, "x-request-id")
             || begins(name, "access-control-")
     });
@@ -396,6 +399,9 @@ mod tests {
             "true-client-ip",
             "cf_connecting_ip",
             "x-original-url",
+            "x-http-method-override",
+            "x_http_method",
+            "x-method_override",
         ] {
             assert!(is_forged(name), "{name}");
         }

@@ -13,8 +13,9 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         Algorithm, ApiKeyPolicy, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
-        CorsPolicy, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
-        LimitKey, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        CorsPolicy, ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts,
+        KeyRecord, LimitKey, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
+        UpstreamPolicy,
     },
     listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
@@ -144,6 +145,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         strip_prefix: None,
+        max_body_bytes: None,
+        content_types: Vec::new(),
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],
@@ -215,6 +218,8 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             mode: Mode::Enforce,
         }],
         headers: vec![headers()],
+        error_shape: ErrorShape::Problem,
+        ignore_path_case: false,
     }
 }
 

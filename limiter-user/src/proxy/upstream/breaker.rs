@@ -54,6 +54,11 @@ impl Breaker {
         self.open_until_ns.load(Relaxed) <= now_ns
     }
 
+    /// How long no request goes yet.
+    pub(super) fn closed_for_ns(&self, now_ns: u64) -> u64 {
+        self.open_until_ns.load(Relaxed).saturating_sub(now_ns)
+    }
+
     /// Lets a request go or not. One that tries has as long as the breaker stays open; then another
     /// may, so that one that was given up blocks nobody.
     pub(super) fn pass(&self, now_ns: u64) -> Passage {

@@ -1,14 +1,14 @@
 //! What is rare: a new connection, HTTP/2, another server, another try.
 //!
-//! A request that was not sent goes to the next server, whatever it is. One that was sent and not
-//! answered is sent again only if it has no body and an idempotent method, within the upstream's
+//! A request that was not sent goes to the next server, whatever it is; one whose stream a server
+//! refused too, if it has no body. One that was sent and not answered is sent again only if it has no body and an idempotent method, within the upstream's
 //! `retries` and a budget of one in ten; one that took too long is not.
 
 use std::{cell::Cell, pin::pin, rc::Rc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{HOST, RETRY_AFTER, TE},
+    header::{HOST, TE},
     uri::{Authority, Scheme},
 };
 use http_body::Body;
@@ -40,16 +40,18 @@ const MAX_UNSENT: u32 = 4;
 pub(super) struct Replay {
     method: Method,
     uri: Uri,
+    /// Not only if nothing was done with it.
+    always: bool,
     /// Where there is no head to read once more: over HTTP/2, and of our own questions.
     headers: Option<HeaderMap>,
 }
 
 impl Replay {
     pub(super) fn of(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Self> {
-        let repeatable = request.body().is_end_stream() && request.method().is_idempotent();
-        repeatable.then(|| Self {
+        request.body().is_end_stream().then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
+            always: request.method().is_idempotent(),
             headers: exchange
                 .connection
                 .is_stream(&exchange.watch)
@@ -61,6 +63,7 @@ impl Replay {
         Self {
             method: question.method().clone(),
             uri: question.uri().clone(),
+            always: true,
             headers: Some(question.headers().clone()),
         }
     }
@@ -177,10 +180,8 @@ impl<'a> Delivery<'a> {
     }
 
     fn nobody(&self) -> Reply {
-        match self.last {
-            Some(refusal) => refusal.into(),
-            None => unavailable(),
-        }
+        let refusal = self.last.unwrap_or(Refusal::UpstreamFailed);
+        self.pool.nobody(refusal, clock::monotonic_ns())
     }
 
     /// What follows from an attempt.
@@ -201,6 +202,16 @@ impl<'a> Delivery<'a> {
                 }
                 (false, Refusal::UpstreamFailed)
             }
+            Attempt::Refused => {
+                self.unsent += 1;
+                self.failed |= bit;
+                let again = self.replay.as_ref().filter(|_| self.unsent <= MAX_UNSENT);
+                if let Some(request) = again.and_then(|replay| replay.request(self.exchange)) {
+                    lease.lane.counts().retries.up();
+                    return Next::Send(request);
+                }
+                (false, Refusal::UpstreamFailed)
+            }
             Attempt::TimedOut => {
                 lease.judge(Verdict::Failed, passage);
                 return Next::Answer(Err(Refusal::UpstreamTimeout.into()));
@@ -214,8 +225,8 @@ impl<'a> Delivery<'a> {
             self.failed |= bit;
         }
         self.last = Some(verdict);
-        let may_repeat = is_race || (self.retries > 0 && self.pool.afford_retry());
-        let again = self.replay.as_ref().filter(|_| may_repeat);
+        let afford = || is_race || (self.retries > 0 && self.pool.afford_retry());
+        let again = self.replay.as_ref().filter(|replay| replay.always && afford());
         match again.and_then(|replay| replay.request(self.exchange)) {
             Some(request) => {
                 lease.lane.counts().retries.up();
@@ -237,11 +248,6 @@ impl<'a> Delivery<'a> {
             None => Err(Refusal::UpstreamTimeout),
         }
     }
-}
-
-/// There is no server to send a request to; later there may be.
-pub(super) fn unavailable() -> Reply {
-    Reply::refuse(Refusal::UpstreamFailed).with(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// Tells those who wait that a connection is open, or that they may try.

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use http::{HeaderValue, header::RETRY_AFTER};
+
 use super::{
     breaker::Passage,
     choose::{Choice, mix},
@@ -16,7 +18,12 @@ use super::{
     lane::{Http1, Lane, Shared},
     server::{Server, Verdict},
 };
-use crate::{clock, policy::upstream::Balance, proxy::exchange::Exchange};
+use crate::{
+    clock,
+    policy::upstream::Balance,
+    proxy::{exchange::Exchange, reply::Reply},
+    refusal::Refusal,
+};
 
 /// What a request adds to the budget of retries, what a retry takes, and how much there is at
 /// most: one in ten, and ten at once.
@@ -150,6 +157,13 @@ impl Pool {
                 chosen => return chosen,
             }
         }
+    }
+
+    /// Refuses a request for which there is no server, and says when there may be one.
+    pub(super) fn nobody(&self, refusal: Refusal, now_ns: u64) -> Reply {
+        let barred = self.lanes.iter().map(|lane| lane.server.barred_for_ns(now_ns));
+        let seconds = barred.min().unwrap_or(0).div_ceil(1_000_000_000).max(1);
+        Reply::refuse(refusal).with(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     /// A request is sent for the first time.

@@ -133,6 +133,11 @@ impl Server {
         (usable, usable && self.avoided_until_ns.load(Relaxed) <= now_ns)
     }
 
+    /// How long it certainly gets no request.
+    pub(super) fn barred_for_ns(&self, now_ns: u64) -> u64 {
+        self.breaker.as_ref().map_or(0, |breaker| breaker.closed_for_ns(now_ns))
+    }
+
     /// As [`Self::standing`] says, and takes the place of a request that tries.
     pub(super) fn pass(&self, now_ns: u64) -> Passage {
         if self.down.load(Relaxed) {

@@ -52,8 +52,9 @@ pub(super) async fn send(
                 unreachable |= chosen.bit;
                 let refusal = Refusal::UpstreamFailed;
                 let refusal = if failed.is_none() { Refusal::UpstreamTimeout } else { refusal };
-                let another = pool.choose(exchange, unreachable, clock::monotonic_ns());
-                chosen = another.ok_or(refusal)?;
+                let now_ns = clock::monotonic_ns();
+                let another = pool.choose(exchange, unreachable, now_ns);
+                chosen = another.ok_or_else(|| pool.nobody(refusal, now_ns))?;
             }
         }
     };

@@ -1,0 +1,159 @@
+//! The routes of an ElizaOS server, each with the limits that stand before it there.
+//!
+//! A route of the file that matches the same requests goes before; a table of the file with the
+//! name of one of ours goes in its place.
+
+use super::{MAX_UPLOAD_BYTES, Settings, cross_origin, file_system_limit, headers, upload_limit};
+use crate::{
+    config::{
+        error::{Place, Report},
+        route::{Defaults, Resources, overlaps},
+    },
+    policy::http::{
+        CorsPolicy, HeaderEdits, HeadersPolicy, LimitPolicy, PathPattern, RouteAuth, RoutePolicy,
+    },
+};
+
+/// Name of the upstream that is meant where the file has several.
+const UPSTREAM: &str = "elizaos";
+
+/// Media types of what its API reads.
+const CONTENT_TYPES: [&str; 3] =
+    ["application/json", "multipart/form-data", "application/x-www-form-urlencoded"];
+
+/// Routes that receive files, below which path every request counts.
+const UPLOADS: [&str; 2] = ["/api/audio", "/api/media"];
+
+/// The same among other calls of the API.
+const UPLOAD_GLOBS: [&str; 2] =
+    ["/api/messaging/channels/*/upload-media", "/api/messaging/central-channels/*/upload-media"];
+
+/// What a route of the file gets that says nothing about it: as the API's.
+pub(in crate::config) fn fill(
+    settings: &Settings,
+    defaults: &mut Defaults,
+    resources: &mut Resources,
+) {
+    let cors = cross_origin("api", settings.api_origins.as_deref());
+    defaults.cors = Some(cors_at(resources, cors));
+    let headers = headers::api(settings.is_production, settings.has_ui);
+    defaults.headers = Some(headers_at(resources, headers));
+}
+
+/// Adds the routes of that server to those of the file.
+pub(in crate::config) fn add(
+    settings: &Settings,
+    defaults: &Defaults,
+    resources: &mut Resources,
+    routes: &mut Vec<RoutePolicy>,
+    report: &mut Report,
+) {
+    let Some(upstream) = upstream(resources, report) else {
+        return;
+    };
+    let Some(auth) = defaults.auth.clone() else {
+        return;
+    };
+    let open = RoutePolicy {
+        auth: RouteAuth::Public,
+        cors: Some(cors_at(resources, cross_origin("app", settings.origins.as_deref()))),
+        headers: Some(headers_at(resources, headers::app(settings.is_production, settings.has_ui))),
+        ..bare(upstream)
+    };
+    let api = RoutePolicy {
+        auth,
+        limits: defaults.limits.clone(),
+        cors: defaults.cors,
+        headers: defaults.headers,
+        allow: defaults.allow.clone(),
+        content_types: CONTENT_TYPES.map(str::to_owned).to_vec(),
+        ..bare(upstream)
+    };
+    let mut uploads = api.clone();
+    uploads.max_body_bytes = Some(MAX_UPLOAD_BYTES.max(settings.max_payload_bytes.unwrap_or(0)));
+    for limit in [upload_limit(), file_system_limit()] {
+        uploads.limits.push(limit_at(resources, limit));
+    }
+    let prefix = |path: &str| PathPattern::Prefix(path.to_owned());
+    let exact = |path: &str| PathPattern::Exact(path.to_owned());
+    let glob = |path: &str| PathPattern::Glob(path.to_owned());
+    let mut add = |path: PathPattern, like: &RoutePolicy| {
+        let route = RoutePolicy { name: path.text().to_owned(), path, ..like.clone() };
+        if !routes.iter().any(|other| overlaps(other, &route)) {
+            routes.push(route);
+        }
+    };
+    add(prefix("/api"), &api);
+    for path in UPLOADS {
+        add(prefix(path), &uploads);
+    }
+    for path in UPLOAD_GLOBS {
+        add(glob(path), &uploads);
+    }
+    for path in ["/health", "/healthz"] {
+        add(exact(path), &open);
+    }
+    add(prefix("/socket.io"), &open);
+    if settings.has_ui {
+        add(prefix("/"), &open);
+    }
+}
+
+/// The upstream of that name, or the only one.
+fn upstream(resources: &Resources, report: &mut Report) -> Option<usize> {
+    let named = resources.upstreams.iter().position(|known| known.name == UPSTREAM);
+    match (named, resources.upstreams.len()) {
+        (Some(at), _) => Some(at),
+        (None, 0) => None,
+        (None, 1) => Some(0),
+        (None, _) => {
+            report.refuse_with(
+                Place::from("http.upstream"),
+                "there are several: which is the ElizaOS server?",
+                format!("name = {UPSTREAM:?}"),
+            );
+            None
+        }
+    }
+}
+
+fn bare(upstream: usize) -> RoutePolicy {
+    RoutePolicy {
+        name: String::new(),
+        host: None,
+        path: PathPattern::Prefix("/".to_owned()),
+        methods: Vec::new(),
+        upstream,
+        auth: RouteAuth::Public,
+        scopes: Vec::new(),
+        limits: Vec::new(),
+        cors: None,
+        headers: None,
+        allow: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        strip_prefix: None,
+        max_body_bytes: None,
+        content_types: Vec::new(),
+    }
+}
+
+fn limit_at(resources: &mut Resources, policy: LimitPolicy) -> usize {
+    let known = resources.limits.iter().position(|known| known.name == policy.name);
+    known.unwrap_or_else(|| push(&mut resources.limits, policy))
+}
+
+fn cors_at(resources: &mut Resources, policy: CorsPolicy) -> usize {
+    let known = resources.cors.iter().position(|known| known.name == policy.name);
+    known.unwrap_or_else(|| push(&mut resources.cors, policy))
+}
+
+fn headers_at(resources: &mut Resources, policy: HeadersPolicy) -> usize {
+    let known = resources.headers.iter().position(|known| known.name == policy.name);
+    known.unwrap_or_else(|| push(&mut resources.headers, policy))
+}
+
+fn push<T>(list: &mut Vec<T>, item: T) -> usize {
+    list.push(item);
+    list.len() - 1
+}
