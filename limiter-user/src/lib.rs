@@ -13,6 +13,7 @@ mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod events;
 pub mod kernel;
 pub mod keys;

@@ -13,6 +13,7 @@
 mod access_log;
 mod authority;
 mod body;
+mod checked;
 mod clients;
 mod compiled;
 mod compiled_auth;

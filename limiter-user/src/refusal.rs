@@ -73,6 +73,8 @@ refusals! {
     Unauthorized = "unauthorized", 401, Client;
     /// A credential was presented that is not valid.
     InvalidCredential = "invalid_credential", 401, Client;
+    /// A signed message that was accepted before.
+    Replayed = "replayed", 401, Client;
     /// The caller is known, and may not do this.
     ForbiddenScope = "forbidden_scope", 403, Client;
     /// Over a rate limit.

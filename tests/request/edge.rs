@@ -13,7 +13,7 @@ use limiter_tests::{
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 use crate::support::SOON;
@@ -52,6 +52,20 @@ impl Authority {
     pub(crate) fn client(&self, serial: u64) -> Pair {
         let mut params = CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params)
+    }
+
+    /// For a client with these alternative names: DNS names, or URIs.
+    pub(crate) fn client_named(&self, names: &[&str]) -> Pair {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names
+            .iter()
+            .map(|&name| match name.try_into().unwrap() {
+                uri if name.contains("://") => SanType::URI(uri),
+                dns => SanType::DnsName(dns),
+            })
+            .collect();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params)
     }
@@ -115,6 +129,14 @@ impl Edge {
         let mut edge = Self::prepare(http, listeners);
         edge.limiter.restart();
         edge
+    }
+
+    /// Has the route ask for this scheme; before it is started.
+    pub(crate) fn protect(&self, name: &str, scheme: &str) {
+        let path = self.limiter.configuration();
+        let open = std::fs::read_to_string(&path).unwrap();
+        let closed = open.replace("auth = \"none\"", &format!("auth = [\"{name}\"]"));
+        self.limiter.configure_exactly(&format!("{closed}\n{scheme}"));
     }
 
     /// Puts another configuration in force.

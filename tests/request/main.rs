@@ -22,6 +22,8 @@ mod listeners;
 #[cfg(test)]
 mod malformed;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod pace;
@@ -36,6 +38,8 @@ mod routing;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod signatures;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
@@ -45,3 +49,5 @@ mod tls;
 mod upgrade;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod webhooks;

@@ -2,6 +2,9 @@
 
 mod api_key;
 mod forward;
+mod hmac;
+mod mtls;
+mod signature;
 
 use std::ops::Range;
 
@@ -10,19 +13,27 @@ use toml::Spanned;
 pub(super) use self::api_key::{default_scheme, shared_token_scheme};
 use super::{
     Scope,
-    document::{Text, access::AuthDocument},
+    document::{Tables, Text, access::AuthDocument},
     error::Report,
     values,
 };
 use crate::policy::{
     Mode,
-    auth::{AuthKind, AuthPolicy},
+    auth::{AuthKind, AuthPolicy, Grants},
 };
+
+/// How long a signed message is accepted where nothing is said.
+const DEFAULT_TOLERANCE: u64 = 300;
+/// Longer, and whoever reads along has too much time to use what was read.
+const MAX_TOLERANCE: u64 = 86_400;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     ApiKey,
     Forward,
+    Hmac,
+    Mtls,
+    Signature,
 }
 
 pub(super) fn check(
@@ -36,8 +47,14 @@ pub(super) fn check(
         report.refuse_with(written.span(), "`kind` is missing", "kind = \"api_key\"");
         return None;
     };
-    let kinds = [("api_key", Kind::ApiKey), ("forward", Kind::Forward)];
-    let later = ["jwt", "mtls", "hmac", "signature"];
+    let kinds = [
+        ("api_key", Kind::ApiKey),
+        ("forward", Kind::Forward),
+        ("hmac", Kind::Hmac),
+        ("mtls", Kind::Mtls),
+        ("signature", Kind::Signature),
+    ];
+    let later = ["jwt"];
     let chosen = report.choice(Some(said), &kinds, &later);
     let known = kinds.iter().find(|(label, _)| *label == said.get_ref());
     // The other keys of an unknown kind belong to it; one error says it all.
@@ -46,6 +63,9 @@ pub(super) fn check(
     let kind = match chosen {
         Kind::ApiKey => AuthKind::ApiKey(api_key::check(written, scope, report)),
         Kind::Forward => AuthKind::Forward(forward::check(name, written, scope, report)?),
+        Kind::Hmac => AuthKind::Hmac(hmac::check(written, scope, report)?),
+        Kind::Mtls => AuthKind::Mtls(mtls::check(written, report)?),
+        Kind::Signature => AuthKind::Signature(signature::check(written, scope, report)?),
     };
     let hide_credentials = document
         .hide_credentials
@@ -59,12 +79,36 @@ pub(super) fn check(
     Some(AuthPolicy { name, kind, hide_credentials, mode })
 }
 
+/// `tier` and `scopes` as written beside each other.
+fn grants(tier: Option<&Text>, scopes: Option<&Spanned<Vec<Text>>>, report: &mut Report) -> Grants {
+    let tier = tier.and_then(|tier| report.value(tier, values::scope));
+    let scopes = scopes.map(|list| report.values(list.get_ref(), values::scope));
+    Grants { tier, scopes: scopes.unwrap_or_default() }
+}
+
+/// Seconds for which a signed message is accepted.
+fn tolerance(document: &AuthDocument, report: &mut Report) -> u64 {
+    let seconds = |text: &str| match values::duration(text)?.as_secs() {
+        seconds @ 1..=MAX_TOLERANCE => Ok(seconds),
+        _ => Err("between 1s and 1d".to_owned()),
+    };
+    report.value_or(document.tolerance.as_ref(), seconds, DEFAULT_TOLERANCE)
+}
+
+/// A name that events and the upstream get as it is.
+fn principal(text: &str) -> Result<String, String> {
+    crate::keys::check_name(text).map(|()| text.to_owned())
+}
+
 /// Refuses keys that mean something to other kinds only.
 fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn place<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
         value.map(Spanned::span)
     }
-    let given: [(&str, Option<Range<usize>>, &[&str]); 20] = [
+    fn first<T>(table: Option<&Tables<T>>) -> Option<Range<usize>> {
+        table.and_then(|table| table.keys().next()).map(Spanned::span)
+    }
+    let given: [(&str, Option<Range<usize>>, &[&str]); 24] = [
         ("header", place(document.header.as_ref()), &["api_key", "hmac"]),
         ("keys_file", place(document.keys_file.as_ref()), &["api_key"]),
         ("token", place(document.token.as_ref()), &["api_key"]),
@@ -77,10 +121,14 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
         ("algorithms", place(document.algorithms.as_ref()), &["jwt"]),
         ("tier_claim", place(document.tier_claim.as_ref()), &["jwt"]),
         ("revoked", place(document.revoked.as_ref()), &["jwt"]),
-        ("secrets", place(document.secrets.as_ref()), &["hmac"]),
+        ("secrets", first(document.secrets.as_ref()), &["hmac"]),
+        ("tier", place(document.tier.as_ref()), &["hmac"]),
+        ("scopes", place(document.scopes.as_ref()), &["hmac"]),
         ("tolerance", place(document.tolerance.as_ref()), &["hmac", "signature"]),
         ("principals", place(document.principals.as_ref()), &["mtls"]),
-        ("keys", place(document.keys.as_ref()), &["signature"]),
+        ("keys", first(document.keys.as_ref()), &["signature"]),
+        ("components", place(document.components.as_ref()), &["signature"]),
+        ("tag", place(document.tag.as_ref()), &["signature"]),
         ("url", place(document.url.as_ref()), &["forward"]),
         ("subject_header", place(document.subject_header.as_ref()), &["forward"]),
         ("copy_headers", place(document.copy_headers.as_ref()), &["forward"]),

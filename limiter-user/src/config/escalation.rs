@@ -11,12 +11,12 @@ use crate::{
 /// Points that make no difference beyond this.
 const MAX_POINTS: i64 = 1_000_000;
 /// Labels of evidence that only later versions find; accepted, because no points can come of them.
-const LATER_LABELS: [&str; 5] =
-    ["detected", "scanner", "replayed", "forbidden_scope", "validation_failed"];
+const LATER_LABELS: [&str; 4] = ["detected", "scanner", "forbidden_scope", "validation_failed"];
 /// What scores unless the file says otherwise.
-const DEFAULT_SCORES: [(Refusal, u32); 3] = [
+const DEFAULT_SCORES: [(Refusal, u32); 4] = [
     (Refusal::InvalidCredential, 5),
     (Refusal::MalformedRequest, 25),
+    (Refusal::Replayed, 25),
     (Refusal::RateLimitedFar, 5),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! What is read is digested at once by the caller and never put into a message.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::{
     Scope,
@@ -18,12 +18,13 @@ const ADVICE: &str = "write { env = \"NAME\" } or { file = \"PATH\" }";
 
 /// Where the secret is found, unless it stands in the file itself.
 pub(super) fn refuse_inline<'a>(
-    written: &'a toml::Spanned<SecretDocument>,
+    place: Range<usize>,
+    written: &'a SecretDocument,
     report: &mut Report,
 ) -> Option<&'a SecretReference> {
-    match written.get_ref() {
+    match written {
         SecretDocument::Inline => {
-            report.refuse_with(written.span(), "a secret is never written here", ADVICE);
+            report.refuse_with(place, "a secret is never written here", ADVICE);
             None
         }
         SecretDocument::Reference(reference) => Some(reference),
@@ -36,8 +37,17 @@ pub(super) fn read(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<String> {
-    let reference = refuse_inline(written, report)?;
-    match reference {
+    read_at(written.span(), written.get_ref(), scope, report)
+}
+
+/// As [`read`], of a reference inside the value at `place`.
+pub(super) fn read_at(
+    place: Range<usize>,
+    written: &SecretDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    match refuse_inline(place.clone(), written, report)? {
         SecretReference { env: Some(name), file: None } => {
             let found = (scope.environment)(name.get_ref());
             if found.as_deref().is_none_or(str::is_empty) {
@@ -65,11 +75,7 @@ pub(super) fn read(
             }
         }
         _ => {
-            report.refuse_with(
-                written.span(),
-                "exactly one source of the secret is needed",
-                ADVICE,
-            );
+            report.refuse_with(place, "exactly one source of the secret is needed", ADVICE);
             None
         }
     }

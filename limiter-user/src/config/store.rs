@@ -95,7 +95,7 @@ fn say_unused(written: &StoreDocument, on_failure: OnFailure, report: &mut Repor
         report.risk(span, "not used: kind = \"local\" shares nothing");
     }
     if let Some(password) = &written.password {
-        secret::refuse_inline(password, report);
+        secret::refuse_inline(password.span(), password.get_ref(), report);
     }
 }
 

@@ -82,6 +82,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
         Refusal::Guarded => ("Too many failed attempts from", false),
         Refusal::Unauthorized => ("Unauthorized access attempt from", false),
         Refusal::InvalidCredential => ("Invalid credential from", false),
+        Refusal::Replayed => ("Repeated message from", true),
         Refusal::ForbiddenScope => ("Not allowed to", true),
         Refusal::RateLimited => ("Rate limit exceeded for IP:", false),
         Refusal::RateLimitedFar => ("Rate limit far exceeded for IP:", false),

@@ -2,8 +2,17 @@
 //!
 //! Serialisable, as everything that the agent sends to the proxy. What can be a digest is one.
 
+mod hmac;
+mod mtls;
+mod signature;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    hmac::{HmacPolicy, HmacSecret},
+    mtls::{CertificatePattern, CertificatePrincipal, MtlsPolicy},
+    signature::{KeyMaterial, SignatureKey, SignaturePolicy},
+};
 use super::{Mode, upstream::UpstreamPolicy};
 
 /// One authentication scheme.
@@ -24,7 +33,7 @@ impl AuthPolicy {
     pub fn api_keys(&self) -> Option<&ApiKeyPolicy> {
         match &self.kind {
             AuthKind::ApiKey(keys) => Some(keys),
-            AuthKind::Forward(_) => None,
+            _ => None,
         }
     }
 }
@@ -36,6 +45,12 @@ pub enum AuthKind {
     ApiKey(ApiKeyPolicy),
     /// Somebody else is asked about each request.
     Forward(ForwardPolicy),
+    /// A body signed with a shared secret.
+    Hmac(HmacPolicy),
+    /// A client's certificate.
+    Mtls(MtlsPolicy),
+    /// A signed request.
+    Signature(SignaturePolicy),
 }
 
 /// `kind = "api_key"`.
@@ -74,4 +89,13 @@ pub struct ForwardPolicy {
     pub subject_header: String,
     /// Lower-case headers of the answer for the upstream; a client's are removed.
     pub copy_headers: Vec<String>,
+}
+
+/// What a principal may do that has no record of its own for it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Grants {
+    /// Tier.
+    pub tier: Option<String>,
+    /// Scopes.
+    pub scopes: Vec<String>,
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    checked::Checked,
     content::Whole,
     exchange::Exchange,
     framing::MAX_TRAILER_BYTES,
@@ -26,7 +27,7 @@ use super::{
     upstream::Lease,
     watch::{Phase, Watch},
 };
-use crate::{clock, refusal::Refusal};
+use crate::{clock, credentials::digest::BodyDigest, refusal::Refusal};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -34,6 +35,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     origin: Origin,
+    checked: Option<Box<Checked>>,
     left_bytes: u64,
     pace: Pace,
     upstream_timeout: Duration,
@@ -65,6 +67,7 @@ impl RequestBody {
         let policy = &exchange.in_force.policy;
         Self {
             origin,
+            checked: None,
             left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
             upstream_timeout: policy.timeouts.upstream,
@@ -75,6 +78,13 @@ impl RequestBody {
     /// Of a request that has none.
     pub(super) fn none(exchange: &Exchange) -> Self {
         Self::of(Origin::Nowhere, exchange)
+    }
+
+    /// The same, of which the last part goes on only if all of it has this digest; `beginning` was
+    /// read before, and is part of the digest.
+    pub(super) fn checked(mut self, digest: BodyDigest, beginning: Option<Whole>) -> Self {
+        self.checked = Some(Box::new(Checked::new(digest, beginning)));
+        self
     }
 
     /// The deadlines of its request.
@@ -112,12 +122,10 @@ impl Drop for RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl RequestBody {
+    /// What comes, as it comes.
+    fn poll_origin(
+        &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let incoming = match &mut self.origin {
@@ -173,7 +181,58 @@ impl Body for RequestBody {
         }
     }
 
+    fn poll_checked(
+        &mut self,
+        checked: &mut Checked,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            if let Some(frame) = checked.next() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if checked.is_over() {
+                return Poll::Ready(None);
+            }
+            let trailers = match ready!(self.poll_origin(context)).transpose()? {
+                None => None,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        checked.take(data);
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().ok(),
+                },
+            };
+            if !checked.end(trailers) {
+                return self
+                    .fail(Refusal::InvalidCredential, "the request body is not what was signed");
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.checked.take() {
+            None => self.poll_origin(context),
+            Some(mut checked) => {
+                let polled = self.poll_checked(&mut checked, context);
+                self.checked = Some(checked);
+                polled
+            }
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
+        if self.checked.is_some() {
+            return false;
+        }
         match &self.origin {
             Origin::Nowhere => true,
             Origin::Client(incoming) => incoming.is_end_stream(),
@@ -184,6 +243,15 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.origin {
             Origin::Nowhere => SizeHint::with_exact(0),
+            Origin::Client(incoming) if let Some(checked) = &self.checked => {
+                let (coming, kept) = (incoming.size_hint(), checked.kept_bytes());
+                let mut hint = SizeHint::new();
+                hint.set_lower(coming.lower() + kept);
+                if let Some(upper) = coming.upper() {
+                    hint.set_upper(upper + kept);
+                }
+                hint
+            }
             Origin::Client(incoming) => incoming.size_hint(),
             Origin::Whole(whole) => SizeHint::with_exact(whole.data.len() as u64),
         }

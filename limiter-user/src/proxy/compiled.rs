@@ -21,6 +21,8 @@ use super::{
     upstream::{Directory, Upstream},
 };
 use crate::{
+    clock,
+    credentials::replay::Replays,
     limits::{AddressKey, Counter, Counters, Key, Meter},
     policy::{
         HttpPolicy, Mode, Rate,
@@ -38,14 +40,20 @@ pub(super) struct Lasting {
     pub(super) counters: Counters,
     pub(super) upstreams: Directory,
     pub(super) inspection: Arc<Budget>,
+    /// From the first scheme on that needs it.
+    pub(super) replays: Option<Arc<Replays>>,
     pub(super) stores: Stores,
 }
 
 impl Lasting {
     pub(super) fn new(upstreams: Directory, stores: Stores) -> Self {
-        Self { counters: Counters::default(), upstreams, inspection: Arc::default(), stores }
+        let (counters, inspection) = Default::default();
+        Self { counters, upstreams, inspection, replays: None, stores }
     }
 }
+
+/// Signed messages that are remembered at once: 7,000 a second for five minutes, in 16 MiB.
+const REPLAYS: usize = 1 << 21;
 
 /// A policy in force.
 #[derive(Debug)]
@@ -59,6 +67,8 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// For bodies that stages look at as a whole.
     pub(super) inspection: Arc<Budget>,
+    /// Signed messages that were accepted, if any are.
+    pub(super) replays: Option<Arc<Replays>>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     /// Those of routes, then those that schemes ask.
@@ -98,6 +108,30 @@ impl Guard {
         }
         let work = self.work.charge(Key::Address(client), now_ns).decision;
         if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
+    }
+
+    /// Before a signature of `whose` is checked: as [`Self::admit_work`], but only those that were
+    /// wrong count, so that who signs well is served however often; `known`: somebody at this
+    /// address lately proved to be who it said, and the failures of others do not keep it out.
+    pub(super) fn may_check(
+        &self,
+        client: AddressKey,
+        known: bool,
+        whose: &str,
+        now_ns: u64,
+    ) -> Result<(), u64> {
+        let failures = self.failures.peek(Key::Address(client), now_ns);
+        let work = self.work.peek(Key::Principal(whose), now_ns);
+        match self.mode {
+            Mode::Enforce if !work.allowed => Err(work.retry_after_ns),
+            Mode::Enforce if !known && !failures.allowed => Err(failures.retry_after_ns),
+            _ => Ok(()),
+        }
+    }
+
+    /// A signature of `whose` was checked, and wrong.
+    pub(super) fn checked_in_vain(&self, whose: &str, now_ns: u64) {
+        self.work.charge(Key::Principal(whose), now_ns);
     }
 }
 
@@ -171,7 +205,7 @@ impl Headers {
 impl Compiled {
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, stores } = lasting;
+        let Lasting { counters, upstreams, inspection, replays, stores } = lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -196,7 +230,12 @@ impl Compiled {
             .collect::<Result<_, _>>()?;
         let mut asked = policy.upstreams.clone();
         let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
-        let auth = auth.collect::<Result<_, _>>()?;
+        let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
+        if let Some(seconds) = auth.iter().filter_map(Scheme::once_within).max() {
+            let now = clock::unix_ns() / 1_000_000_000;
+            let kept = replays.get_or_insert_with(|| Arc::new(Replays::alone(REPLAYS, now)));
+            kept.widen(seconds, now);
+        }
         let (finder, groups) = group(&policy.routes, &routes)?;
         Ok(Self {
             bounds: policy.bounds,
@@ -207,6 +246,7 @@ impl Compiled {
             trusted: policy.trusted.clone(),
             guard,
             inspection: Arc::clone(inspection),
+            replays: replays.clone(),
             known,
             router: finder,
             groups,

@@ -1,12 +1,18 @@
 //! Authentication schemes as requests meet them.
 
+mod signed;
+
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
+pub(super) use self::signed::{Certificates, Signatures, Webhooks};
 use super::identity::Identity;
-use crate::policy::{
-    Mode,
-    auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
-    upstream::UpstreamPolicy,
+use crate::{
+    credentials::signature::{SIGNATURE, SIGNATURE_INPUT},
+    policy::{
+        Mode,
+        auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
+        upstream::UpstreamPolicy,
+    },
 };
 
 /// One authentication scheme.
@@ -25,6 +31,9 @@ pub(super) struct Scheme {
 pub(super) enum SchemeKind {
     ApiKey(ApiKeys),
     Forward(Forward),
+    Hmac(Webhooks),
+    Mtls(Certificates),
+    Signature(Signatures),
 }
 
 /// Somebody else who is asked.
@@ -68,15 +77,31 @@ impl Scheme {
                 upstreams.push(forward.upstream.clone());
                 SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
             }
+            AuthKind::Hmac(hmac) => SchemeKind::Hmac(Webhooks::new(hmac)?),
+            AuthKind::Mtls(mtls) => SchemeKind::Mtls(Certificates::new(mtls)?),
+            AuthKind::Signature(keys) => SchemeKind::Signature(Signatures::new(keys)?),
         };
         Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
     }
 
-    /// The header that carries its credential and nothing else.
-    pub(super) fn own_header(&self) -> Option<&HeaderName> {
+    /// The headers that carry its credential and nothing else.
+    pub(super) fn own_headers(&self) -> &[HeaderName] {
+        static OF_SIGNATURES: [HeaderName; 2] = [SIGNATURE_INPUT, SIGNATURE];
         match &self.kind {
-            SchemeKind::ApiKey(keys) => Some(&keys.header),
-            SchemeKind::Forward(_) => None,
+            SchemeKind::ApiKey(keys) => std::slice::from_ref(&keys.header),
+            SchemeKind::Hmac(webhooks) => std::slice::from_ref(&webhooks.header),
+            SchemeKind::Signature(_) => &OF_SIGNATURES,
+            SchemeKind::Forward(_) | SchemeKind::Mtls(_) => &[],
+        }
+    }
+
+    /// Whose the key at `index` of this scheme is.
+    pub(super) fn identity(&self, index: usize) -> Option<&Identity> {
+        match &self.kind {
+            SchemeKind::ApiKey(keys) => keys.keys.get(index).map(|key| &key.identity),
+            SchemeKind::Hmac(webhooks) => webhooks.identities.get(index),
+            SchemeKind::Signature(signatures) => signatures.identities.get(index),
+            SchemeKind::Forward(_) | SchemeKind::Mtls(_) => None,
         }
     }
 
@@ -84,7 +109,7 @@ impl Scheme {
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(keys),
-            SchemeKind::Forward(_) => None,
+            _ => None,
         }
     }
 
@@ -92,7 +117,40 @@ impl Scheme {
     pub(super) fn forward(&self) -> Option<&Forward> {
         match &self.kind {
             SchemeKind::Forward(forward) => Some(forward),
-            SchemeKind::ApiKey(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The webhooks it checks, if any.
+    pub(super) fn webhooks(&self) -> Option<&Webhooks> {
+        match &self.kind {
+            SchemeKind::Hmac(webhooks) => Some(webhooks),
+            _ => None,
+        }
+    }
+
+    /// Whose certificates it knows, if any.
+    pub(super) fn certificates(&self) -> Option<&Certificates> {
+        match &self.kind {
+            SchemeKind::Mtls(certificates) => Some(certificates),
+            _ => None,
+        }
+    }
+
+    /// The signatures it checks, if any.
+    pub(super) fn signatures(&self) -> Option<&Signatures> {
+        match &self.kind {
+            SchemeKind::Signature(signatures) => Some(signatures),
+            _ => None,
+        }
+    }
+
+    /// For how many seconds after it was made a message is accepted, if that is for once only.
+    pub(super) fn once_within(&self) -> Option<u64> {
+        match &self.kind {
+            SchemeKind::Hmac(webhooks) => webhooks.tolerance_seconds,
+            SchemeKind::Signature(signatures) => Some(signatures.requirements.tolerance_seconds),
+            _ => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
 use super::{body::RequestBody, compiled::Compiled, exchange::Exchange, reply::Reply};
-use crate::refusal::Refusal;
+use crate::{credentials::digest::BodyDigest, refusal::Refusal};
 
 /// Bytes of bodies that are collected at once, by all cores.
 const INSPECTION_BYTES: usize = 64 << 20;
@@ -86,18 +86,69 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// Whether there is none, as far as that is known before it is read.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Streaming(body) => body.is_end_stream(),
+            Self::Whole(whole) => whole.data.is_empty(),
+            Self::None => true,
+        }
+    }
+
     /// All of its data, read now if it was not before. Refuses a body that is too large to be
     /// looked at, that does not come in time, or for which there is no memory now.
     pub(super) async fn whole(&mut self, policy: &Compiled) -> Result<&Bytes, Reply> {
-        if let Self::Streaming(_) = self {
-            let Self::Streaming(body) = std::mem::replace(self, Self::None) else {
-                unreachable!("looked at just now");
+        if let Some(body) = self.take_streaming() {
+            if announced(&body).is_some_and(|bytes| bytes > policy.bounds.max_inspected_body_bytes)
+            {
+                return Err(Refusal::BodyTooLarge.into());
+            }
+            *self = match Box::pin(collect(policy, body)).await? {
+                (whole, None) => Self::Whole(Box::new(whole)),
+                (_, Some(_)) => return Err(Refusal::BodyTooLarge.into()),
             };
-            *self = Self::Whole(Box::new(Box::pin(collect(policy, body)).await?));
         }
         match self {
             Self::Whole(whole) => Ok(&whole.data),
             Self::Streaming(_) | Self::None => Err(Refusal::Timeout.into()),
+        }
+    }
+
+    /// Whether its data have this digest. Of one that is too large to be looked at, nobody knows
+    /// yet: its end goes upstream only if it is right.
+    pub(super) async fn has_digest(
+        &mut self,
+        policy: &Compiled,
+        mut digest: BodyDigest,
+    ) -> Result<bool, Reply> {
+        if let Some(body) = self.take_streaming() {
+            let most = policy.bounds.max_inspected_body_bytes;
+            if announced(&body).is_some_and(|bytes| bytes > most) {
+                *self = Self::Streaming(body.checked(digest, None));
+                return Ok(true);
+            }
+            match Box::pin(collect(policy, body)).await? {
+                (whole, None) => *self = Self::Whole(Box::new(whole)),
+                (beginning, Some(rest)) => {
+                    digest.update(&beginning.data);
+                    *self = Self::Streaming(rest.checked(digest, Some(beginning)));
+                    return Ok(true);
+                }
+            }
+        }
+        if let Self::Whole(whole) = self {
+            digest.update(&whole.data);
+        }
+        Ok(digest.is_right())
+    }
+
+    fn take_streaming(&mut self) -> Option<RequestBody> {
+        match std::mem::replace(self, Self::None) {
+            Self::Streaming(body) => Some(body),
+            other => {
+                *self = other;
+                None
+            }
         }
     }
 
@@ -111,27 +162,29 @@ impl Content {
     }
 }
 
-async fn collect(policy: &Compiled, mut body: RequestBody) -> Result<Whole, Reply> {
+/// How long it says that it is.
+fn announced(body: &RequestBody) -> Option<usize> {
+    body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+/// Reads a body until it ends or is too large to be looked at; then there is a rest.
+async fn collect(
+    policy: &Compiled,
+    mut body: RequestBody,
+) -> Result<(Whole, Option<RequestBody>), Reply> {
     let watch = Rc::clone(body.watch());
     let most = policy.bounds.max_inspected_body_bytes;
     let mut share = Share::new(&policy.inspection);
-    let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-    if announced.is_some_and(|bytes| bytes > most) {
-        return Err(Refusal::BodyTooLarge.into());
-    }
     let mut data = BytesMut::new();
     let mut trailers = None;
-    loop {
+    while data.len() <= most {
         let frame = watch.within(policy.timeouts.body, pin!(body.frame())).await;
         let Some(frame) = frame else {
             return Err(Refusal::Timeout.into());
         };
         match frame.transpose() {
-            Ok(None) => break,
+            Ok(None) => return Ok((Whole { data: data.freeze(), trailers, _share: share }, None)),
             Ok(Some(frame)) => match frame.into_data() {
-                Ok(bytes) if data.len() + bytes.len() > most => {
-                    return Err(Refusal::BodyTooLarge.into());
-                }
                 // What is announced takes no memory, or whoever announces much could hold all of it.
                 Ok(bytes) if !share.grow(bytes.len()) => return Err(full()),
                 Ok(bytes) => data.extend_from_slice(&bytes),
@@ -143,7 +196,7 @@ async fn collect(policy: &Compiled, mut body: RequestBody) -> Result<Whole, Repl
             }
         }
     }
-    Ok(Whole { data: data.freeze(), trailers, _share: share })
+    Ok((Whole { data: data.freeze(), trailers, _share: share }, Some(body)))
 }
 
 /// There is no memory for it now.

@@ -109,7 +109,16 @@ fn stages(
             return Ok(());
         }
     }
-    let asked = auth::Asked { policy: compiled, route, parts, unix_seconds };
+    let asked = auth::Asked {
+        policy: compiled,
+        route,
+        parts,
+        unix_seconds,
+        now_ns: 0,
+        client: None,
+        url_scheme: "http",
+        certificate: None,
+    };
     match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
         Some(Authenticated::Public) => told.push("the route is public".to_owned()),
         Some(Authenticated::As(principal)) => {

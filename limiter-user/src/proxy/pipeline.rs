@@ -238,7 +238,18 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
-    let asked = auth::Asked { policy, route, parts, unix_seconds: exchange.unix_seconds() };
+    let connection = Rc::clone(&exchange.connection);
+    let https = client.https.unwrap_or_else(|| connection.tls().is_some());
+    let asked = auth::Asked {
+        policy,
+        route,
+        parts,
+        unix_seconds: exchange.unix_seconds(),
+        now_ns: exchange.now_ns,
+        client: Some(client),
+        url_scheme: if https { "https" } else { "http" },
+        certificate: connection.tls().and_then(|tls| tls.client_names.as_ref()),
+    };
     let principal = match auth::authenticate(&asked, content).await {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal)) => Ok(Some(principal)),

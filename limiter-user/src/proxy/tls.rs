@@ -23,6 +23,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::certificates::Certificates;
 use super::transport::Socket;
 use crate::{
+    credentials::certificate::Names,
     policy::listener::{ClientCertificatesPolicy, ListenerPolicy, TlsPolicy, TlsVersion},
     refusal::Refusal,
 };
@@ -46,8 +47,10 @@ pub(super) struct TlsFacts {
     /// Server name that the client asked for, lower case.
     pub(super) server_name: Option<Box<str>>,
     /// The client's certificate, verified.
-    #[expect(dead_code, reason = "for authentication by certificate, which no scheme does yet")]
+    #[expect(dead_code, reason = "for tokens bound to certificates, which no scheme checks yet")]
     pub(super) client_certificate: Option<CertificateDer<'static>>,
+    /// Whom that names.
+    pub(super) client_names: Option<Names>,
     /// Whether HTTP/2 was chosen.
     pub(super) is_http2: bool,
     /// Whether an earlier session went on.
@@ -143,12 +146,11 @@ pub(super) async fn accept(
 ) -> io::Result<(Box<TlsStream<Socket>>, TlsFacts)> {
     let stream = TlsAcceptor::from(Arc::clone(config)).accept(socket).await?;
     let (_, session) = stream.get_ref();
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
     let facts = TlsFacts {
         server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
-        client_certificate: session
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .map(|leaf| leaf.clone().into_owned()),
+        client_certificate: leaf.map(|leaf| leaf.clone().into_owned()),
+        client_names: leaf.and_then(|leaf| Names::read(leaf)),
         is_http2: session.alpn_protocol() == Some(PROTOCOLS[0]),
         is_resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
     };

@@ -66,6 +66,14 @@ fn scheme_words(kind: &AuthKind) -> String {
             let server = server.map(ToString::to_string).unwrap_or_default();
             format!("forward to {server}{}", forward.path)
         }
+        AuthKind::Hmac(hmac) => {
+            let senders = join(hmac.secrets.iter().map(|secret| &secret.name));
+            format!("webhooks signed in {} by {senders}", hmac.header)
+        }
+        AuthKind::Mtls(mtls) => format!("certificates of {} kinds", mtls.principals.len()),
+        AuthKind::Signature(signature) => {
+            format!("requests signed by {}", join(signature.keys.iter().map(|key| &key.id)))
+        }
     }
 }
 

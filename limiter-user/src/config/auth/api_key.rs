@@ -22,7 +22,7 @@ const DEFAULT_HEADER: &str = "x-api-key";
 /// A shared token shorter than this can be guessed.
 const SHORT_TOKEN: usize = 16;
 /// Headers that mean something else to somebody on the way.
-const RESERVED_HEADERS: [&str; 10] = [
+pub(super) const RESERVED_HEADERS: [&str; 10] = [
     "authorization",
     "connection",
     "content-length",

@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Flag, Later, Number, Text, shapes::SecretDocument};
+use super::{
+    Flag, Later, Number, Tables, Text,
+    shapes::{SecretDocument, SignatureKeyDocument},
+};
 
 /// `[limits.NAME]`.
 #[derive(Default, Deserialize)]
@@ -61,20 +64,28 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) public_key: Option<Later>,
     /// Of other kinds: not supported by this version.
     pub(in crate::config) secret: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) secrets: Option<Later>,
+    /// `hmac`: secrets by the names of their senders, the principals.
+    pub(in crate::config) secrets: Option<Tables<SecretDocument>>,
     /// Of other kinds: not supported by this version.
     pub(in crate::config) algorithms: Option<Later>,
     /// Of other kinds: not supported by this version.
     pub(in crate::config) tier_claim: Option<Later>,
     /// Of other kinds: not supported by this version.
     pub(in crate::config) revoked: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) tolerance: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) principals: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) keys: Option<Later>,
+    /// `hmac`, `signature`: for how long a message is accepted after it was signed. Default `5m`.
+    pub(in crate::config) tolerance: Option<Text>,
+    /// `mtls`: which certificates are whose; the first that matches decides.
+    pub(in crate::config) principals: Option<Spanned<Vec<Spanned<PrincipalDocument>>>>,
+    /// `signature`: keys by `keyid`, the principal.
+    pub(in crate::config) keys: Option<Tables<SignatureKeyDocument>>,
+    /// `signature`: what is covered beside the method, the target and the body. Default: nothing.
+    pub(in crate::config) components: Option<Spanned<Vec<Text>>>,
+    /// `signature`: only signatures with this tag count. Default: all.
+    pub(in crate::config) tag: Option<Text>,
+    /// `hmac`: of all its principals. Default: none.
+    pub(in crate::config) tier: Option<Text>,
+    /// `hmac`: of all its principals. Default: none.
+    pub(in crate::config) scopes: Option<Spanned<Vec<Text>>>,
     /// `forward`: where to ask, `http://` or `https://` with a path.
     pub(in crate::config) url: Option<Text>,
     /// `forward`: header of the answer that names the principal. Default `X-Auth-Subject`.
@@ -83,6 +94,22 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) copy_headers: Option<Spanned<Vec<Text>>>,
     /// `forward`: PEM file of the authorities that the server's certificate must lead to.
     pub(in crate::config) ca: Option<Text>,
+}
+
+/// An entry of `principals`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct PrincipalDocument {
+    /// `*.svc.example.com`, `spiffe://example.com/*`, `*@example.com`; or `subject`.
+    pub(in crate::config) san: Option<Text>,
+    /// `CN=name`, or several attributes; or `san`.
+    pub(in crate::config) subject: Option<Text>,
+    /// Name of the principal. Default: the name that matched.
+    pub(in crate::config) name: Option<Text>,
+    /// Tier. Default: none.
+    pub(in crate::config) tier: Option<Text>,
+    /// Scopes. Default: none.
+    pub(in crate::config) scopes: Option<Spanned<Vec<Text>>>,
 }
 
 /// `[cors.NAME]` (Fetch standard, "CORS protocol").

@@ -223,3 +223,54 @@ impl<'de> Deserialize<'de> for SecretDocument {
         deserializer.deserialize_any(Secret)
     }
 }
+
+/// A key that verifies signatures: a [`SecretDocument`] with what it is for.
+pub(in crate::config) struct SignatureKeyDocument {
+    /// Where to find it.
+    pub(in crate::config) key: SecretDocument,
+    /// What else is said of it.
+    pub(in crate::config) table: SignatureKeyTable,
+}
+
+/// The table form of a key.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct SignatureKeyTable {
+    /// An environment variable of the agent.
+    env: Option<Text>,
+    /// A file.
+    file: Option<Text>,
+    /// `hmac-sha256` for a shared secret. Default: what follows from the public key.
+    pub(in crate::config) algorithm: Option<Text>,
+    /// Tier of the principal. Default: none.
+    pub(in crate::config) tier: Option<Text>,
+    /// Scopes of the principal. Default: none.
+    pub(in crate::config) scopes: Option<Spanned<Vec<Text>>>,
+}
+
+impl<'de> Deserialize<'de> for SignatureKeyDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Key;
+        impl<'de> Visitor<'de> for Key {
+            type Value = SignatureKeyDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ file = \"PATH\" } or { env = \"NAME\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+                let table = SignatureKeyTable::default();
+                Ok(SignatureKeyDocument { key: SecretDocument::Inline, table })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let mut table: SignatureKeyTable =
+                    Deserialize::deserialize(MapAccessDeserializer::new(map))?;
+                let (env, file) = (table.env.take(), table.file.take());
+                let key = SecretDocument::Reference(SecretReference { env, file });
+                Ok(SignatureKeyDocument { key, table })
+            }
+        }
+        deserializer.deserialize_any(Key)
+    }
+}

@@ -75,6 +75,7 @@ fn escalation_and_sinks() {
         [
             (Refusal::MalformedRequest, 25),
             (Refusal::InvalidCredential, 5),
+            (Refusal::Replayed, 25),
             (Refusal::RateLimitedFar, 5)
         ]
     );
@@ -99,7 +100,7 @@ fn escalation_and_sinks() {
 
 #[test]
 fn scores_are_replaced_one_by_one() {
-    let text = "[kernel]\n[escalation]\nscores = { invalid_credential = 9, malformed_request = 0, detected = 20 }\n";
+    let text = "[kernel]\n[escalation]\nscores = { invalid_credential = 9, malformed_request = 0, replayed = 0, detected = 20 }\n";
     let scores = accepted(text).policy.escalation.scores;
     assert_eq!(scores, [(Refusal::InvalidCredential, 9), (Refusal::RateLimitedFar, 5)]);
 }

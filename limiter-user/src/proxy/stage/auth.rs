@@ -5,21 +5,31 @@
 //! refuses the request even beside a valid one, and so do two that name different principals.
 
 mod api_key;
+mod hmac;
+mod mtls;
+mod signature;
+mod work;
 
 use std::rc::Rc;
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
 
 pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
+    credentials::{
+        certificate::Names,
+        replay::{Admission, Fingerprint},
+    },
+    policy::Mode,
     proxy::{
         compiled::{Compiled, Route},
         content::Content,
         identity::Identity,
+        proof::Client,
         reply::Reply,
     },
     refusal::Refusal,
@@ -32,6 +42,13 @@ pub(in crate::proxy) struct Asked<'a> {
     pub(in crate::proxy) route: &'a Route,
     pub(in crate::proxy) parts: &'a Parts,
     pub(in crate::proxy) unix_seconds: u64,
+    pub(in crate::proxy) now_ns: u64,
+    /// Who asks; `None`: nobody really does.
+    pub(in crate::proxy) client: Option<&'a Client>,
+    /// `http` or `https`, as the client sees it.
+    pub(in crate::proxy) url_scheme: &'a str,
+    /// The client's certificate, verified.
+    pub(in crate::proxy) certificate: Option<&'a Names>,
 }
 
 /// Whom a request speaks for.
@@ -58,8 +75,8 @@ impl Principal {
     /// Who that is.
     pub(in crate::proxy) fn identity<'a>(&'a self, policy: &'a Compiled) -> &'a Identity {
         match &self.who {
-            Who::Key(key) => match policy.auth[self.scheme].api_keys() {
-                Some(keys) => &keys.keys[*key].identity,
+            Who::Key(key) => match policy.auth[self.scheme].identity(*key) {
+                Some(identity) => identity,
                 None => unreachable!("a key of a scheme without keys"),
             },
             Who::Verified(identity) => identity,
@@ -99,7 +116,7 @@ pub(in crate::proxy) enum Authenticated {
 /// lapsed credential, was presented.
 pub(in crate::proxy) async fn authenticate(
     asked: &Asked<'_>,
-    _content: &mut Content,
+    content: &mut Content,
 ) -> Result<Authenticated, Reply> {
     let route = asked.route;
     if route.auth.is_empty() {
@@ -110,6 +127,14 @@ pub(in crate::proxy) async fn authenticate(
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
+    mtls::look_up(asked, &mut found)?;
+    // What is dear to check changes nothing once it is clear that something is wrong.
+    if !found.invalid {
+        signature::look_up(asked, content, &mut found).await?;
+    }
+    if !found.invalid {
+        hmac::look_up(asked, content, &mut found).await?;
+    }
     if found.is_nothing()
         && let Some(scheme) = ask(asked)
     {
@@ -178,10 +203,36 @@ impl Found {
     }
 }
 
+/// A good credential that is accepted once: whether this is its first time.
+fn fresh(
+    asked: &Asked<'_>,
+    message: &Fingerprint,
+    made: u64,
+    principal: Principal,
+) -> Result<Presented, Reply> {
+    let Some(replays) = &asked.policy.replays else { return Err(Refusal::Overloaded.into()) };
+    let admission = match asked.policy.auth[principal.scheme].mode {
+        Mode::Enforce => replays.admit(message, made, asked.unix_seconds),
+        Mode::Monitor => replays.peek(message, made, asked.unix_seconds),
+    };
+    match admission {
+        Admission::First => Ok(Presented::Valid(principal)),
+        Admission::Repeated => Err(challenge(Refusal::Replayed)),
+        // Signed before this host began to remember: not the client's doing.
+        Admission::Unknown => Ok(Presented::Lapsed),
+        Admission::Full => {
+            let soon = HeaderValue::from_static("1");
+            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+        }
+    }
+}
+
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
 fn challenge(refusal: Refusal) -> Reply {
     let challenge = match refusal {
-        Refusal::InvalidCredential => "Bearer realm=\"api\", error=\"invalid_token\"",
+        Refusal::InvalidCredential | Refusal::Replayed => {
+            "Bearer realm=\"api\", error=\"invalid_token\""
+        }
         _ => "Bearer realm=\"api\"",
     };
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
@@ -190,9 +241,7 @@ fn challenge(refusal: Refusal) -> Reply {
 /// Takes the credentials that are for this host alone out of what the upstream gets.
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
     for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
-        if scheme.hides
-            && let Some(header) = scheme.own_header()
-        {
+        for header in scheme.own_headers().iter().filter(|_| scheme.hides) {
             headers.remove(header);
         }
         // Only who was asked says these.

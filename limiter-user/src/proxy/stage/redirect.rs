@@ -46,7 +46,7 @@ fn has_credential(policy: &Compiled, headers: &HeaderMap) -> bool {
         || policy
             .auth
             .iter()
-            .filter_map(Scheme::own_header)
+            .flat_map(Scheme::own_headers)
             .any(|header| headers.contains_key(header))
 }
 

@@ -1,0 +1,64 @@
+//! Webhooks: bodies signed with a shared secret. The body is read as a whole before anything goes
+//! upstream, and only once the signature can be one.
+
+use super::{Asked, Found, Presented, Principal, Who, fresh, work};
+use crate::{
+    credentials::{signature::MAX_AHEAD_SECONDS, webhook::Signed},
+    keys,
+    proxy::{compiled_auth::Webhooks, content::Content, reply::Reply},
+    refusal::Refusal,
+};
+
+/// Checks the signature for each scheme of the route that knows some in its header.
+pub(super) async fn look_up(
+    asked: &Asked<'_>,
+    content: &mut Content,
+    found: &mut Found,
+) -> Result<(), Reply> {
+    for scheme in &asked.route.auth {
+        let Some(webhooks) = asked.policy.auth[*scheme].webhooks() else { continue };
+        let mut values = asked.parts.headers.get_all(&webhooks.header).iter();
+        let Some(value) = values.next() else { continue };
+        if values.next().is_some() {
+            return Err(Refusal::MalformedRequest.into());
+        }
+        let presented = judge(asked, *scheme, webhooks, value.as_bytes(), content).await?;
+        found.add(presented, asked.policy)?;
+    }
+    Ok(())
+}
+
+async fn judge(
+    asked: &Asked<'_>,
+    scheme: usize,
+    webhooks: &Webhooks,
+    value: &[u8],
+    content: &mut Content,
+) -> Result<Presented, Reply> {
+    let now = asked.unix_seconds;
+    let signed = match webhooks.tolerance_seconds {
+        Some(_) => Signed::with_time(value),
+        None => Signed::without_time(value),
+    };
+    let Some(signed) = signed else { return Ok(Presented::Invalid) };
+    if let (Some(made), Some(tolerance)) = (signed.unix_seconds(), webhooks.tolerance_seconds)
+        && (made.saturating_add(tolerance) < now || made > now.saturating_add(MAX_AHEAD_SECONDS))
+    {
+        return Ok(Presented::Lapsed);
+    }
+    work::admit(asked, scheme)?;
+    let body = content.whole(asked.policy).await?;
+    let Some((key, tag)) = signed.signer(&webhooks.keys, body) else {
+        work::done_in_vain(asked, scheme);
+        return Ok(Presented::Invalid);
+    };
+    let principal = Principal { scheme, who: Who::Key(key) };
+    match signed.unix_seconds() {
+        None => Ok(Presented::Valid(principal)),
+        Some(made) => {
+            let label = asked.policy.auth[scheme].label.as_bytes();
+            let message = keys::digest(&[label, b"\n", &tag].concat());
+            fresh(asked, &message, made, principal)
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Work for signatures that turn out to be wrong: bounded for each address and scheme before any is
+//! checked.
+
+use http::{HeaderValue, header::RETRY_AFTER};
+
+use super::Asked;
+use crate::{limits::Key, proxy::reply::Reply, refusal::Refusal};
+
+/// Before a signature is checked.
+pub(super) fn admit(asked: &Asked<'_>, scheme: usize) -> Result<(), Reply> {
+    let Some(client) = asked.client.filter(|client| !client.trusted) else { return Ok(()) };
+    let policy = asked.policy;
+    let is_known = policy.known.has_any(Key::Address(client.key), asked.now_ns);
+    let Some(whose) = whose(asked, scheme) else { return Ok(()) };
+    policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(|wait_ns| {
+        let wait = HeaderValue::from(wait_ns.div_ceil(1_000_000_000).max(1));
+        Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, wait)
+    })
+}
+
+/// A signature was checked, and wrong.
+pub(super) fn done_in_vain(asked: &Asked<'_>, scheme: usize) {
+    if let Some(whose) = whose(asked, scheme) {
+        asked.policy.guard.checked_in_vain(&whose, asked.now_ns);
+    }
+}
+
+/// An address together with a scheme; `None`: nothing is counted.
+fn whose(asked: &Asked<'_>, scheme: usize) -> Option<String> {
+    let client = asked.client.filter(|client| !client.trusted)?;
+    Some(format!("{} {scheme}", client.key.first_address()))
+}
