@@ -86,7 +86,10 @@ fn who_is_trusted_here_is_not_banned_on_anothers_word() {
 #[test]
 fn what_changes_while_the_store_is_away_is_said_when_it_is_back() {
     let mut cluster = Cluster::of(2, OPEN, "", "");
-    cluster.hosts[0].limiter.cli(&["ban", "192.0.2.1", "--for", "1h", "--scope", "http"]).succeeded();
+    cluster.hosts[0]
+        .limiter
+        .cli(&["ban", "192.0.2.1", "--for", "1h", "--scope", "http"])
+        .succeeded();
     cluster.hosts[1].ban("192.0.2.1/32");
     cluster.redis.kill();
     let [one, two] = cluster.hosts.as_slice() else { panic!() };

@@ -151,10 +151,8 @@ fn a_password_and_tls_are_used_and_never_shown() {
     cluster.redis.kill();
     cluster.redis.set_arguments(&arguments, Some(PASSWORD));
     cluster.redis.launch();
-    let store = format!(
-        "password = {{ env = \"STORE_PASSWORD\" }}\nca = \"{}\"\n",
-        certificate.display()
-    );
+    let store =
+        format!("password = {{ env = \"STORE_PASSWORD\" }}\nca = \"{}\"\n", certificate.display());
     let variable = ("STORE_PASSWORD", PASSWORD);
     let host = cluster.add_at("rediss://10.8.0.1:6380", &[variable], "", LIMITED, &store, TEN);
     eventually(SOON, "the store is used", || host.store_is("up"));
@@ -162,7 +160,8 @@ fn a_password_and_tls_are_used_and_never_shown() {
     host.limiter.cli(&["ban", "192.0.2.1", "--scope", "http"]).succeeded();
     eventually(SOON, "it is said", || host.bans("said") == 1);
     let status = host.limiter.control("GET", "/v1/status", b"");
-    for shown in [host.limiter.stderr(), format!("{status:?}"), format!("{:?}", host.limiter.events())]
+    for shown in
+        [host.limiter.stderr(), format!("{status:?}"), format!("{:?}", host.limiter.events())]
     {
         assert!(!shown.contains(PASSWORD));
     }

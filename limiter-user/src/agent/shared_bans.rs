@@ -238,7 +238,10 @@ impl Agent {
         let order = BanOrder {
             prefix,
             scope,
-            length: terms.left,
+            // Whole seconds, as people read them.
+            length: Duration::from_secs(
+                terms.left.as_millis().div_ceil(1000).try_into().unwrap_or(0),
+            ),
             reason: terms.reason,
             origin: format!("{ELSEWHERE}{}", terms.host).into(),
             evidence: None,
