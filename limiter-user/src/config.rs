@@ -34,6 +34,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::auth::jwt;
 use self::{
     document::Document,
     error::{Place, Report, Written},

@@ -18,6 +18,7 @@ mod clients;
 mod compiled;
 mod compiled_auth;
 mod compiled_cors;
+mod compiled_jwt;
 mod compiled_listener;
 mod conductor;
 mod connection;
@@ -32,6 +33,7 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identity;
+mod jwks;
 mod listener;
 mod meeting;
 mod outbox;
@@ -53,6 +55,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod transport;
 mod upstream;
 mod watch;

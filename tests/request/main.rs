@@ -16,6 +16,8 @@ mod forwarding;
 #[cfg(test)]
 mod h2;
 #[cfg(test)]
+mod jwt;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod listeners;

@@ -195,7 +195,7 @@ fn files_that_change_are_followed_and_no_connection_ends() {
 
     // What cannot be used changes nothing.
     edge.limiter.scratch().write("first.pem", "nothing");
-    let line = edge.limiter.wait_for_line(SOON * 2, "certificates stay as they were");
+    let line = edge.limiter.wait_for_line(SOON * 2, "certificates and keys stay as they were");
     assert!(line.contains("first.pem holds no certificate"), "{line}");
     assert_eq!(curl(&edge, &["https://first.test:8443/"]), "origin");
 }

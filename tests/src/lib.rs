@@ -23,6 +23,7 @@ pub mod raw;
 pub mod redis;
 pub mod reference;
 pub mod scratch;
+pub mod tokens;
 pub mod veth;
 pub mod wait;
 pub mod world;

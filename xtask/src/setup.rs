@@ -88,6 +88,16 @@ pub(crate) fn for_tests() -> Result<()> {
             "python3-h2".into(),
             purpose,
         ),
+        Need::file(
+            "/usr/lib/python3/dist-packages/jwt/__init__.py".into(),
+            "python3-jwt".into(),
+            purpose,
+        ),
+        Need::file(
+            "/usr/lib/python3/dist-packages/cryptography/__init__.py".into(),
+            "python3-cryptography".into(),
+            purpose,
+        ),
     ])
 }
 

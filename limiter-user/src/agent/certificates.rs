@@ -1,4 +1,5 @@
-//! Certificates, keys and revocation lists that change on disk while the agent runs.
+//! Certificates, keys and revocation lists that change on disk while the agent runs, those of
+//! tokens too.
 //!
 //! In: the files that the policy was read from, looked at once a second; out: the same policy with
 //! what is in them now, once nobody writes them any more. What cannot be used changes nothing.
@@ -15,7 +16,11 @@ use crate::{
     config,
     events::Lifecycle,
     link::ToProxy,
-    policy::{HttpPolicy, Policy, listener::TlsPolicy},
+    policy::{
+        HttpPolicy, Policy,
+        auth::{AuthKind, jwt::JwtPolicy},
+        listener::TlsPolicy,
+    },
 };
 
 /// How often files that cannot be used are read again before that is told: a key that comes a
@@ -76,11 +81,11 @@ impl Agent {
             None => {}
             Some(Ok((generation, http))) => {
                 self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http) });
-                let detail = format!("generation {generation}: certificates");
+                let detail = format!("generation {generation}: certificates and keys");
                 self.lifecycle(Lifecycle::ConfigReloaded, detail);
             }
             Some(Err(why)) => {
-                let detail = format!("certificates stay as they were: {why}");
+                let detail = format!("certificates and keys stay as they were: {why}");
                 self.lifecycle(Lifecycle::ConfigRejected, detail);
             }
         }
@@ -91,15 +96,15 @@ impl Inner {
     /// What changed, or why it cannot be used; `None`: nothing that is worth telling.
     fn read_certificates(&mut self) -> Option<Result<(u64, HttpPolicy), String>> {
         let http = self.policy.http.as_ref()?;
-        let policies: Vec<&TlsPolicy> = tls_policies(http).collect();
-        let files = policies.iter().flat_map(|policy| policy.files());
+        let tls: Vec<&TlsPolicy> = tls_policies(http).collect();
+        let jwt: Vec<&JwtPolicy> = jwt_policies(http).collect();
+        let of_tls = tls.iter().flat_map(|policy| policy.files());
+        let files = of_tls.chain(jwt.iter().flat_map(|policy| policy.files()));
         let stamps = files.map(|file| (file.to_owned(), stamp(file))).collect();
         if !self.certificates.have_changed(stamps) {
             return None;
         }
-        let read: Result<Vec<TlsPolicy>, _> =
-            policies.iter().map(|policy| config::tls::reread(policy)).collect();
-        let fresh = match read {
+        let fresh = match Fresh::read(&tls, &jwt) {
             Ok(fresh) => fresh,
             Err(error) => return self.certificates.fail().then(|| Err(format!("{error:#}"))),
         };
@@ -120,8 +125,37 @@ fn tls_policies(http: &HttpPolicy) -> impl Iterator<Item = &TlsPolicy> {
     http.listeners.iter().filter_map(|listener| listener.tls.as_ref())
 }
 
+fn jwt_policies(http: &HttpPolicy) -> impl Iterator<Item = &JwtPolicy> {
+    http.auth.iter().filter_map(|scheme| match &scheme.kind {
+        AuthKind::Jwt(jwt) => Some(jwt),
+        _ => None,
+    })
+}
+
+/// What the files hold now.
+struct Fresh {
+    tls: Vec<TlsPolicy>,
+    jwt: Vec<JwtPolicy>,
+}
+
+impl Fresh {
+    fn read(tls: &[&TlsPolicy], jwt: &[&JwtPolicy]) -> anyhow::Result<Self> {
+        Ok(Self {
+            tls: tls.iter().map(|policy| config::tls::reread(policy)).collect::<Result<_, _>>()?,
+            jwt: jwt.iter().map(|policy| config::jwt::reread(policy)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// Puts in what was read from the same files.
-fn refresh(policy: &mut Policy, fresh: &[TlsPolicy]) {
+fn refresh(policy: &mut Policy, fresh: &Fresh) {
+    let schemes = policy.http.iter_mut().flat_map(|http| &mut http.auth);
+    for scheme in schemes {
+        let AuthKind::Jwt(jwt) = &mut scheme.kind else { continue };
+        if let Some(fresh) = fresh.jwt.iter().find(|fresh| fresh.is_of_same_files(jwt)) {
+            *jwt = fresh.clone();
+        }
+    }
     let listeners = policy.http.iter_mut().flat_map(|http| &mut http.listeners);
     for tls in listeners.filter_map(|listener| listener.tls.as_mut()) {
         let same = |one: &&TlsPolicy| {
@@ -130,7 +164,7 @@ fn refresh(policy: &mut Policy, fresh: &[TlsPolicy]) {
                 && one.clients.as_ref().map(|clients| clients.required)
                     == tls.clients.as_ref().map(|clients| clients.required)
         };
-        if let Some(fresh) = fresh.iter().find(same) {
+        if let Some(fresh) = fresh.tls.iter().find(same) {
             *tls = fresh.clone();
         }
     }

@@ -3,6 +3,7 @@
 mod api_key;
 mod forward;
 mod hmac;
+pub(crate) mod jwt;
 mod mtls;
 mod signature;
 
@@ -30,6 +31,7 @@ const MAX_TOLERANCE: u64 = 86_400;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     ApiKey,
+    Jwt,
     Forward,
     Hmac,
     Mtls,
@@ -49,12 +51,13 @@ pub(super) fn check(
     };
     let kinds = [
         ("api_key", Kind::ApiKey),
+        ("jwt", Kind::Jwt),
         ("forward", Kind::Forward),
         ("hmac", Kind::Hmac),
         ("mtls", Kind::Mtls),
         ("signature", Kind::Signature),
     ];
-    let later = ["jwt"];
+    let later: [&str; 0] = [];
     let chosen = report.choice(Some(said), &kinds, &later);
     let known = kinds.iter().find(|(label, _)| *label == said.get_ref());
     // The other keys of an unknown kind belong to it; one error says it all.
@@ -62,6 +65,7 @@ pub(super) fn check(
     refuse_foreign(label, document, report);
     let kind = match chosen {
         Kind::ApiKey => AuthKind::ApiKey(api_key::check(written, scope, report)),
+        Kind::Jwt => AuthKind::Jwt(jwt::check(name, written, scope, report)?),
         Kind::Forward => AuthKind::Forward(forward::check(name, written, scope, report)?),
         Kind::Hmac => AuthKind::Hmac(hmac::check(written, scope, report)?),
         Kind::Mtls => AuthKind::Mtls(mtls::check(written, report)?),
@@ -124,7 +128,7 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
         ("secrets", first(document.secrets.as_ref()), &["hmac"]),
         ("tier", place(document.tier.as_ref()), &["hmac"]),
         ("scopes", place(document.scopes.as_ref()), &["hmac"]),
-        ("tolerance", place(document.tolerance.as_ref()), &["hmac", "signature"]),
+        ("tolerance", place(document.tolerance.as_ref()), &["jwt", "hmac", "signature"]),
         ("principals", place(document.principals.as_ref()), &["mtls"]),
         ("keys", first(document.keys.as_ref()), &["signature"]),
         ("components", place(document.components.as_ref()), &["signature"]),
@@ -132,7 +136,7 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
         ("url", place(document.url.as_ref()), &["forward"]),
         ("subject_header", place(document.subject_header.as_ref()), &["forward"]),
         ("copy_headers", place(document.copy_headers.as_ref()), &["forward"]),
-        ("ca", place(document.ca.as_ref()), &["forward"]),
+        ("ca", place(document.ca.as_ref()), &["jwt", "forward"]),
     ];
     for (key, place, kinds) in given {
         if let Some(place) = place.filter(|_| !kinds.contains(&kind)) {

@@ -16,7 +16,20 @@ const MAX_BYTES: u64 = 4096;
 
 const ADVICE: &str = "write { env = \"NAME\" } or { file = \"PATH\" }";
 
-/// Where the secret is found, unless it stands in the file itself.
+/// The file of a secret that is in one.
+pub(super) fn file(
+    written: &toml::Spanned<SecretDocument>,
+    scope: &Scope<'_>,
+) -> Option<std::path::PathBuf> {
+    match written.get_ref() {
+        SecretDocument::Reference(SecretReference { file: Some(path), .. }) => {
+            Some(scope.base.join(Path::new(path.get_ref())))
+        }
+        _ => None,
+    }
+}
+
+/// Where the secret is found, unless it stands in the configuration itself.
 pub(super) fn refuse_inline<'a>(
     place: Range<usize>,
     written: &'a SecretDocument,

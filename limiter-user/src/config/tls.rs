@@ -173,7 +173,8 @@ fn read_clients(
     })
 }
 
-fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
+/// The bytes of a regular file.
+pub(super) fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let metadata = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
     // Reading a FIFO would wait for a writer.

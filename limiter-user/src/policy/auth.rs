@@ -3,11 +3,13 @@
 //! Serialisable, as everything that the agent sends to the proxy. What can be a digest is one.
 
 mod hmac;
+pub mod jwt;
 mod mtls;
 mod signature;
 
 use serde::{Deserialize, Serialize};
 
+use self::jwt::JwtPolicy;
 pub use self::{
     hmac::{HmacPolicy, HmacSecret},
     mtls::{CertificatePattern, CertificatePrincipal, MtlsPolicy},
@@ -43,6 +45,8 @@ impl AuthPolicy {
 pub enum AuthKind {
     /// A key in a header, or as `Authorization: Bearer` with our prefix.
     ApiKey(ApiKeyPolicy),
+    /// A signed token, as `Authorization: Bearer`.
+    Jwt(JwtPolicy),
     /// Somebody else is asked about each request.
     Forward(ForwardPolicy),
     /// A body signed with a shared secret.

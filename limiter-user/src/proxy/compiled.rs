@@ -16,8 +16,10 @@ use super::{
     compiled_auth::Scheme,
     compiled_cors::Cors,
     content::Budget,
+    jwks::Issuers,
     overload::known_meter,
     shared_store::{SharedStore, Stores},
+    tokens::Verified,
     upstream::{Directory, Upstream},
 };
 use crate::{
@@ -42,13 +44,22 @@ pub(super) struct Lasting {
     pub(super) inspection: Arc<Budget>,
     /// From the first scheme on that needs it.
     pub(super) replays: Option<Arc<Replays>>,
+    pub(super) issuers: Issuers,
+    pub(super) verified: Arc<Verified>,
     pub(super) stores: Stores,
 }
 
 impl Lasting {
     pub(super) fn new(upstreams: Directory, stores: Stores) -> Self {
-        let (counters, inspection) = Default::default();
-        Self { counters, upstreams, inspection, replays: None, stores }
+        Self {
+            counters: Counters::default(),
+            upstreams,
+            inspection: Arc::default(),
+            replays: None,
+            issuers: Issuers::default(),
+            verified: Arc::default(),
+            stores,
+        }
     }
 }
 
@@ -69,6 +80,8 @@ pub(super) struct Compiled {
     pub(super) inspection: Arc<Budget>,
     /// Signed messages that were accepted, if any are.
     pub(super) replays: Option<Arc<Replays>>,
+    /// Tokens that were verified lately, on any core.
+    pub(super) verified: Arc<Verified>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     /// Those of routes, then those that schemes ask.
@@ -203,9 +216,18 @@ impl Headers {
 }
 
 impl Compiled {
+    /// Begins to ask issuers that are new for their keys. On the thread of the conductor: one
+    /// question for the whole process.
+    pub(super) fn ask_issuers(&self) {
+        for jwt in self.auth.iter().filter_map(Scheme::jwt) {
+            jwt.ask_issuer(&self.upstreams);
+        }
+    }
+
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, replays, stores } = lasting;
+        let Lasting { counters, upstreams, inspection, replays, issuers, verified, stores } =
+            lasting;
         let guard_period = policy.guard.failures.period;
         let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
@@ -229,7 +251,7 @@ impl Compiled {
             .map(|route| compile_route(route, policy))
             .collect::<Result<_, _>>()?;
         let mut asked = policy.upstreams.clone();
-        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked));
+        let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
         let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
         if let Some(seconds) = auth.iter().filter_map(Scheme::once_within).max() {
             let now = clock::unix_ns() / 1_000_000_000;
@@ -247,6 +269,7 @@ impl Compiled {
             guard,
             inspection: Arc::clone(inspection),
             replays: replays.clone(),
+            verified: Arc::clone(verified),
             known,
             router: finder,
             groups,

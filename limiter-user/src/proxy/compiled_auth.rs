@@ -5,7 +5,7 @@ mod signed;
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
 pub(super) use self::signed::{Certificates, Signatures, Webhooks};
-use super::identity::Identity;
+use super::{compiled_jwt::Jwt, identity::Identity, jwks::Issuers};
 use crate::{
     credentials::signature::{SIGNATURE, SIGNATURE_INPUT},
     policy::{
@@ -30,6 +30,7 @@ pub(super) struct Scheme {
 #[derive(Debug)]
 pub(super) enum SchemeKind {
     ApiKey(ApiKeys),
+    Jwt(Box<Jwt>),
     Forward(Forward),
     Hmac(Webhooks),
     Mtls(Certificates),
@@ -64,15 +65,19 @@ pub(super) struct Key {
 }
 
 impl Scheme {
-    /// `upstreams`: those so far, to which it may add its own.
+    /// `upstreams`: those so far, to which it may add its own; `issuers`: those that are known.
     pub(super) fn new(
         policy: &AuthPolicy,
         upstreams: &mut Vec<UpstreamPolicy>,
+        issuers: &mut Issuers,
     ) -> Result<Self, String> {
         let label = HeaderValue::from_str(&policy.name)
             .map_err(|_| "scheme name: not a header value".to_owned())?;
         let kind = match &policy.kind {
             AuthKind::ApiKey(keys) => SchemeKind::ApiKey(ApiKeys::new(keys)?),
+            AuthKind::Jwt(jwt) => {
+                SchemeKind::Jwt(Box::new(Jwt::new(&policy.name, jwt, upstreams, issuers)?))
+            }
             AuthKind::Forward(forward) => {
                 upstreams.push(forward.upstream.clone());
                 SchemeKind::Forward(Forward::new(forward, upstreams.len() - 1)?)
@@ -91,7 +96,7 @@ impl Scheme {
             SchemeKind::ApiKey(keys) => std::slice::from_ref(&keys.header),
             SchemeKind::Hmac(webhooks) => std::slice::from_ref(&webhooks.header),
             SchemeKind::Signature(_) => &OF_SIGNATURES,
-            SchemeKind::Forward(_) | SchemeKind::Mtls(_) => &[],
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) | SchemeKind::Mtls(_) => &[],
         }
     }
 
@@ -101,7 +106,7 @@ impl Scheme {
             SchemeKind::ApiKey(keys) => keys.keys.get(index).map(|key| &key.identity),
             SchemeKind::Hmac(webhooks) => webhooks.identities.get(index),
             SchemeKind::Signature(signatures) => signatures.identities.get(index),
-            SchemeKind::Forward(_) | SchemeKind::Mtls(_) => None,
+            SchemeKind::Jwt(_) | SchemeKind::Forward(_) | SchemeKind::Mtls(_) => None,
         }
     }
 
@@ -109,6 +114,14 @@ impl Scheme {
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
         match &self.kind {
             SchemeKind::ApiKey(keys) => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// Whose tokens it accepts, if it accepts any.
+    pub(super) fn jwt(&self) -> Option<&Jwt> {
+        match &self.kind {
+            SchemeKind::Jwt(jwt) => Some(jwt),
             _ => None,
         }
     }

@@ -246,6 +246,7 @@ impl Conductor {
         };
         self.watchman.bounds = Some(policy.bounds);
         self.lasting.upstreams.watch_new();
+        compiled.ask_issuers();
         let (acknowledge, mut acknowledged) = mpsc::channel(self.cores.count());
         self.cores.tell(&ToCore::Policy(compiled, listeners, acknowledge)).await;
         // The message above was the last holder besides the cores.

@@ -34,6 +34,7 @@ use super::{
         bans::{self, Bans},
         request_id::take_or_make,
     },
+    tokens::Tokens,
     transport::Socket,
     upstream::{Pool, Pools},
 };
@@ -121,6 +122,8 @@ pub(super) struct Core {
     pub(super) report: Report,
     pub(super) access_log: AccessLog,
     pub(super) authenticated: Recent,
+    /// Verified before.
+    pub(super) tokens: Tokens,
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
     random: Cell<u64>,
@@ -149,6 +152,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             report: Report::new(setup.batches),
             access_log: AccessLog::new(setup.access_log),
             authenticated: Recent::default(),
+            tokens: Tokens::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
             parting: Cell::new(0),

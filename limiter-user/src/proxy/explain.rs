@@ -18,6 +18,7 @@ use super::{
         auth::{self, Authenticated},
         client_address, cors, route, target, transform,
     },
+    tokens::Tokens,
     upstream::Directory,
 };
 use crate::{policy::HttpPolicy, refusal::Refusal};
@@ -113,11 +114,13 @@ fn stages(
         policy: compiled,
         route,
         parts,
+        client,
+        certificate: None,
+        names: None,
+        url_scheme: "http",
+        tokens: &Tokens::default(),
         unix_seconds,
         now_ns: 0,
-        client: None,
-        url_scheme: "http",
-        certificate: None,
     };
     match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
         Some(Authenticated::Public) => told.push("the route is public".to_owned()),

@@ -240,17 +240,21 @@ async fn authenticate(
 ) -> Result<(), Reply> {
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
+    let core = Rc::clone(&exchange.core);
     let asked = auth::Asked {
         policy,
         route,
         parts,
+        client,
+        certificate: connection.tls().and_then(|tls| tls.client_certificate.as_ref()),
+        names: connection.tls().and_then(|tls| tls.client_names.as_ref()),
+        url_scheme: if https { "https" } else { "http" },
+        tokens: &core.tokens,
         unix_seconds: exchange.unix_seconds(),
         now_ns: exchange.now_ns,
-        client: Some(client),
-        url_scheme: if https { "https" } else { "http" },
-        certificate: connection.tls().and_then(|tls| tls.client_names.as_ref()),
     };
-    let principal = match auth::authenticate(&asked, content).await {
+    let authenticated = auth::authenticate(&asked, content).await;
+    let principal = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal)) => Ok(Some(principal)),
         Ok(Authenticated::Ask(scheme)) => {
@@ -272,9 +276,7 @@ async fn authenticate(
     if reply.refusal() == Some(Refusal::InvalidCredential)
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
-        let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
-        let guarded = Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds));
-        exchange.enforce(policy.guard.mode, guarded)?;
+        exchange.enforce(policy.guard.mode, auth::guarded(wait_ns))?;
     }
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     let mode = if enforced { Mode::Enforce } else { Mode::Monitor };

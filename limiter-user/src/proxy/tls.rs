@@ -47,7 +47,6 @@ pub(super) struct TlsFacts {
     /// Server name that the client asked for, lower case.
     pub(super) server_name: Option<Box<str>>,
     /// The client's certificate, verified.
-    #[expect(dead_code, reason = "for tokens bound to certificates, which no scheme checks yet")]
     pub(super) client_certificate: Option<CertificateDer<'static>>,
     /// Whom that names.
     pub(super) client_names: Option<Names>,

@@ -8,6 +8,7 @@ mod choose;
 mod delivery;
 mod dial;
 mod directory;
+mod fetch;
 mod lane;
 mod pool;
 mod probe;
@@ -39,6 +40,7 @@ use self::{
 };
 pub(super) use self::{
     directory::{Directory, Upstream},
+    fetch::{Fetched, fetch},
     pool::{Lease, Pool, Pools},
     tunnel::Tunnel,
 };

@@ -10,6 +10,7 @@ use std::{
 
 use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
+    auth::jwt::{JwtKeys, JwtPolicy},
     http::{
         Algorithm, AppliesTo, AuthKind, CorsOrigins, ErrorShape, LimitKey, LimitPolicy,
         OriginPattern, PathPattern, RouteAuth, RoutePolicy,
@@ -61,6 +62,7 @@ fn listener_words(listener: &ListenerPolicy) -> String {
 fn scheme_words(kind: &AuthKind) -> String {
     match kind {
         AuthKind::ApiKey(keys) => format!("api_key in {}, {} known", keys.header, keys.keys.len()),
+        AuthKind::Jwt(jwt) => jwt_words(jwt),
         AuthKind::Forward(forward) => {
             let server = forward.upstream.servers.first();
             let server = server.map(ToString::to_string).unwrap_or_default();
@@ -75,6 +77,22 @@ fn scheme_words(kind: &AuthKind) -> String {
             format!("requests signed by {}", join(signature.keys.iter().map(|key| &key.id)))
         }
     }
+}
+
+fn jwt_words(jwt: &JwtPolicy) -> String {
+    let keys = match &jwt.keys {
+        JwtKeys::Url { upstream, path } => {
+            let server = upstream.servers.first().map(ToString::to_string).unwrap_or_default();
+            format!("keys from {server}{path}")
+        }
+        JwtKeys::Set { file, .. } | JwtKeys::Public { file, .. } => {
+            format!("keys in {}", file.display())
+        }
+        JwtKeys::Secret { .. } => "a shared secret".to_owned(),
+    };
+    let issuer = jwt.issuer.as_deref().unwrap_or("any issuer");
+    let algorithms = join(jwt.algorithms.iter().map(|algorithm| algorithm.name()));
+    format!("jwt of {issuer} for {}, {algorithms}, {keys}", join(&jwt.audience))
 }
 
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {

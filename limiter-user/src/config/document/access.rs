@@ -5,7 +5,7 @@ use toml::Spanned;
 
 use super::{
     Flag, Later, Number, Tables, Text,
-    shapes::{SecretDocument, SignatureKeyDocument},
+    shapes::{NamesDocument, SecretDocument, SignatureKeyDocument},
 };
 
 /// `[limits.NAME]`.
@@ -40,7 +40,7 @@ pub(in crate::config) struct LimitDocument {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct AuthDocument {
-    /// `api_key`, required.
+    /// `api_key`, `jwt` or `forward`, required.
     pub(in crate::config) kind: Option<Text>,
     /// Request header that carries the key. Default `X-API-Key`.
     pub(in crate::config) header: Option<Text>,
@@ -52,27 +52,28 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) hide_credentials: Option<Flag>,
     /// `enforce` (default) or `monitor`.
     pub(in crate::config) mode: Option<Text>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) issuer: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) audience: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) jwks_url: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) jwks_file: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) public_key: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) secret: Option<Later>,
+    /// `jwt`: `iss` of its tokens, exactly; required.
+    pub(in crate::config) issuer: Option<Text>,
+    /// `jwt`: one of these must be in `aud`; required.
+    pub(in crate::config) audience: Option<Spanned<NamesDocument>>,
+    /// `jwt`: where the issuer publishes its keys, `https://`.
+    pub(in crate::config) jwks_url: Option<Text>,
+    /// `jwt`: a file with a JWK Set.
+    pub(in crate::config) jwks_file: Option<Text>,
+    /// `jwt`: a file with one public key (PEM).
+    pub(in crate::config) public_key: Option<Text>,
+    /// `jwt`: a secret that the issuer has too, for HS256 and its like.
+    pub(in crate::config) secret: Option<Spanned<SecretDocument>>,
     /// `hmac`: secrets by the names of their senders, the principals.
     pub(in crate::config) secrets: Option<Tables<SecretDocument>>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) algorithms: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) tier_claim: Option<Later>,
-    /// Of other kinds: not supported by this version.
-    pub(in crate::config) revoked: Option<Later>,
-    /// `hmac`, `signature`: for how long a message is accepted after it was signed. Default `5m`.
+    /// `jwt`: default `RS256`, `ES256`, `EdDSA`; with `secret` `HS256`.
+    pub(in crate::config) algorithms: Option<Spanned<Vec<Text>>>,
+    /// `jwt`: claim that names the tier; dots lead into objects. Default: none.
+    pub(in crate::config) tier_claim: Option<Text>,
+    /// `jwt`: file of revoked tokens, a line each: `jti ID` or `sub SUBJECT`.
+    pub(in crate::config) revoked: Option<Text>,
+    /// `hmac`, `signature`: for how long a message is accepted after it was signed; default `5m`.
+    /// `jwt`: how far clocks may differ, at most `5m`; default `60s`.
     pub(in crate::config) tolerance: Option<Text>,
     /// `mtls`: which certificates are whose; the first that matches decides.
     pub(in crate::config) principals: Option<Spanned<Vec<Spanned<PrincipalDocument>>>>,
@@ -92,7 +93,7 @@ pub(in crate::config) struct AuthDocument {
     pub(in crate::config) subject_header: Option<Text>,
     /// `forward`: headers of the answer for the upstream. Default: none.
     pub(in crate::config) copy_headers: Option<Spanned<Vec<Text>>>,
-    /// `forward`: PEM file of the authorities that the server's certificate must lead to.
+    /// `jwt`, `forward`: PEM file of the authorities that the server's certificate must lead to.
     pub(in crate::config) ca: Option<Text>,
 }
 

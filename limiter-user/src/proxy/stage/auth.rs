@@ -6,6 +6,7 @@
 
 mod api_key;
 mod hmac;
+mod jwt;
 mod mtls;
 mod signature;
 mod work;
@@ -17,6 +18,7 @@ use http::{
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
+use rustls::pki_types::CertificateDer;
 
 pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
@@ -31,24 +33,50 @@ use crate::{
         identity::Identity,
         proof::Client,
         reply::Reply,
+        tokens::Tokens,
     },
     refusal::Refusal,
 };
 
 /// What schemes look at, beside the body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(in crate::proxy) struct Asked<'a> {
     pub(in crate::proxy) policy: &'a Compiled,
     pub(in crate::proxy) route: &'a Route,
     pub(in crate::proxy) parts: &'a Parts,
+    pub(in crate::proxy) client: &'a Client,
+    /// The client's, verified.
+    pub(in crate::proxy) certificate: Option<&'a CertificateDer<'static>>,
+    /// Of this core.
+    pub(in crate::proxy) tokens: &'a Tokens,
     pub(in crate::proxy) unix_seconds: u64,
     pub(in crate::proxy) now_ns: u64,
-    /// Who asks; `None`: nobody really does.
-    pub(in crate::proxy) client: Option<&'a Client>,
+    /// Whom that names.
+    pub(in crate::proxy) names: Option<&'a Names>,
     /// `http` or `https`, as the client sees it.
     pub(in crate::proxy) url_scheme: &'a str,
-    /// The client's certificate, verified.
-    pub(in crate::proxy) certificate: Option<&'a Names>,
+}
+
+impl Asked<'_> {
+    /// Whether the route accepts API keys.
+    fn has_api_keys(&self) -> bool {
+        self.route.auth.iter().any(|scheme| self.policy.auth[*scheme].api_keys().is_some())
+    }
+
+    /// Whether a credential that nobody has seen before may be verified, which costs more than an
+    /// answer: not for an address whose budget is spent.
+    fn may_work(&self) -> Result<(), Reply> {
+        if self.client.trusted {
+            return Ok(());
+        }
+        self.policy.guard.admit_work(self.client.key, self.now_ns).map_err(guarded)
+    }
+}
+
+/// The answer of the guard.
+pub(in crate::proxy) fn guarded(wait_ns: u64) -> Reply {
+    let seconds = wait_ns.div_ceil(1_000_000_000).max(1);
+    Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, HeaderValue::from(seconds))
 }
 
 /// Whom a request speaks for.
@@ -123,10 +151,11 @@ pub(in crate::proxy) async fn authenticate(
         return Ok(Authenticated::Public);
     }
     if is_repeated(&asked.parts.headers) {
-        return Err(Refusal::MalformedRequest.into());
+        return Err(jwt::two_methods());
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
+    jwt::look_up(asked, &mut found).await?;
     mtls::look_up(asked, &mut found)?;
     // What is dear to check changes nothing once it is clear that something is wrong.
     if !found.invalid {
@@ -173,13 +202,14 @@ fn is_repeated(headers: &HeaderMap) -> bool {
 struct Found {
     principal: Option<Principal>,
     invalid: bool,
+    lapsed: bool,
 }
 
 impl Found {
     fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
         match (presented, &self.principal) {
             (Presented::Invalid, _) => self.invalid = true,
-            (Presented::Lapsed, _) => {}
+            (Presented::Lapsed, _) => self.lapsed = true,
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
@@ -196,9 +226,9 @@ impl Found {
 
     fn verdict(self) -> Result<Principal, Reply> {
         match self {
-            Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential)),
-            Self { principal: None, .. } => Err(challenge(Refusal::Unauthorized)),
+            Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
             Self { principal: Some(principal), .. } => Ok(principal),
+            Self { lapsed, .. } => Err(challenge(Refusal::Unauthorized, lapsed)),
         }
     }
 }
@@ -217,7 +247,7 @@ fn fresh(
     };
     match admission {
         Admission::First => Ok(Presented::Valid(principal)),
-        Admission::Repeated => Err(challenge(Refusal::Replayed)),
+        Admission::Repeated => Err(challenge(Refusal::Replayed, true)),
         // Signed before this host began to remember: not the client's doing.
         Admission::Unknown => Ok(Presented::Lapsed),
         Admission::Full => {
@@ -228,12 +258,11 @@ fn fresh(
 }
 
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
-fn challenge(refusal: Refusal) -> Reply {
-    let challenge = match refusal {
-        Refusal::InvalidCredential | Refusal::Replayed => {
-            "Bearer realm=\"api\", error=\"invalid_token\""
-        }
-        _ => "Bearer realm=\"api\"",
+fn challenge(refusal: Refusal, presented: bool) -> Reply {
+    let challenge = if presented {
+        "Bearer realm=\"api\", error=\"invalid_token\""
+    } else {
+        "Bearer realm=\"api\""
     };
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
@@ -243,6 +272,12 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
     for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
         for header in scheme.own_headers().iter().filter(|_| scheme.hides) {
             headers.remove(header);
+        }
+        if scheme.hides && scheme.jwt().is_some() {
+            let is_token = headers.get(AUTHORIZATION).is_some_and(|v| jwt::bearer(v).is_some());
+            if is_token {
+                headers.remove(AUTHORIZATION);
+            }
         }
         // Only who was asked says these.
         for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {

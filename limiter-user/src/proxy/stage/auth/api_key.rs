@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Keys made by `limiter keys` begin with this, which tells them from other bearer tokens.
-const KEY_PREFIX: &[u8] = b"lk_";
+pub(super) const KEY_PREFIX: &[u8] = b"lk_";
 
 /// Looks up every key that was presented to one of the route's schemes.
 pub(super) fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), Reply> {

@@ -7,7 +7,7 @@ use crate::proxy::reply::Reply;
 /// Looks the connection's certificate up. One that is nobody's here is no credential: clients send
 /// it whatever they ask for.
 pub(super) fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), Reply> {
-    let Some(names) = asked.certificate else { return Ok(()) };
+    let Some(names) = asked.names else { return Ok(()) };
     let holder = asked.route.auth.iter().find_map(|scheme| {
         let certificates = asked.policy.auth[*scheme].certificates()?;
         Some(Principal::verified(*scheme, certificates.holder(names)?))

@@ -8,8 +8,7 @@ use crate::{limits::Key, proxy::reply::Reply, refusal::Refusal};
 
 /// Before a signature is checked.
 pub(super) fn admit(asked: &Asked<'_>, scheme: usize) -> Result<(), Reply> {
-    let Some(client) = asked.client.filter(|client| !client.trusted) else { return Ok(()) };
-    let policy = asked.policy;
+    let (client, policy) = (asked.client, asked.policy);
     let is_known = policy.known.has_any(Key::Address(client.key), asked.now_ns);
     let Some(whose) = whose(asked, scheme) else { return Ok(()) };
     policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(|wait_ns| {
@@ -27,6 +26,6 @@ pub(super) fn done_in_vain(asked: &Asked<'_>, scheme: usize) {
 
 /// An address together with a scheme; `None`: nothing is counted.
 fn whose(asked: &Asked<'_>, scheme: usize) -> Option<String> {
-    let client = asked.client.filter(|client| !client.trusted)?;
-    Some(format!("{} {scheme}", client.key.first_address()))
+    let client = asked.client;
+    (!client.trusted).then(|| format!("{} {scheme}", client.key.first_address()))
 }

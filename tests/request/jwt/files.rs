@@ -1,0 +1,90 @@
+//! Keys in files, secrets, and the list of what is revoked: followed while the agent runs.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use limiter_tests::{
+    tokens::{Signer, key_set},
+    wait::eventually,
+};
+use serde_json::json;
+
+use super::{ROUTE, claims, get, section};
+use crate::support::{SOON, Site, configuration};
+
+fn start(files: &[(&str, &str)], more: &str) -> Site {
+    let mut site = Site::prepare("", ROUTE, "");
+    for (name, text) in files {
+        let path = site.limiter.scratch().write(name, text);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    site.limiter.configure(&configuration(&site.origin, "", ROUTE, &section(more)));
+    site.limiter.restart();
+    site
+}
+
+#[test]
+fn revoked_tokens_and_subjects() {
+    let signer = Signer::ed25519();
+    let files = [("id.pem", signer.pem()), ("revoked.txt", "# nobody yet\n".to_owned())];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let site = start(&files, "public_key = \"id.pem\"\nrevoked = \"revoked.txt\"\n");
+    let token =
+        |sub: &str, jti: &str| signer.token("x", &claims(&json!({ "sub": sub, "jti": jti })));
+    let (first, second, other) = (token("alice", "1"), token("alice", "2"), token("bob", "3"));
+    for token in [&first, &second, &other] {
+        assert_eq!(get(&site, token).status, 200);
+    }
+    site.limiter.scratch().write("revoked.txt", "jti 1\n");
+    eventually(SOON, "one token is revoked", || get(&site, &first).status == 401);
+    assert_eq!(get(&site, &second).status, 200);
+    site.limiter.scratch().write("revoked.txt", "jti 1\nsub alice\n");
+    eventually(SOON, "all of hers are", || get(&site, &second).status == 401);
+    assert_eq!(get(&site, &token("alice", "4")).status, 401);
+    assert_eq!(get(&site, &other).status, 200);
+    // What cannot be read changes nothing and is told.
+    site.limiter.scratch().write("revoked.txt", "alice\n");
+    let line = site.limiter.wait_for_line(SOON * 2, "certificates and keys stay as they were");
+    assert!(line.contains("revoked.txt: line 1: write `jti ID` or `sub SUBJECT`"), "{line}");
+    assert_eq!(get(&site, &second).status, 401);
+    site.limiter.scratch().write("revoked.txt", "");
+    eventually(SOON, "forgiven", || get(&site, &second).status == 200);
+}
+
+#[test]
+fn a_set_of_keys_in_a_file() {
+    let (one, two) = (Signer::p256(), Signer::p256());
+    let set = key_set(&[one.jwk("one")]);
+    let site = start(&[("keys.json", &set)], "jwks_file = \"keys.json\"\n");
+    let (first, second) =
+        (one.token("one", &claims(&json!({}))), two.token("two", &claims(&json!({}))));
+    assert_eq!((get(&site, &first).status, get(&site, &second).status), (200, 401));
+    site.limiter.scratch().write("keys.json", key_set(&[two.jwk("two")]));
+    eventually(SOON, "the keys of the file", || get(&site, &second).status == 200);
+    assert_eq!(get(&site, &first).status, 401, "verified before, and its key is gone");
+    site.limiter.scratch().write("keys.json", "{}");
+    site.limiter.wait_for_line(SOON * 2, "keys.json: no array `keys`");
+    assert_eq!(get(&site, &second).status, 200);
+}
+
+#[test]
+fn a_shared_secret() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let site = start(&[("secret", &format!("{secret}\n"))], "secret = { file = \"secret\" }\n");
+    let signer = Signer::Secret(secret.as_bytes().to_vec());
+    let token = signer.token("any", &claims(&json!({})));
+    assert_eq!(get(&site, &token).status, 200);
+    let header = json!({ "alg": "HS512" });
+    assert_eq!(get(&site, &signer.token_with(&header, &claims(&json!({})))).status, 401);
+    let other = Signer::Secret(vec![7; 32]).token("any", &claims(&json!({})));
+    assert_eq!(get(&site, &other).status, 401);
+    let checked = site.limiter.with_file(&["check"]).succeeded();
+    assert!(checked.stdout.contains("jwt of https://id.test for api, HS256, a shared secret"));
+    assert!(!format!("{checked:?}").contains(secret));
+
+    let weak = section("secret = { file = \"weak\" }\n");
+    let path = site.limiter.scratch().write("weak", "secret");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    site.limiter.configure(&configuration(&site.origin, "", ROUTE, &weak));
+    let refused = site.limiter.with_file(&["check"]).ended_with(2);
+    assert!(refused.stderr.contains("HS256 needs a secret of at least 32 bytes; this one has 6"));
+}
