@@ -144,13 +144,15 @@ pub enum StoreNotice {
 pub struct StoreCounts {
     /// Asked.
     pub asked: u64,
+    /// Not asked, because it refused the same a moment ago.
+    pub remembered: u64,
     /// Asked, and no answer, or none in time, or none that helps.
     pub failed: u64,
     /// Not asked, because it was lost.
     pub absent: u64,
     /// Connections made.
     pub connected: u64,
-    /// Some core cannot use it now.
+    /// Some core cannot use it now, or not yet.
     pub is_lost: bool,
 }
 

@@ -10,6 +10,7 @@ pub mod charge;
 mod connection;
 mod health;
 mod line;
+mod refusals;
 mod script;
 #[cfg(test)]
 mod tests;

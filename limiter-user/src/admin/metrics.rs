@@ -127,7 +127,8 @@ const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &["result"],
         help: "Requests whose limits hosts share, by what the store said: `answered`, `failed` \
-               (nothing, or too late), `absent` (not asked: it was lost)",
+               (nothing, or too late), `absent` (not asked: it was lost), `remembered` (not asked: \
+               it refused the same a moment ago)",
         samples: |status| status.store.iter().flat_map(|it| of_map(&it.requests)).collect(),
     },
     Metric {

@@ -72,6 +72,7 @@ pub(super) fn store(
         ("answered", known.asked.saturating_sub(known.failed)),
         ("failed", known.failed),
         ("absent", known.absent),
+        ("remembered", known.remembered),
     ];
     StoreView {
         url: policy.to_string(),

@@ -27,6 +27,7 @@ const IDENTITY_BYTES: usize = 16;
 pub struct SharedLimit {
     meter: Meter,
     is_enforced: bool,
+    gives_back: bool,
     /// What its keys begin with.
     prefix: String,
     /// Its numbers as the script wants them, where a request costs one.
@@ -59,10 +60,20 @@ pub struct Charged {
 }
 
 impl SharedLimit {
-    /// The limit of this name; one that is not enforced refuses nothing.
-    pub fn new(name: &str, meter: Meter, is_enforced: bool) -> Self {
+    /// The limit of this name; one that is not enforced refuses nothing, and of one that gives back
+    /// what it charged may not count in the end.
+    pub fn new(name: &str, meter: Meter, is_enforced: bool, gives_back: bool) -> Self {
         let prefix = format!("{PREFIX}limit:{name}:");
-        Self { meter, is_enforced, prefix, arguments: numbers(meter, 1).map(|it| it.to_string()) }
+        let arguments = numbers(meter, 1).map(|number| number.to_string());
+        Self { meter, is_enforced, gives_back, prefix, arguments }
+    }
+
+    pub(super) const fn is_enforced(&self) -> bool {
+        self.is_enforced
+    }
+
+    pub(super) const fn gives_back(&self) -> bool {
+        self.gives_back
     }
 
     const fn kind(&self) -> &'static str {
@@ -132,14 +143,19 @@ impl Ask<'_> {
     }
 }
 
+/// The keys of a request, one for each limit.
+pub(super) fn keys(target: &Target, asks: &[Ask<'_>]) -> Vec<Vec<u8>> {
+    asks.iter().map(|ask| ask.limit.key(target, ask.key)).collect()
+}
+
 /// Asks about all limits in one call.
 pub(super) async fn charge(
     script: &Script,
     redis: &mut MultiplexedConnection,
-    target: &Target,
+    keys: &[Vec<u8>],
     asks: &[Ask<'_>],
 ) -> Result<Charged, StoreError> {
-    let answer = call(script, redis, target, asks, 0).await?;
+    let answer = call(script, redis, keys, asks, 0).await?;
     read(&answer, asks).ok_or_else(|| StoreError::Refused("not what the script says".to_owned()))
 }
 
@@ -147,23 +163,23 @@ pub(super) async fn charge(
 pub(super) async fn give_back(
     script: &Script,
     redis: &mut MultiplexedConnection,
-    target: &Target,
+    keys: &[Vec<u8>],
     asks: &[Ask<'_>],
     charged_us: u64,
 ) -> Result<(), StoreError> {
-    call(script, redis, target, asks, charged_us).await.map(drop)
+    call(script, redis, keys, asks, charged_us).await.map(drop)
 }
 
 async fn call(
     script: &Script,
     redis: &mut MultiplexedConnection,
-    target: &Target,
+    keys: &[Vec<u8>],
     asks: &[Ask<'_>],
     given_back_us: u64,
 ) -> Result<Value, StoreError> {
     let fill = |command: &mut Cmd| {
-        for ask in asks {
-            command.arg(ask.limit.key(target, ask.key));
+        for key in keys {
+            command.arg(key.as_slice());
         }
         command.arg(given_back_us);
         asks.iter().for_each(|ask| ask.write(command));

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,12 +16,21 @@ use crate::link::{StoreCounts, StoreNotice};
 #[derive(Debug)]
 pub struct Health {
     asked: AtomicU64,
+    remembered: AtomicU64,
     failed: AtomicU64,
     absent: AtomicU64,
     connected: AtomicU64,
-    /// Cores that have lost it, by number.
-    lost: Mutex<HashSet<usize>>,
+    cores: Mutex<Cores>,
     notices: mpsc::Sender<StoreNotice>,
+}
+
+/// Cores by number.
+#[derive(Debug, Default)]
+struct Cores {
+    /// Connecting for the first time.
+    new: HashSet<usize>,
+    /// Those that have lost it.
+    lost: HashSet<usize>,
 }
 
 impl Health {
@@ -29,10 +38,11 @@ impl Health {
     pub fn new(notices: mpsc::Sender<StoreNotice>) -> Self {
         Self {
             asked: AtomicU64::default(),
+            remembered: AtomicU64::default(),
             failed: AtomicU64::default(),
             absent: AtomicU64::default(),
             connected: AtomicU64::default(),
-            lost: Mutex::default(),
+            cores: Mutex::default(),
             notices,
         }
     }
@@ -40,17 +50,23 @@ impl Health {
     /// How often it was asked, and what came of it.
     pub fn counts(&self) -> StoreCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let cores = self.cores();
         StoreCounts {
             asked: read(&self.asked),
+            remembered: read(&self.remembered),
             failed: read(&self.failed),
             absent: read(&self.absent),
             connected: read(&self.connected),
-            is_lost: !self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
+            is_lost: !cores.lost.is_empty() || !cores.new.is_empty(),
         }
     }
 
     pub(super) fn note_asked(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_remembered(&self) {
+        self.remembered.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn note_failed(&self) {
@@ -61,11 +77,17 @@ impl Health {
         self.absent.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A core begins to connect.
+    pub(super) fn begin(&self, core: usize) {
+        self.cores().new.insert(core);
+    }
+
     /// A core cannot use the store, for this reason.
     pub(super) fn lost(&self, core: usize, why: &str) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_well = lost.is_empty();
-        lost.insert(core);
+        let mut cores = self.cores();
+        let was_well = cores.lost.is_empty();
+        cores.new.remove(&core);
+        cores.lost.insert(core);
         if was_well {
             // Told in the order in which it happens: the lock is held.
             self.notices.try_send(StoreNotice::Lost(why.to_owned())).ok();
@@ -75,9 +97,14 @@ impl Health {
     /// A core can use it.
     pub(super) fn back(&self, core: usize) {
         self.connected.fetch_add(1, Ordering::Relaxed);
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        if lost.remove(&core) && lost.is_empty() {
+        let mut cores = self.cores();
+        cores.new.remove(&core);
+        if cores.lost.remove(&core) && cores.lost.is_empty() {
             self.notices.try_send(StoreNotice::Back).ok();
         }
+    }
+
+    fn cores(&self) -> MutexGuard<'_, Cores> {
+        self.cores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

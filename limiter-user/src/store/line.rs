@@ -18,6 +18,7 @@ use super::{
     Health, StoreError, Target,
     charge::{self, Ask, Charged},
     connection::{CHARGE, Connection},
+    refusals::Refusals,
 };
 use crate::clock;
 
@@ -35,13 +36,21 @@ pub struct Line {
     health: Arc<Health>,
     core: usize,
     open: RefCell<Option<Connection>>,
+    refusals: Refusals,
 }
 
 impl Line {
     /// Begins to connect, on this thread, and goes on until the line is dropped. `seed` is for the
     /// pauses.
     pub fn start(target: Arc<Target>, health: Arc<Health>, core: usize, seed: u64) -> Rc<Self> {
-        let line = Rc::new(Self { target, health, core, open: RefCell::default() });
+        health.begin(core);
+        let line = Rc::new(Self {
+            target,
+            health,
+            core,
+            open: RefCell::default(),
+            refusals: Refusals::new(),
+        });
         tokio::task::spawn_local(keep(Rc::downgrade(&line), seed | 1));
         line
     }
@@ -54,15 +63,23 @@ impl Line {
     /// Counts a request against all these limits, or against none.
     pub async fn charge(&self, asks: &[Ask<'_>]) -> Result<Charged, StoreError> {
         let (mut redis, ended) = self.handle()?;
+        let keys = charge::keys(&self.target, asks);
+        if let Some(refused) = self.refusals.find(&keys, asks, clock::monotonic_ns()) {
+            self.health.note_remembered();
+            return Ok(refused);
+        }
         self.health.note_asked();
-        let answer = charge::charge(&CHARGE, &mut redis, &self.target, asks);
+        let answer = charge::charge(&CHARGE, &mut redis, &keys, asks);
         let answer = match time::timeout(self.target.policy().timeout, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut),
         };
-        if let Err(error) = &answer {
-            self.health.note_failed();
-            self.give_up(&ended, error);
+        match &answer {
+            Ok(charged) => self.refusals.keep(&keys, asks, charged, clock::monotonic_ns()),
+            Err(error) => {
+                self.health.note_failed();
+                self.give_up(&ended, error);
+            }
         }
         answer
     }
@@ -70,7 +87,8 @@ impl Line {
     /// Gives back what was charged at this time of the server's; what cannot be stays charged.
     pub async fn give_back(&self, asks: &[Ask<'_>], charged_us: u64) {
         let Ok((mut redis, ended)) = self.handle() else { return };
-        let given = charge::give_back(&CHARGE, &mut redis, &self.target, asks, charged_us);
+        let keys = charge::keys(&self.target, asks);
+        let given = charge::give_back(&CHARGE, &mut redis, &keys, asks, charged_us);
         let given = time::timeout(self.target.policy().timeout, given).await;
         if let Err(error) = given.unwrap_or(Err(StoreError::TimedOut)) {
             self.give_up(&ended, &error);
@@ -106,6 +124,7 @@ async fn keep(line: Weak<Line>, mut random: u64) {
             Ok(connection) => {
                 let since_ns = clock::coarse_monotonic_ns();
                 let (_, ended) = connection.handle();
+                kept.refusals.clear();
                 kept.open.replace(Some(connection));
                 kept.health.back(kept.core);
                 drop(kept);

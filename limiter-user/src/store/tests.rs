@@ -9,7 +9,7 @@ use redis::{Cmd, Value, aio::MultiplexedConnection};
 use self::server::Server;
 use super::{
     Target,
-    charge::{Ask, Charged, SharedLimit, charge, give_back},
+    charge::{Ask, Charged, SharedLimit, charge, give_back, keys},
     connection::CHARGE,
     script::{Script, ask},
 };
@@ -71,7 +71,8 @@ impl Bench {
     }
 
     async fn charge(&mut self, asks: &[Ask<'_>]) -> Charged {
-        let charged = charge(&self.script, &mut self.redis, &self.target, asks).await.unwrap();
+        let charged =
+            charge(&self.script, &mut self.redis, &keys(&self.target, asks), asks).await.unwrap();
         assert_eq!(charged.now_us, self.now_us);
         charged
     }
@@ -112,7 +113,11 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
             .iter()
             .enumerate()
             .map(|(place, (meter, enforced))| {
-                (SharedLimit::new(&format!("limit-{place}"), *meter, *enforced), *meter, *enforced)
+                (
+                    SharedLimit::new(&format!("limit-{place}"), *meter, *enforced, false),
+                    *meter,
+                    *enforced,
+                )
             })
             .collect();
         let mut words: HashMap<(usize, u8), u64> = HashMap::new();
@@ -175,7 +180,7 @@ fn large_windows_are_weighed_without_rounding() {
             let (previous, current) = (random.below(most + 1), random.below(most + 1));
             let now_us = 1_700_000_000_000_000 + random.below(period_us);
             bench.set_clock(now_us).await;
-            let limit = SharedLimit::new("large", sliding(most, period), true);
+            let limit = SharedLimit::new("large", sliding(most, period), true, false);
             let start = now_us - now_us % period_us;
             let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
             let value = format!("s {start} {period_us} {previous} {current}");
@@ -194,7 +199,7 @@ fn a_clock_that_is_set_back_fills_nothing() {
         let mut bench = Bench::new().await;
         let minute = Duration::from_mins(1);
         for meter in [bucket(3, minute, 3), sliding(3, minute), Meter::fixed_window(3, minute)] {
-            let limit = SharedLimit::new("back", meter, true);
+            let limit = SharedLimit::new("back", meter, true, false);
             bench.command(&["FLUSHALL"]).await;
             bench.set_clock(10_000_000_000).await;
             let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
@@ -221,11 +226,11 @@ fn a_changed_limit_has_used_as_much_as_before() {
             for after in meters(1000) {
                 bench.command(&["FLUSHALL"]).await;
                 bench.set_clock(3_600_000_000 * 50).await;
-                let limit = SharedLimit::new("changed", before, true);
+                let limit = SharedLimit::new("changed", before, true, false);
                 for _ in 0..40 {
                     bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
                 }
-                let limit = SharedLimit::new("changed", after, true);
+                let limit = SharedLimit::new("changed", after, true, false);
                 let charged = bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
                 let left = charged.decisions[0].remaining;
                 assert_eq!(left, 959, "{before:?} to {after:?}");
@@ -240,7 +245,7 @@ fn what_is_given_back_can_be_used_again() {
         let mut bench = Bench::new().await;
         let minute = Duration::from_mins(1);
         for meter in [bucket(4, minute, 4), sliding(4, minute), Meter::fixed_window(4, minute)] {
-            let limit = SharedLimit::new("back", meter, true);
+            let limit = SharedLimit::new("back", meter, true, false);
             bench.command(&["FLUSHALL"]).await;
             let start_us = 60_000_000 * 20;
             bench.set_clock(start_us).await;
@@ -249,7 +254,7 @@ fn what_is_given_back_can_be_used_again() {
                 assert!(!bench.charge(&ask).await.refused);
             }
             bench.set_clock(start_us + 1_000_000).await;
-            give_back(&bench.script, &mut bench.redis, &bench.target, &ask, start_us)
+            give_back(&bench.script, &mut bench.redis, &keys(&bench.target, &ask), &ask, start_us)
                 .await
                 .unwrap();
             assert!(!bench.charge(&ask).await.refused, "{meter:?}");
@@ -259,7 +264,9 @@ fn what_is_given_back_can_be_used_again() {
             let before = bench.charge(&ask).await.decisions[0].remaining;
             for _ in 0..9 {
                 let at = start_us - 120_000_000;
-                give_back(&bench.script, &mut bench.redis, &bench.target, &ask, at).await.unwrap();
+                give_back(&bench.script, &mut bench.redis, &keys(&bench.target, &ask), &ask, at)
+                    .await
+                    .unwrap();
             }
             let after = bench.charge(&ask).await.decisions[0].remaining;
             assert_eq!(after + 1, before, "{meter:?}");
@@ -272,12 +279,12 @@ fn keys_hold_no_names_and_expire() {
     run(async {
         let mut bench = Bench::new().await;
         let limits = [
-            SharedLimit::new("a", bucket(10, Duration::from_secs(1), 10), true),
-            SharedLimit::new("b", sliding(10, Duration::from_millis(300)), true),
-            SharedLimit::new("c", Meter::fixed_window(10, Duration::from_millis(300)), true),
+            SharedLimit::new("a", bucket(10, Duration::from_secs(1), 10), true, false),
+            SharedLimit::new("b", sliding(10, Duration::from_millis(300)), true, false),
+            SharedLimit::new("c", Meter::fixed_window(10, Duration::from_millis(300)), true, false),
         ];
         let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com", cost: 1 });
-        charge(&CHARGE, &mut bench.redis, &bench.target, &asks).await.unwrap();
+        charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &asks), &asks).await.unwrap();
         let Value::Array(keys) = bench.command(&["KEYS", "limiter:limit:*"]).await else {
             panic!()
         };
@@ -301,16 +308,27 @@ fn keys_hold_no_names_and_expire() {
 fn a_server_that_forgot_the_script_is_sent_it() {
     run(async {
         let mut bench = Bench::new().await;
-        let limit = SharedLimit::new("a", Meter::fixed_window(3, Duration::from_hours(1)), true);
+        let limit =
+            SharedLimit::new("a", Meter::fixed_window(3, Duration::from_hours(1)), true, false);
         for flush in [false, true, true] {
             if flush {
                 bench.command(&["SCRIPT", "FLUSH"]).await;
             }
             let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
-            assert!(!charge(&CHARGE, &mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+            assert!(
+                !charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &ask), &ask)
+                    .await
+                    .unwrap()
+                    .refused
+            );
         }
         let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
-        assert!(charge(&CHARGE, &mut bench.redis, &bench.target, &ask).await.unwrap().refused);
+        assert!(
+            charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &ask), &ask)
+                .await
+                .unwrap()
+                .refused
+        );
     });
 }
 
@@ -318,7 +336,7 @@ fn a_server_that_forgot_the_script_is_sent_it() {
 fn what_others_wrote_is_no_trap() {
     run(async {
         let mut bench = Bench::new().await;
-        let limit = SharedLimit::new("a", bucket(3, Duration::from_hours(1), 3), true);
+        let limit = SharedLimit::new("a", bucket(3, Duration::from_hours(1), 3), true, false);
         let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
         let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
         for junk in ["", "x", "b", "b nonsense 1 2", "q 1 2 3 4", "b 1 2 0 0", "s 1 0 0 0", "f 1"] {

@@ -121,8 +121,9 @@ pub struct StoreView {
     pub state: String,
     /// What holds for limits while it is lost: `local`, `open` or `closed`.
     pub on_failure: String,
-    /// Requests that it was asked about: `answered`, `failed` (no answer, or none in time), and
-    /// `absent`: those that it was not asked about because it was lost.
+    /// Requests that it was asked about: `answered`, `failed` (no answer, or none in time); and
+    /// those that it was not asked about: `absent` (it was lost), `remembered` (it refused the same
+    /// a moment ago).
     pub requests: BTreeMap<String, u64>,
     /// Connections made since the proxy started.
     pub connected: u64,
