@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod http;
 pub mod kernel;
+pub mod limits;
 pub mod listener;
 pub mod networks;
 pub mod rate;

@@ -81,6 +81,8 @@ refusals! {
     RateLimited = "rate_limited", 429, Client;
     /// Far over a rate limit: the client goes on regardless of refusals.
     RateLimitedFar = "rate_limited_far", 429, Client;
+    /// As many requests of this client are under way as may be at once.
+    ConcurrencyLimited = "concurrency_limited", 429, Client;
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", 413, Client;
     /// The body is of a media type that the route does not admit, or of none.

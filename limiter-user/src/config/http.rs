@@ -57,6 +57,7 @@ pub(super) fn check(
         }),
         headers: tables(&document.headers, report, headers::check),
     };
+    limits::bounded(&resources.limits, report);
     let routes = route::check(document, &written.route, &listeners, &mut resources, scope, report);
     if let Some(settings) = &scope.elizaos {
         elizaos::refuse_loop(settings, &resources.upstreams, &listeners, report);

@@ -1,6 +1,6 @@
 //! `[limits.NAME]`: written -> checked.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use toml::Spanned;
 
@@ -10,14 +10,24 @@ use super::{
     values,
 };
 use crate::policy::{
-    Rate,
-    http::{Algorithm, AppliesTo, LimitKey, LimitPolicy},
+    Rate, RateLimit,
+    limits::{Algorithm, Amounts, AppliesTo, Counting, KeyPart, LimitPolicy, QuotaPolicy, TIERS},
 };
 
 /// Windows count no further.
 const MAX_WINDOW_COUNT: u64 = 1_000_000;
 /// No bucket holds more.
 const MAX_BURST: i64 = 1_000_000_000;
+/// No request weighs more.
+pub(super) const MAX_COST: i64 = 1_000_000;
+/// A request waits no longer for its turn.
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
+/// No more parts of a key.
+const MAX_PARTS: usize = 4;
+/// No more limits and tiers in all.
+const MAX_BUDGETS: usize = 1_000;
+/// No more tiers of a limit.
+const MAX_TIERS: usize = 16;
 
 pub(super) fn check(
     name: &Text,
@@ -25,67 +35,186 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Option<LimitPolicy> {
     let document = written.get_ref();
-    let supported = "algorithm, key, rate, burst, applies_to, mode";
-    report.later(&[&document.concurrent, &document.tiers], supported);
-    report.choice(document.count.as_ref(), &[("all", ())], &["failures", "successes"]);
-    if let Some(cost) = document.cost.as_ref().filter(|cost| *cost.get_ref() != 1) {
-        report.unsupported(cost.span(), &cost.get_ref().to_string(), "1");
-    }
-    if let Some(delay) = &document.max_delay
-        && report.value(delay, values::duration).is_some_and(|delay| !delay.is_zero())
-    {
-        report.unsupported(delay.span(), &format!("{:?}", delay.get_ref()), "\"0s\"");
-    }
     let algorithm = report.choice(
         document.algorithm.as_ref(),
         &[
             ("token_bucket", Algorithm::TokenBucket),
             ("sliding_window", Algorithm::SlidingWindow),
             ("fixed_window", Algorithm::FixedWindow),
+            ("leaky_bucket", Algorithm::LeakyBucket),
         ],
-        &["leaky_bucket"],
+        &[],
     );
     let key = key(document, report);
+    let counting = [
+        ("all", Counting::All),
+        ("failures", Counting::Failures),
+        ("successes", Counting::Successes),
+    ];
+    let count = report.choice(document.count.as_ref(), &counting, &[]);
     let (unauthenticated, all) =
         (("unauthenticated", AppliesTo::Unauthenticated), ("all", AppliesTo::All));
-    let applies_to = match key {
-        LimitKey::Client => [unauthenticated, all],
-        LimitKey::Principal => [all, unauthenticated],
+    let applies_to = if key == [KeyPart::Client] && document.tiers.is_none() {
+        [unauthenticated, all]
+    } else {
+        [all, unauthenticated]
     };
     let applies_to = report.choice(document.applies_to.as_ref(), &applies_to, &[]);
     let mode = report.mode(document.mode.as_ref());
+    let cost = report.number_or(document.cost.as_ref(), 1..=MAX_COST, 1_u64);
+    let concurrent =
+        document.concurrent.as_ref().map(|most| report.number_or(Some(most), 1..=1_000_000, 1_u64));
+    let max_delay = max_delay(document, algorithm, count, report);
+    let amounts = amounts(written, algorithm, report);
     let name = report.value(name, values::name)?;
+    if let (Some(amounts), Some(place)) = (&amounts, &document.cost) {
+        fits(amounts, cost, place.span(), report);
+    }
+    let quota = amounts.map(|amounts| QuotaPolicy { algorithm, amounts, max_delay });
+    if quota.is_none() && concurrent.is_none() {
+        return None;
+    }
+    Some(LimitPolicy { name, key, quota, concurrent, applies_to, count, cost, mode })
+}
+
+/// All of them must have a place in the memory they are counted in.
+pub(super) fn bounded(limits: &[LimitPolicy], report: &mut Report) {
+    let quotas = limits.iter().filter_map(|limit| limit.quota.as_ref());
+    let budgets: usize = quotas.map(|quota| quota.amounts.each().len()).sum();
+    if budgets > MAX_BUDGETS {
+        report.refuse("limits", format!("{budgets} limits and tiers; at most {MAX_BUDGETS}"));
+    }
+}
+
+/// A request must be able to pass a limit.
+pub(super) fn fits(amounts: &Amounts, cost: u64, place: Range<usize>, report: &mut Report) {
+    let least = amounts.each().into_iter().map(|(_, amount)| amount.burst).min();
+    if let Some(least) = least.filter(|least| cost > *least) {
+        report.refuse(place, format!("a cost of {cost} never passes a limit of {least}"));
+    }
+}
+
+fn key(document: &LimitDocument, report: &mut Report) -> Vec<KeyPart> {
+    let Some(list) = &document.key else {
+        return vec![KeyPart::Client];
+    };
+    let mut key: Vec<KeyPart> = Vec::new();
+    for text in list.get_ref() {
+        let Some(part) = report.value(text, part) else { continue };
+        if key.contains(&part) {
+            report.refuse(text.span(), "is there twice");
+        }
+        key.push(part);
+    }
+    if list.get_ref().is_empty() {
+        report.refuse(list.span(), "counts by nothing; [\"route\"] counts all requests together");
+    }
+    if key.len() > MAX_PARTS {
+        report.refuse(list.span(), format!("at most {MAX_PARTS} parts"));
+    }
+    let chosen = key.iter().any(|part| matches!(part, KeyPart::Header(_)));
+    if chosen && document.concurrent.is_none() {
+        report.risk(
+            list.span(),
+            "a client chooses what it sends in a header: whoever sends another value each time is \
+             not limited by this limit",
+        );
+    }
+    key
+}
+
+fn part(text: &str) -> Result<KeyPart, String> {
+    match text.split_once(':') {
+        None if text == "client" => Ok(KeyPart::Client),
+        None if text == "principal" => Ok(KeyPart::Principal),
+        None if text == "route" => Ok(KeyPart::Route),
+        Some(("header", name)) => values::header_name(name).map(KeyPart::Header),
+        _ => Err("expected \"client\", \"principal\", \"route\" or \"header:NAME\"".to_owned()),
+    }
+}
+
+fn max_delay(
+    document: &LimitDocument,
+    algorithm: Algorithm,
+    count: Counting,
+    report: &mut Report,
+) -> Duration {
+    let delay = report.value_or(document.max_delay.as_ref(), values::duration, Duration::ZERO);
+    let Some(place) = document.max_delay.as_ref().filter(|_| !delay.is_zero()) else {
+        return delay;
+    };
+    if algorithm != Algorithm::LeakyBucket {
+        report.refuse(place.span(), "only in a leaky_bucket does a request wait for its turn");
+    }
+    if delay > LONGEST_DELAY {
+        report.refuse(place.span(), "a request waits at most 60s");
+    }
+    if count != Counting::All {
+        report.refuse(place.span(), "a request that waits for its turn counts: count = \"all\"");
+    }
+    delay
+}
+
+fn amounts(
+    written: &Spanned<LimitDocument>,
+    algorithm: Algorithm,
+    report: &mut Report,
+) -> Option<Amounts> {
+    let document = written.get_ref();
+    if let Some(tiers) = &document.tiers {
+        for (place, key) in [
+            (document.rate.as_ref().map(Spanned::span), "rate"),
+            (document.burst.as_ref().map(Spanned::span), "burst"),
+        ] {
+            if let Some(place) = place {
+                report.refuse(place, format!("each tier has its own: either `{key}` or `tiers`"));
+            }
+        }
+        return self::tiers(tiers, algorithm, report);
+    }
     let Some(rate_text) = &document.rate else {
-        if document.tiers.is_none() {
-            report.refuse_with(written.span(), "`rate` is missing", "e.g. rate = \"1000/15m\"");
+        if document.concurrent.is_none() {
+            let help = "e.g. rate = \"1000/15m\", tiers = {} or concurrent = 50";
+            report.refuse_with(written.span(), "`rate` is missing", help);
+        }
+        if let Some(burst) = &document.burst {
+            report.refuse(burst.span(), "there is no `rate`");
         }
         return None;
     };
     let rate = report.value(rate_text, values::rate)?;
     let burst = burst(document, algorithm, rate, rate_text, report);
-    Some(LimitPolicy { name, algorithm, key, rate, burst, applies_to, mode })
+    Some(Amounts::Same(RateLimit { rate, burst }))
 }
 
-fn key(document: &LimitDocument, report: &mut Report) -> LimitKey {
-    let Some(list) = &document.key else {
-        return LimitKey::Client;
-    };
-    let parts: Vec<&str> = list.get_ref().iter().map(|part| part.get_ref().as_str()).collect();
-    match parts.as_slice() {
-        ["client"] => return LimitKey::Client,
-        ["principal"] => return LimitKey::Principal,
-        _ => {}
+fn tiers(
+    written: &Spanned<BTreeMap<Text, Text>>,
+    algorithm: Algorithm,
+    report: &mut Report,
+) -> Option<Amounts> {
+    let hour = Duration::from_hours(1);
+    let mut tiers: Vec<(String, RateLimit)> = TIERS
+        .iter()
+        .map(|(name, count)| {
+            let rate = Rate { count: *count, period: hour };
+            ((*name).to_owned(), RateLimit { rate, burst: *count })
+        })
+        .collect();
+    for (name, rate_text) in written.get_ref() {
+        let name = report.value(name, values::name);
+        let rate = report.value(rate_text, values::rate);
+        let (Some(name), Some(rate)) = (name, rate) else { continue };
+        check_amount(algorithm, rate, rate.count, rate_text, report);
+        let amount = RateLimit { rate, burst: rate.count };
+        match tiers.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = amount,
+            None => tiers.push((name, amount)),
+        }
     }
-    let known = |part: &&str| {
-        matches!(*part, "client" | "principal" | "route") || part.starts_with("header:")
-    };
-    let supported = "[\"client\"], [\"principal\"]";
-    if !parts.is_empty() && parts.iter().all(known) {
-        report.unsupported(list.span(), &format!("{parts:?}"), supported);
-    } else {
-        report.refuse(list.span(), format!("{parts:?} is not one of {supported}"));
+    if tiers.len() > MAX_TIERS {
+        report.refuse(written.span(), format!("at most {MAX_TIERS} tiers"));
     }
-    LimitKey::Client
+    Some(Amounts::ByTier(tiers))
 }
 
 fn burst(
@@ -96,29 +225,34 @@ fn burst(
     report: &mut Report,
 ) -> u64 {
     let burst = report.number_or(document.burst.as_ref(), 1..=MAX_BURST, rate.count);
-    let place = document.burst.as_ref().map_or_else(|| rate_text.span(), Spanned::span);
-    if algorithm == Algorithm::TokenBucket {
-        check_burst(rate, burst, place, report);
-        return burst;
-    }
-    if rate.count > MAX_WINDOW_COUNT {
+    if !algorithm.is_bucket()
+        && burst != rate.count
+        && let Some(place) = &document.burst
+    {
         report.refuse(
-            rate_text.span(),
+            place.span(),
+            format!("a window admits exactly its rate's {}; only a bucket has a burst", rate.count),
+        );
+    }
+    let place = document.burst.as_ref().filter(|_| algorithm.is_bucket());
+    match place {
+        Some(place) => check_burst(rate, burst, place.span(), report),
+        None => check_amount(algorithm, rate, rate.count, rate_text, report),
+    }
+    burst
+}
+
+fn check_amount(algorithm: Algorithm, rate: Rate, burst: u64, place: &Text, report: &mut Report) {
+    if algorithm.is_bucket() {
+        check_burst(rate, burst, place.span(), report);
+    } else if rate.count > MAX_WINDOW_COUNT {
+        report.refuse(
+            place.span(),
             format!(
                 "a window counts to at most {MAX_WINDOW_COUNT}; use algorithm = \"token_bucket\""
             ),
         );
     }
-    if burst != rate.count {
-        report.refuse(
-            place,
-            format!(
-                "a window admits exactly its rate's {}; only a token_bucket has a burst",
-                rate.count
-            ),
-        );
-    }
-    rate.count
 }
 
 /// A bucket must be full again within 365 days, or its arithmetic overflows.

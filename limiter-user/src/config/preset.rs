@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use crate::policy::{
     ByteRateLimit, Mode, Rate, RateLimit,
-    http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy},
+    http::{CorsOrigins, CorsPolicy, LimitPolicy},
     kernel::Limits,
+    limits::Algorithm,
 };
 
 /// Names of the presets of this version.
@@ -61,15 +62,8 @@ impl Preset {
             Self::Internal => return None,
             Self::ElizaOs => return Some(elizaos::api_limit()),
         };
-        Some(LimitPolicy {
-            name: self.name().to_owned(),
-            algorithm: Algorithm::SlidingWindow,
-            key: LimitKey::Client,
-            rate: Rate { count, period: Duration::from_mins(15) },
-            burst: count,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        })
+        let rate = Rate { count, period: Duration::from_mins(15) };
+        Some(LimitPolicy::by_client(self.name(), Algorithm::SlidingWindow, rate))
     }
 
     /// The cross-origin policy of a route that names none.

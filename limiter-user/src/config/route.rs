@@ -20,6 +20,7 @@ use super::{
     Scope,
     document::{Document, http::RouteDocument},
     error::{Place, Report},
+    limits as checked_limits,
     preset::elizaos,
     values,
 };
@@ -153,6 +154,7 @@ fn one(
         upstream,
         auth,
         scopes,
+        cost: cost(written, &limits, resources, report),
         limits,
         cors,
         headers,
@@ -218,12 +220,30 @@ fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec
     report.values(list.get_ref(), values::scope)
 }
 
+/// A request must be able to pass all of the route's limits.
+fn cost(
+    written: &RouteDocument,
+    limits: &[usize],
+    resources: &Resources,
+    report: &mut Report,
+) -> Option<u64> {
+    let place = written.cost.as_ref()?;
+    let cost = report.number_or(Some(place), 1..=checked_limits::MAX_COST, 1_u64);
+    for quota in limits.iter().filter_map(|limit| resources.limits[*limit].quota.as_ref()) {
+        checked_limits::fits(&quota.amounts, cost, place.span(), report);
+    }
+    if limits.is_empty() {
+        report.refuse(place.span(), "the route has no limits");
+    }
+    Some(cost)
+}
+
 fn refuse_later(written: &RouteDocument, report: &mut Report) {
     report.choice(written.detect.as_ref(), &[("off", ())], &["default"]);
     report.later(
         &[&written.validate, &written.mask_response_fields, &written.deprecated],
-        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cors, headers, allow, \
-         request_headers, response_headers, strip_prefix, max_body",
+        "host, path, exact, glob, methods, upstream, auth, scopes, limits, cost, cors, headers, \
+         allow, request_headers, response_headers, strip_prefix, max_body",
     );
 }
 

@@ -86,6 +86,7 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
         Refusal::ForbiddenScope => ("Not allowed to", true),
         Refusal::RateLimited => ("Rate limit exceeded for IP:", false),
         Refusal::RateLimitedFar => ("Rate limit far exceeded for IP:", false),
+        Refusal::ConcurrencyLimited => ("Too many requests at once from", false),
         Refusal::BodyTooLarge => ("Request body too large from", true),
         Refusal::UnsupportedMediaType => ("Media type not supported in request from", true),
         Refusal::HeadTooLarge => ("Request head too large from", false),

@@ -1,9 +1,10 @@
 //! Memory that outlives the proxy which counts in it, shared with the one that comes after it.
 //!
-//! In: a memory file that the agent made ([`create`]) and never reads; out: lines of atomic words,
-//! a slot of them for each limit. A proxy that is replaced, after a crash or by another version,
-//! leaves its words in place: the next maps the same file, and while one drains both count in the
-//! same words. Nothing is copied, so nothing is lost or counted twice.
+//! In: a memory file that the agent made ([`create`]) and never reads; out: lines of atomic words:
+//! a table of clients' words for all limits, and a slot for each limit. A proxy that is replaced,
+//! after a crash or by another version, leaves its words in place: the next maps the same file, and
+//! while one drains both count in the same words. Nothing is copied, so nothing is lost or counted
+//! twice.
 
 use std::{
     fmt,
@@ -32,7 +33,7 @@ use nix::{
 
 use super::hash::Secret;
 
-/// Words in a line: two cache lines, which hold one set of a table.
+/// Words in a line: two cache lines, which hold one set of the table.
 pub(super) const LINE_WORDS: usize = 16;
 
 /// One line.
@@ -40,50 +41,64 @@ pub(super) type Line = [AtomicU64; LINE_WORDS];
 
 const LINE_BYTES: usize = LINE_WORDS * 8;
 
-/// Limits that have a place here at once; those beyond it count in memory of their process.
-pub(super) const SLOTS: usize = 128;
+/// Limits that have a place here at once, with those of the policy before. The first is nobody's.
+pub(super) const SLOTS: usize = 1 << 12;
 
-/// Lines of one slot: what it is for, and two tables (whole pages).
-pub(super) const SLOT_LINES: usize = 10_272;
+/// What a limit is, and what all its clients share.
+const SLOT_LINES: usize = 2;
 
-/// A page before the slots.
-const HEADER_LINES: usize = 32;
+/// Sets of eight entries: four million entries in 64 MiB.
+const SETS: usize = 1 << 19;
 
-const BYTES: usize = (HEADER_LINES + SLOTS * SLOT_LINES) * LINE_BYTES;
+/// Lines of a page: what [`Arena::touched`] knows of.
+pub(super) const PAGE_LINES: usize = 4096 / LINE_BYTES;
+
+/// Locks of the making of entries.
+const LOCKS: usize = 1 << 10;
+
+/// Before the slots: what this is, counts, which pages are in use, locks.
+const COUNTS_LINE: usize = 1;
+const TOUCHED_LINE: usize = 2;
+const LOCKS_LINE: usize = TOUCHED_LINE + SETS / PAGE_LINES / 64 / LINE_WORDS;
+const SLOTS_LINE: usize = (LOCKS_LINE + LOCKS / LINE_WORDS).next_multiple_of(PAGE_LINES);
+const SETS_LINE: usize = SLOTS_LINE + SLOTS * SLOT_LINES;
 
 /// First word: what this memory is, and which layout it has. Another layout is never opened.
-const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x02");
 
 /// Places in the first line.
 const SECRET: usize = 1;
 const TURN: usize = 3;
+const SETS_HERE: usize = 4;
 
-/// Places in the first line of a slot.
-const IDENTITY: usize = 0;
-const LAST_TURN: usize = 1;
+/// Places in the line of counts.
+const ENTRIES: usize = 0;
 
 /// The memory, mapped. Pages that were never touched take no room.
 pub struct Arena {
     start: NonNull<Line>,
+    /// Lines in all.
+    lines: usize,
+    sets: usize,
     secret: Secret,
     /// Slots that counters of this process use.
-    held: [AtomicBool; SLOTS],
-}
-
-/// A slot in use.
-#[derive(Debug)]
-pub(super) struct Slot {
-    arena: Arc<Arena>,
-    index: usize,
+    held: Box<[AtomicBool]>,
 }
 
 /// Makes the memory, for the agent to hold: of a fixed size that nobody can change any more.
 pub fn create(secret: [u64; 2]) -> io::Result<OwnedFd> {
+    create_for(secret, SETS)
+}
+
+/// As [`create`], with another number of sets: a power of two, at most as many.
+pub(super) fn create_for(secret: [u64; 2], sets: usize) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(c"limiter-limits", flags)?);
-    file.set_len(BYTES as u64)?;
-    let mut words = [0; 24];
-    for (place, word) in words.chunks_exact_mut(8).zip([MAGIC, secret[0], secret[1]]) {
+    let bytes = (SETS_LINE + sets) * LINE_BYTES;
+    file.set_len(bytes as u64)?;
+    let mut words = [0; 40];
+    let values = [MAGIC, secret[0], secret[1], 0, sets as u64];
+    for (place, word) in words.chunks_exact_mut(8).zip(values) {
         place.copy_from_slice(&word.to_le_bytes());
     }
     file.write_all_at(&words, 0)?;
@@ -106,29 +121,32 @@ impl Arena {
     /// Maps what [`create`] made, in this process or another. `InvalidData` for anything else.
     pub fn open(file: impl AsFd) -> io::Result<Arc<Self>> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let size = fstat(&file)?.st_size;
-        if usize::try_from(size) != Ok(BYTES) {
+        let bytes = usize::try_from(fstat(&file)?.st_size).unwrap_or_default();
+        let lines = bytes / LINE_BYTES;
+        let sets = lines.saturating_sub(SETS_LINE);
+        if bytes % LINE_BYTES > 0 || !sets.is_power_of_two() || sets > SETS {
             return Err(invalid("limiter memory of another size"));
         }
         let found = SealFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GET_SEALS)?);
         if !found.contains(seals()) {
             return Err(invalid("limiter memory whose size may change"));
         }
-        let length = NonZeroUsize::new(BYTES).ok_or(io::ErrorKind::InvalidInput)?;
+        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping: nothing of this process moves. The file keeps its size for ever.
         #[expect(unsafe_code, reason = "a mapping outlives what the compiler can see")]
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }?;
         let mut arena = Self {
             start: start.cast(),
+            lines,
+            sets,
             secret: Secret::default(),
-            held: std::array::from_fn(|_| AtomicBool::new(false)),
+            held: (0..SLOTS).map(|_| AtomicBool::new(false)).collect(),
         };
-        let header = &arena.lines()[0];
-        if header[0].load(Ordering::Relaxed) != MAGIC {
+        let word = |place: usize| arena.all()[0][place].load(Ordering::Relaxed);
+        if word(0) != MAGIC || word(SETS_HERE) != sets as u64 {
             return Err(invalid("limiter memory of another layout"));
         }
-        let word = |place: usize| header[place].load(Ordering::Relaxed);
         arena.secret = Secret::new([word(SECRET), word(SECRET + 1)]);
         Ok(Arc::new(arena))
     }
@@ -138,63 +156,71 @@ impl Arena {
         self.secret
     }
 
-    /// The slot of this identity: as it was left, or empty. `None` if every slot is in use.
-    ///
-    /// Called by one process at a time: one that drains gets no policy any more. It may still count
-    /// in a slot that is given away here, which is therefore the one that was asked for longest ago.
-    pub(super) fn claim(self: &Arc<Self>, identity: u64) -> Option<Slot> {
-        let identity = identity.max(1);
-        let turn = self.lines()[0][TURN].fetch_add(1, Ordering::Relaxed) + 1;
-        let of = |index: usize| self.slot(index)[0][IDENTITY].load(Ordering::Relaxed);
-        let is_free = |index: &usize| !self.held[*index].load(Ordering::Relaxed);
-        let known = (0..SLOTS).find(|index| of(*index) == identity);
-        let index = if let Some(index) = known {
-            index
-        } else {
-            let age = |index: &usize| self.slot(*index)[0][LAST_TURN].load(Ordering::Relaxed);
-            let index = (0..SLOTS).filter(is_free).min_by_key(age)?;
-            if of(index) != 0 {
-                for word in self.slot(index).as_flattened() {
-                    word.store(0, Ordering::Relaxed);
-                }
-            }
-            self.slot(index)[0][IDENTITY].store(identity, Ordering::Relaxed);
-            index
-        };
-        self.slot(index)[0][LAST_TURN].store(turn, Ordering::Relaxed);
-        // Two counters of one identity would give the slot up twice.
-        if self.held[index].swap(true, Ordering::Relaxed) {
-            return None;
-        }
-        Some(Slot { arena: Arc::clone(self), index })
+    /// How many sets of entries there are, a power of two.
+    pub(super) fn sets(&self) -> usize {
+        self.sets
     }
 
-    fn slot(&self, index: usize) -> &[Line] {
-        let start = HEADER_LINES + index * SLOT_LINES;
-        &self.lines()[start..start + SLOT_LINES]
+    /// One set of entries.
+    pub(super) fn set(&self, index: usize) -> &Line {
+        &self.all()[SETS_LINE + (index & (self.sets - 1))]
+    }
+
+    /// The two lines of a slot: read by every decision, and written by few.
+    pub(super) fn slot(&self, index: usize) -> [&Line; SLOT_LINES] {
+        let start = SLOTS_LINE + (index & (SLOTS - 1)) * SLOT_LINES;
+        let lines = &self.all()[start..start + SLOT_LINES];
+        [&lines[0], &lines[1]]
+    }
+
+    /// Marks of slots that this process uses.
+    pub(super) fn held(&self) -> &[AtomicBool] {
+        &self.held
+    }
+
+    /// Counts the calls: a slot that was asked for longer ago says a smaller number.
+    pub(super) fn next_turn(&self) -> u64 {
+        self.all()[0][TURN].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many entries somebody has.
+    pub(super) fn entries(&self) -> &AtomicU64 {
+        &self.all()[COUNTS_LINE][ENTRIES]
+    }
+
+    /// Held while an entry for one of the fingerprints with these bits is made.
+    pub(super) fn lock(&self, bits: u64) -> &AtomicU64 {
+        let bits = usize::try_from(bits % LOCKS as u64).unwrap_or_default();
+        &self.all()[LOCKS_LINE + bits / LINE_WORDS][bits % LINE_WORDS]
+    }
+
+    /// Remembers that a set was written to.
+    pub(super) fn touch(&self, set: usize) {
+        let page = (set & (self.sets - 1)) / PAGE_LINES;
+        let (word, bit) = (self.touched(page), 1 << (page % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any set of this page was ever written to; the others are not there at all.
+    pub(super) fn is_touched(&self, page: usize) -> bool {
+        self.touched(page).load(Ordering::Relaxed) & (1 << (page % 64)) != 0
+    }
+
+    fn touched(&self, page: usize) -> &AtomicU64 {
+        let word = page / 64;
+        &self.all()[TOUCHED_LINE + word / LINE_WORDS][word % LINE_WORDS]
     }
 
     /// Everything. Other processes change it at the same time.
-    fn lines(&self) -> &[Line] {
-        // SAFETY: `BYTES` bytes are mapped from `start`, page-aligned, until `self` is dropped;
+    fn all(&self) -> &[Line] {
+        // SAFETY: that many lines are mapped from `start`, page-aligned, until `self` is dropped;
         // everybody accesses them atomically, in this process and in others.
         #[expect(unsafe_code, reason = "as above")]
         unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), BYTES / LINE_BYTES)
+            std::slice::from_raw_parts(self.start.as_ptr(), self.lines)
         }
-    }
-}
-
-impl Slot {
-    /// Its lines, without the one that says what it is for.
-    pub(super) fn lines(&self) -> &[Line] {
-        &self.arena.slot(self.index)[1..]
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.arena.held[self.index].store(false, Ordering::Relaxed);
     }
 }
 
@@ -202,7 +228,7 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: this is what `mmap` returned, and nothing borrows it any more.
         #[expect(unsafe_code, reason = "as above")]
-        let unmapped = unsafe { munmap(self.start.cast(), BYTES) };
+        let unmapped = unsafe { munmap(self.start.cast(), self.lines * LINE_BYTES) };
         debug_assert!(unmapped.is_ok());
     }
 }
@@ -219,40 +245,36 @@ unsafe impl Sync for Arena {}
 mod tests {
     use super::*;
 
-    fn first_word(slot: &Slot) -> &AtomicU64 {
-        &slot.lines()[0][0]
-    }
-
     #[test]
     fn what_one_leaves_the_next_finds() {
         let file = create([1, 2]).unwrap();
         let one = Arena::open(&file).unwrap();
-        let slot = one.claim(7).unwrap();
-        first_word(&slot).store(42, Ordering::Relaxed);
+        one.set(7)[0].store(42, Ordering::Relaxed);
+        one.touch(7);
         let other = Arena::open(&file).unwrap();
-        let same = other.claim(7).unwrap();
-        assert_eq!(first_word(&same).load(Ordering::Relaxed), 42);
-        first_word(&same).store(43, Ordering::Relaxed);
-        assert_eq!(first_word(&slot).load(Ordering::Relaxed), 43, "both at once");
-        assert_eq!(first_word(&other.claim(8).unwrap()).load(Ordering::Relaxed), 0);
+        assert_eq!(other.set(7)[0].load(Ordering::Relaxed), 42);
+        other.set(7)[0].store(43, Ordering::Relaxed);
+        assert_eq!(one.set(7)[0].load(Ordering::Relaxed), 43, "both at once");
+        assert!(other.is_touched(7 / PAGE_LINES) && !other.is_touched(1 + 7 / PAGE_LINES));
         assert_eq!(one.secret(), other.secret());
-        assert!(other.claim(7).is_none(), "one counter for each slot of a process");
     }
 
     #[test]
-    fn the_slot_that_was_asked_for_longest_ago_is_given_away_empty() {
-        let arena = Arena::open(create([1, 2]).unwrap()).unwrap();
-        let slots: Vec<Slot> = (1..=SLOTS as u64).map(|id| arena.claim(id).unwrap()).collect();
-        assert!(arena.claim(1000).is_none(), "all are in use");
-        for slot in &slots {
-            first_word(slot).store(1, Ordering::Relaxed);
+    fn nothing_lies_on_anything_else() {
+        let arena = Arena::open(create_for([1, 2], 64).unwrap()).unwrap();
+        let place = |word: &AtomicU64| std::ptr::from_ref(word).addr();
+        let mut places = vec![place(arena.entries()), place(&arena.all()[0][SETS_HERE])];
+        places.extend((0..LOCKS as u64).map(|bits| place(arena.lock(bits))));
+        places.extend((0..SETS / PAGE_LINES).step_by(64).map(|page| place(arena.touched(page))));
+        for index in 0..SLOTS {
+            let [first, second] = arena.slot(index);
+            places.extend([place(&first[0]), place(&second[LINE_WORDS - 1])]);
         }
-        drop(slots);
-        assert_eq!(first_word(&arena.claim(1).unwrap()).load(Ordering::Relaxed), 1);
-        let new = arena.claim(1000).unwrap();
-        assert_eq!(first_word(&new).load(Ordering::Relaxed), 0);
-        assert_eq!(first_word(&arena.claim(1).unwrap()).load(Ordering::Relaxed), 1, "1 was newer");
-        assert_eq!(first_word(&arena.claim(2).unwrap()).load(Ordering::Relaxed), 0, "2 was not");
+        places.extend((0..64).map(|set| place(&arena.set(set)[0])));
+        let count = places.len();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), count);
     }
 
     #[test]
@@ -264,7 +286,7 @@ mod tests {
         File::from(file.try_clone().unwrap()).write_all_at(&[0; 8], 0).unwrap();
         assert_eq!(Arena::open(&file).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let unsealed = File::from(memfd_create(c"x", MFdFlags::MFD_CLOEXEC).unwrap());
-        unsealed.set_len(BYTES as u64).unwrap();
+        unsealed.set_len(((SETS_LINE + SETS) * LINE_BYTES) as u64).unwrap();
         assert_eq!(Arena::open(&unsealed).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

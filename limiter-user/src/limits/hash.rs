@@ -16,22 +16,16 @@ impl Secret {
     pub(super) fn of_bytes(self, kind: u64, bytes: &[u8]) -> u64 {
         let mut state = State::new(self);
         state.take(kind);
-        let (words, tail) = bytes.as_chunks::<8>();
-        for word in words {
-            state.take(u64::from_le_bytes(*word));
-        }
-        let mut last = [0; 8];
-        last[..tail.len()].copy_from_slice(tail);
-        last[7] = (bytes.len() + 8).to_le_bytes()[0];
-        state.take(u64::from_le_bytes(last));
+        state.take_tail(bytes, bytes.len() + 8);
         state.finish()
     }
 }
 
-struct State([u64; 4]);
+/// A hash under way.
+pub(super) struct State([u64; 4]);
 
 impl State {
-    fn new(Secret([first, second]): Secret) -> Self {
+    pub(super) fn new(Secret([first, second]): Secret) -> Self {
         Self([
             first ^ 0x736f_6d65_7073_6575,
             second ^ 0x646f_7261_6e64_6f6d,
@@ -40,13 +34,30 @@ impl State {
         ])
     }
 
-    fn take(&mut self, word: u64) {
+    /// Takes `bytes`, which are of a `kind` below 2^8, and where they end.
+    pub(super) fn take_bytes(&mut self, kind: u64, bytes: &[u8]) {
+        self.take(kind | (bytes.len() as u64) << 8);
+        self.take_tail(bytes, bytes.len());
+    }
+
+    fn take_tail(&mut self, bytes: &[u8], length: usize) {
+        let (words, tail) = bytes.as_chunks::<8>();
+        for word in words {
+            self.take(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..tail.len()].copy_from_slice(tail);
+        last[7] = length.to_le_bytes()[0];
+        self.take(u64::from_le_bytes(last));
+    }
+
+    pub(super) fn take(&mut self, word: u64) {
         self.0[3] ^= word;
         self.round();
         self.0[0] ^= word;
     }
 
-    fn finish(mut self) -> u64 {
+    pub(super) fn finish(mut self) -> u64 {
         self.0[2] ^= 0xff;
         for _ in 0..3 {
             self.round();

@@ -1,256 +1,419 @@
-//! The shared store of rate limit words: fixed size, without a lock, used by every core at once.
+//! The one table of clients' words: fixed size, used by every core at once, for all limits.
 //!
-//! In: a client's fingerprint and a meter; out: the decision. A set-associative table of
-//! (fingerprint, word) pairs: an entry in debt is never evicted; one whose word is idle is reused.
-//! Where a set is full of entries in debt, the request is counted against one entry that all such
-//! requests share, so that memory is bounded and a flood of clients cannot lift the limit.
+//! In: a slot, a client's hash and a cost; out: the decision. An entry is a fingerprint (the upper
+//! bits of the hash and the number of the slot) and a word, in one of two sets of eight. An entry in
+//! debt is never taken; one whose word is idle is, and so is, where there is no other, one of a
+//! limit that is in force no more. Where both sets are full of entries in debt, the request is
+//! counted in a word that all such requests of the limit share, so that memory is bounded and a
+//! flood of clients cannot lift the limit.
 //!
-//! Over-admission: the word is changed by compare-and-swap, so any number of cores admit exactly
-//! what one would. Only while an entry is made may threads that insert the same client at the same
-//! moment, or charge an entry as it changes hands, each admit one request more.
+//! Any number of cores admit exactly what one would: a word is changed by compare-and-swap, and
+//! changes hands by compare-and-swap too, so that a charge either comes before, and the entry stays,
+//! or finds itself too late; and a client's entry is made under a lock of its own, so that there is
+//! one. Only whoever is stopped for a second in the midst of making an entry may cost one request.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::AtomicU64;
 
 use super::{
-    algorithm::{Decision, Meter},
-    arena::{LINE_WORDS, Line, Slot},
+    algorithm::Decision,
+    arena::{Arena, LINE_WORDS, Line, SLOTS},
+    atomic,
+    slot::{Slot, View, Word},
 };
 
 /// Entries in one set; a set spans two cache lines.
 const WAYS: usize = LINE_WORDS / 2;
 
-/// Fingerprint of an entry that was never used.
+/// With as many to spare, the second set need not be looked at for a new entry.
+const ROOMY: usize = 3;
+
+/// Fingerprint of an entry that belongs to nobody.
 const FREE: u64 = 0;
 
-/// One table, for one limit.
-#[derive(Debug)]
-pub struct Table {
-    lines: Lines,
-    /// How many, a power of two; one more line is for totals.
-    sets: usize,
+/// Bits of a fingerprint that say whose limit it is.
+const SLOT_BITS: u32 = SLOTS.trailing_zeros();
+
+/// How long to wait for somebody who is making an entry, in turns.
+const PATIENCE: u32 = 4_096;
+
+/// A lock that is held since longer is held by nobody.
+const GONE_NS: u64 = 1_000_000_000;
+
+/// What one request was charged, to give it back.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    hash: u64,
+    cost: u64,
+    then_ns: u64,
+    generation: u64,
+    is_shared: bool,
 }
 
-/// Where the words are.
-#[derive(Debug)]
-enum Lines {
-    /// In this process.
-    Own(Box<[Aligned]>),
-    /// Shared with other processes, from this line of the slot on.
-    Shared(Arc<Slot>, usize),
+impl Receipt {
+    /// What the limit knows the client by.
+    pub(super) const fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Aligned(Line);
-
-/// Fingerprints and words in turn.
+/// Where a client's word may be.
 #[derive(Clone, Copy)]
-struct Set<'a>(&'a Line);
+struct Places<'a> {
+    arena: &'a Arena,
+    sets: [usize; 2],
+    fingerprint: u64,
+}
 
-/// Places in the line of totals.
-const OVERFLOW: usize = 0;
-const ENTRIES: usize = 1;
-const FULL: usize = 2;
+/// An entry.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) owner: &'a AtomicU64,
+    pub(super) word: &'a AtomicU64,
+}
 
-impl Table {
-    /// A table for about `capacity` clients (rounded up to a power of two, 128 bytes per 8).
-    pub fn new(capacity: usize) -> Self {
-        let sets = Self::sets(capacity);
-        Self { lines: Lines::Own((0..=sets).map(|_| Aligned::default()).collect()), sets }
+/// Whose word is changed.
+#[derive(Clone, Copy)]
+enum Held<'a> {
+    /// An entry's, as long as it belongs to this fingerprint.
+    Entry(Entry<'a>, u64),
+    /// One that all share.
+    Shared(&'a AtomicU64),
+}
+
+/// The number of the slot that an entry of this fingerprint counts for; 0: nobody's.
+pub(super) fn slot_of(fingerprint: u64) -> usize {
+    usize::try_from(fingerprint % SLOTS as u64).unwrap_or_default()
+}
+
+/// Entries of a set.
+pub(super) fn entries(line: &Line) -> impl Iterator<Item = Entry<'_>> {
+    let (pairs, _) = line.as_chunks::<2>();
+    pairs.iter().map(|[owner, word]| Entry { owner, word })
+}
+
+/// Decides one request of this client and cost, and counts it if allowed.
+pub(super) fn charge(
+    slot: &Slot,
+    hash: u64,
+    cost: u64,
+    now_ns: u64,
+) -> (Decision, Option<Receipt>) {
+    let (view, places) = (slot.view(), Places::new(slot, hash));
+    for turn in 0..PATIENCE {
+        let outcome = match places.find() {
+            Some(entry) => charge_word(view, Held::Entry(entry, places.fingerprint), cost, now_ns),
+            None => match make(view, places, cost, now_ns) {
+                Made::Now(outcome) => Some(outcome),
+                Made::Already => None,
+                Made::NoRoom => break,
+            },
+        };
+        if let Some((decision, generation)) = outcome {
+            let receipt = Receipt { hash, cost, then_ns: now_ns, generation, is_shared: false };
+            return (decision, decision.allowed.then_some(receipt));
+        }
+        atomic::wait(turn);
     }
+    charge_shared(view, hash, cost, now_ns)
+}
 
-    /// As [`Self::new`], in memory that outlives this process: from line `start` of `slot` on.
-    pub(super) fn shared(slot: &Arc<Slot>, start: usize, capacity: usize) -> Self {
-        Self { lines: Lines::Shared(Arc::clone(slot), start), sets: Self::sets(capacity) }
+/// What [`charge`] would say, without counting anything or taking an entry.
+pub(super) fn peek(slot: &Slot, hash: u64, cost: u64, now_ns: u64) -> Decision {
+    let (view, places) = (slot.view(), Places::new(slot, hash));
+    for turn in 0..PATIENCE {
+        let Some(entry) = places.find() else { break };
+        let seen = atomic::load(entry.word);
+        if atomic::load(entry.owner) == places.fingerprint
+            && let Some((_, meter, word)) = view.convert(seen, now_ns)
+        {
+            return meter.charge(word, cost, now_ns).0;
+        }
+        atomic::wait(turn);
     }
+    view.current().1.charge(0, cost, now_ns).0
+}
 
-    /// Lines that a table for `capacity` clients takes.
-    pub(super) fn lines(capacity: usize) -> usize {
-        Self::sets(capacity) + 1
-    }
-
-    fn sets(capacity: usize) -> usize {
-        capacity.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two()
-    }
-
-    /// Decides one request of the client with this fingerprint, and counts it if allowed.
-    pub fn charge(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> Decision {
-        let word = self.word(fingerprint, meter, now_ns);
-        let mut seen = word.load(Ordering::Relaxed);
-        loop {
-            let (decision, next) = meter.charge(seen, now_ns);
-            if next == seen {
-                return decision;
-            }
-            match word.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return decision,
-                Err(changed) => seen = changed,
+/// Gives back what `receipt` says, as far as it still weighs.
+pub(super) fn give_back(slot: &Slot, receipt: &Receipt, now_ns: u64) {
+    let (view, places) = (slot.view(), Places::new(slot, receipt.hash));
+    for turn in 0..PATIENCE {
+        let held = if receipt.is_shared {
+            Held::Shared(view.overflow())
+        } else {
+            // Once nothing of it weighs any more, the entry may be somebody else's.
+            let Some(entry) = places.find() else { return };
+            Held::Entry(entry, places.fingerprint)
+        };
+        let seen = atomic::load(held.word());
+        match Word::read(seen) {
+            _ if !held.is_still_ours() => {}
+            Word::Changing(_) => {}
+            // After a change of the limit it is not known how much of it still weighs.
+            Word::Written(generation, _) if generation != receipt.generation => return,
+            Word::Written(generation, state) => {
+                let meter = view.meter(generation);
+                let next = meter.give_back(state, receipt.cost, receipt.then_ns, now_ns);
+                let next = Word::Written(generation, next).bits();
+                if next == seen {
+                    return;
+                }
+                if atomic::change(held.word(), seen, next).is_ok() {
+                    settle(view, held.word(), generation, now_ns);
+                    return;
+                }
             }
         }
+        atomic::wait(turn);
     }
+}
 
-    /// What [`Self::charge`] would say, without counting anything or taking an entry.
-    pub fn peek(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> Decision {
-        let fingerprint = fingerprint.max(1);
-        let word =
-            self.set(fingerprint).find(fingerprint).map_or(0, |word| word.load(Ordering::Relaxed));
-        meter.charge(word, now_ns).0
-    }
+/// Counts in the word of all who found no entry, which nobody ever takes.
+fn charge_shared(view: View<'_>, hash: u64, cost: u64, now_ns: u64) -> (Decision, Option<Receipt>) {
+    atomic::add(view.full(), 1);
+    let outcome = charge_word(view, Held::Shared(view.overflow()), cost, now_ns);
+    let (decision, generation) = outcome.unwrap_or_else(|| {
+        let (generation, meter) = view.current();
+        (meter.charge(0, cost, now_ns).0, generation)
+    });
+    let receipt = Receipt { hash, cost, then_ns: now_ns, generation, is_shared: true };
+    (decision, decision.allowed.then_some(receipt))
+}
 
-    /// Entries in use, and requests that found no entry.
-    pub fn usage(&self) -> (u64, u64) {
-        let totals = self.line(self.sets);
-        (totals[ENTRIES].load(Ordering::Relaxed), totals[FULL].load(Ordering::Relaxed))
-    }
-
-    fn line(&self, index: usize) -> &Line {
-        match &self.lines {
-            Lines::Own(lines) => &lines[index].0,
-            Lines::Shared(slot, start) => &slot.lines()[start + index],
+/// Charges a word by the parameters in force; `None` if it changed hands meanwhile.
+fn charge_word(view: View<'_>, held: Held<'_>, cost: u64, now_ns: u64) -> Option<(Decision, u64)> {
+    let word = held.word();
+    loop {
+        let seen = atomic::load(word);
+        // Only then is what was seen this client's: a word is written after its owner.
+        if !held.is_still_ours() {
+            return None;
         }
-    }
-
-    fn set(&self, fingerprint: u64) -> Set<'_> {
-        // The low bits choose the set.
-        #[expect(clippy::cast_possible_truncation, reason = "masked by the number of sets")]
-        let index = fingerprint as usize & (self.sets - 1);
-        Set(self.line(index))
-    }
-
-    /// The word that counts for this client.
-    fn word(&self, fingerprint: u64, meter: &Meter, now_ns: u64) -> &AtomicU64 {
-        let fingerprint = fingerprint.max(1);
-        let set = self.set(fingerprint);
-        loop {
-            if let Some(word) = set.find(fingerprint) {
-                return word;
-            }
-            let Some((way, held)) = set.reusable(meter, now_ns) else {
-                let totals = self.line(self.sets);
-                totals[FULL].fetch_add(1, Ordering::Relaxed);
-                return &totals[OVERFLOW];
-            };
-            let (owner, word) = set.way(way);
-            // An idle word means the same as a fresh one, so only the fingerprint changes hands.
-            if owner
-                .compare_exchange(held, fingerprint, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-            {
-                continue;
-            }
-            if held == FREE {
-                self.line(self.sets)[ENTRIES].fetch_add(1, Ordering::Relaxed);
-            }
-            // Another thread may have inserted the same client in an earlier way meanwhile: the
-            // first one counts for everybody, this one stays unused until it is taken again.
-            return set.find(fingerprint).unwrap_or(word);
+        // Whoever was making the entry ended in the midst of it.
+        if View::is_abandoned(seen, now_ns) {
+            let _newer = atomic::change(word, seen, 0);
+            continue;
+        }
+        let (generation, meter, state) = view.convert(seen, now_ns)?;
+        let (decision, next) = meter.charge(state, cost, now_ns);
+        if !decision.allowed {
+            return Some((decision, generation));
+        }
+        let next = Word::Written(generation, next).bits();
+        if atomic::change(word, seen, next).is_ok() {
+            settle(view, word, generation, now_ns);
+            return Some((decision, generation));
         }
     }
 }
 
-impl<'a> Set<'a> {
-    /// Fingerprint and word of a way.
-    fn way(self, way: usize) -> (&'a AtomicU64, &'a AtomicU64) {
-        (&self.0[2 * way], &self.0[2 * way + 1])
+/// Converts a word just written, if the parameters have changed meanwhile: whoever swept may have
+/// been here before.
+fn settle(view: View<'_>, word: &AtomicU64, generation: u64, now_ns: u64) {
+    let mut written = generation;
+    while !view.is_current(written) {
+        let seen = atomic::load(word);
+        let Some((current, _, state)) = view.convert(seen, now_ns) else { return };
+        if Word::read(seen) == Word::Written(current, state)
+            || atomic::change(word, seen, Word::Written(current, state).bits()).is_ok()
+        {
+            written = current;
+        }
+    }
+}
+
+/// What came of the making of an entry.
+enum Made {
+    Now((Decision, u64)),
+    Already,
+    NoRoom,
+}
+
+/// Makes the client's entry, charged.
+fn make(view: View<'_>, places: Places<'_>, cost: u64, now_ns: u64) -> Made {
+    let (generation, meter) = view.current();
+    let (decision, next) = meter.charge(0, cost, now_ns);
+    if !decision.allowed {
+        return Made::Now((decision, generation));
+    }
+    let Some(_lock) = Lock::take(places.arena.lock(places.fingerprint >> SLOT_BITS), now_ns) else {
+        return Made::NoRoom;
+    };
+    if places.find().is_some() {
+        return Made::Already;
+    }
+    let next = Word::Written(generation, next).bits();
+    for _ in 0..WAYS {
+        let Some((set, entry, seen)) = places.room(now_ns) else {
+            return Made::NoRoom;
+        };
+        let Some(was_free) = take(entry, seen, places.fingerprint, now_ns) else {
+            continue;
+        };
+        places.arena.touch(set);
+        if was_free {
+            atomic::add(places.arena.entries(), 1);
+        }
+        let changing = Word::Changing(now_ns).bits();
+        if atomic::change(entry.word, changing, next).is_ok() {
+            settle(view, entry.word, generation, now_ns);
+            return Made::Now((decision, generation));
+        }
+    }
+    Made::NoRoom
+}
+
+/// Takes an entry of which `seen` was seen: its owner and its word. Its word then says that it
+/// changes hands since `now_ns`, and its owner is `fingerprint`. Whether it was nobody's before;
+/// `None` if somebody else was faster.
+pub(super) fn take(
+    entry: Entry<'_>,
+    (owner, word): (u64, u64),
+    fingerprint: u64,
+    now_ns: u64,
+) -> Option<bool> {
+    atomic::change(entry.word, word, Word::Changing(now_ns).bits()).ok()?;
+    if atomic::change(entry.owner, owner, fingerprint).is_err() {
+        // The word was judged by what another owner's would mean.
+        let _gone = atomic::change(entry.word, Word::Changing(now_ns).bits(), word);
+        return None;
+    }
+    Some(owner == FREE)
+}
+
+impl Held<'_> {
+    fn word(&self) -> &AtomicU64 {
+        match self {
+            Self::Entry(entry, _) => entry.word,
+            Self::Shared(word) => word,
+        }
     }
 
-    fn ways(self) -> impl Iterator<Item = (&'a AtomicU64, &'a AtomicU64)> {
-        let (pairs, _) = self.0.as_chunks::<2>();
-        pairs.iter().map(|[fingerprint, word]| (fingerprint, word))
+    fn is_still_ours(&self) -> bool {
+        match self {
+            Self::Entry(entry, fingerprint) => atomic::load(entry.owner) == *fingerprint,
+            Self::Shared(_) => true,
+        }
+    }
+}
+
+impl<'a> Places<'a> {
+    fn new(slot: &'a Slot, hash: u64) -> Self {
+        let arena = &*slot.arena;
+        let mask = arena.sets() as u64 - 1;
+        let index = |bits: u64| usize::try_from(bits & mask).unwrap_or_default();
+        let first = index(hash >> SLOT_BITS);
+        let second = index(hash >> 32);
+        let second = if second == first { first ^ usize::from(mask > 0) } else { second };
+        let fingerprint = (hash & !(SLOTS as u64 - 1)) | slot.index as u64;
+        Self { arena, sets: [first, second], fingerprint }
     }
 
-    /// The word of this fingerprint.
-    fn find(self, fingerprint: u64) -> Option<&'a AtomicU64> {
-        self.ways()
-            .find(|(owner, _)| owner.load(Ordering::Acquire) == fingerprint)
-            .map(|(_, word)| word)
-    }
-
-    /// The first way that may be taken, and the fingerprint it holds.
-    fn reusable(self, meter: &Meter, now_ns: u64) -> Option<(usize, u64)> {
-        self.ways().enumerate().find_map(|(way, (owner, word))| {
-            let held = owner.load(Ordering::Acquire);
-            (held == FREE || meter.is_idle(word.load(Ordering::Relaxed), now_ns))
-                .then_some((way, held))
+    /// The client's entry.
+    fn find(self) -> Option<Entry<'a>> {
+        self.sets.into_iter().find_map(|set| {
+            entries(self.arena.set(set)).find(|e| atomic::load(e.owner) == self.fingerprint)
         })
     }
+
+    /// An entry that may be taken, its set, and what it was seen to say: where there is more room.
+    fn room(self, now_ns: u64) -> Option<(usize, Entry<'a>, (u64, u64))> {
+        let [first, second] = self.sets;
+        let in_first = Room::of(self.arena, first, now_ns);
+        if in_first.count >= ROOMY {
+            return in_first.idle;
+        }
+        let in_second = Room::of(self.arena, second, now_ns);
+        let roomier = if in_second.count > in_first.count { in_second } else { in_first };
+        roomier.idle.or(in_second.unwanted).or(in_first.unwanted)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{sync::Barrier, time::Duration};
+/// What of a set may be taken.
+#[derive(Clone, Copy)]
+struct Room<'a> {
+    count: usize,
+    idle: Option<(usize, Entry<'a>, (u64, u64))>,
+    /// In debt to a limit that is in force no more.
+    unwanted: Option<(usize, Entry<'a>, (u64, u64))>,
+}
 
-    use super::*;
-    use crate::policy::Rate;
-
-    const NOW: u64 = 1_000_000_000_000;
-
-    fn bucket(count: u64, burst: u64) -> Meter {
-        let rate = Rate { count, period: Duration::from_hours(1) };
-        Meter::token_bucket(rate, burst)
-    }
-
-    #[test]
-    fn clients_do_not_share_a_budget() {
-        let table = Table::new(1024);
-        let meter = bucket(1, 3);
-        for client in 1..=200_u64 {
-            let fingerprint = client.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            for _ in 0..3 {
-                assert!(table.charge(fingerprint, &meter, NOW).allowed);
+impl<'a> Room<'a> {
+    fn of(arena: &'a Arena, set: usize, now_ns: u64) -> Self {
+        let mut room = Self { count: 0, idle: None, unwanted: None };
+        for entry in entries(arena.set(set)) {
+            let seen = (atomic::load(entry.owner), atomic::load(entry.word));
+            let slot = View::of(arena, slot_of(seen.0));
+            let is_free = seen.0 == FREE && seen.1 == 0;
+            if is_free || slot.is_idle(seen.1, now_ns) {
+                room.count += 1;
+                room.idle.get_or_insert((set, entry, seen));
+            } else if !slot.is_in_force() && matches!(Word::read(seen.1), Word::Written(..)) {
+                room.unwanted.get_or_insert((set, entry, seen));
             }
-            assert!(!table.peek(fingerprint, &meter, NOW).allowed);
-            assert!(!table.charge(fingerprint, &meter, NOW).allowed);
         }
-        assert_eq!(table.usage(), (200, 0));
+        room
     }
+}
 
-    #[test]
-    fn a_full_set_evicts_nobody_in_debt_and_shares_one_entry() {
-        let table = Table::new(WAYS);
-        let meter = bucket(1, 2);
-        for client in 1..=8 {
-            table.charge(client, &meter, NOW);
-            table.charge(client, &meter, NOW);
+/// A lock that is released when dropped.
+struct Lock<'a>(&'a AtomicU64, u64);
+
+impl<'a> Lock<'a> {
+    /// Takes it, from nobody or from somebody who is long gone.
+    fn take(lock: &'a AtomicU64, now_ns: u64) -> Option<Self> {
+        let stamp = now_ns.max(1);
+        for turn in 0..PATIENCE {
+            let seen = atomic::load(lock);
+            if (seen == 0 || now_ns.saturating_sub(seen) > GONE_NS)
+                && atomic::change(lock, seen, stamp).is_ok()
+            {
+                return Some(Self(lock, stamp));
+            }
+            atomic::wait(turn);
         }
-        assert!(table.charge(100, &meter, NOW).allowed);
-        assert!(table.charge(101, &meter, NOW).allowed);
-        assert!(!table.charge(102, &meter, NOW).allowed, "newcomers share a budget");
-        for client in 1..=8 {
-            assert!(!table.charge(client, &meter, NOW).allowed, "{client} is still in debt");
-        }
-        assert_eq!(table.usage(), (8, 3));
-        let later = NOW + 3 * 3_600_000_000_000;
-        assert!(table.charge(103, &meter, later).allowed, "an idle entry is reused");
-        assert_eq!(table.usage(), (8, 3));
+        None
     }
+}
 
-    #[test]
-    fn threads_together_admit_what_one_would() {
-        const THREADS: u64 = 4;
-        for meter in [
-            bucket(1, 1000),
-            Meter::fixed_window(1000, Duration::from_hours(1)),
-            Meter::SlidingWindow { count: 1000, period_ns: 3_600_000_000_000 },
-        ] {
-            let table = Table::new(1024);
-            let barrier = Barrier::new(usize::try_from(THREADS).unwrap());
-            let admitted: u64 = std::thread::scope(|scope| {
-                let workers: Vec<_> = (0..THREADS)
-                    .map(|_| {
-                        scope.spawn(|| {
-                            barrier.wait();
-                            (0..1000).filter(|_| table.charge(42, &meter, NOW).allowed).count()
-                                as u64
-                        })
-                    })
-                    .collect();
-                workers.into_iter().map(|worker| worker.join().unwrap()).sum()
-            });
-            assert!((1000..1000 + THREADS).contains(&admitted), "{admitted} of 1000");
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        // Unless it was taken away.
+        let _gone = atomic::change(self.0, self.1, 0);
+    }
+}
+
+/// Converts what an entry says to the parameters in force, or frees it if that is nothing.
+/// So are those of a slot that was given away.
+pub(super) fn tidy(arena: &Arena, entry: Entry<'_>, now_ns: u64) {
+    loop {
+        let owner = atomic::load(entry.owner);
+        let seen = atomic::load(entry.word);
+        if owner == FREE {
+            return;
         }
+        let view = View::of(arena, slot_of(owner));
+        if view.is_cleared() || view.is_idle(seen, now_ns) {
+            if take(entry, (owner, seen), FREE, now_ns).is_some() {
+                let _newer = atomic::change(entry.word, Word::Changing(now_ns).bits(), 0);
+                atomic::add(arena.entries(), u64::MAX);
+                return;
+            }
+            continue;
+        }
+        let Some((generation, _, state)) = view.convert(seen, now_ns) else { return };
+        let next = Word::Written(generation, state).bits();
+        let is_done = next == seen
+            || atomic::load(entry.owner) == owner && atomic::change(entry.word, seen, next).is_ok();
+        if is_done {
+            return;
+        }
+    }
+}
+
+/// Converts what all who found no entry share.
+pub(super) fn tidy_shared(view: View<'_>, now_ns: u64) {
+    let seen = atomic::load(view.overflow());
+    if let Word::Written(generation, _) = Word::read(seen) {
+        settle(view, view.overflow(), generation, now_ns);
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 pub use super::{
     auth::{ApiKeyPolicy, AuthKind, AuthPolicy, KeyRecord},
+    limits::LimitPolicy,
     upstream::UpstreamPolicy,
 };
 
@@ -188,6 +189,8 @@ pub struct RoutePolicy {
     pub scopes: Vec<String>,
     /// Indices into `limits`.
     pub limits: Vec<usize>,
+    /// What a request weighs in `limits`; `None`: what each of them says.
+    pub cost: Option<u64>,
     /// Index into `cors`; `None`: no CORS headers, preflights go upstream.
     pub cors: Option<usize>,
     /// Index into `headers`.
@@ -242,57 +245,6 @@ pub enum RouteAuth {
     Public,
     /// Whoever passes any of these (indices into `auth`); never empty.
     AnyOf(Vec<usize>),
-}
-
-/// One rate limit.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct LimitPolicy {
-    /// Its name in the configuration and in the `RateLimit` fields.
-    pub name: String,
-    /// How it counts.
-    pub algorithm: Algorithm,
-    /// What it counts by.
-    pub key: LimitKey,
-    /// The rate.
-    pub rate: Rate,
-    /// How many at once (token bucket).
-    pub burst: u64,
-    /// Whether authenticated requests are counted too.
-    pub applies_to: AppliesTo,
-    /// Enforce, or only count.
-    pub mode: Mode,
-}
-
-/// How a limit counts.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// At most burst + rate x time.
-    TokenBucket,
-    /// Previous window weighted by its overlap, plus the current one.
-    SlidingWindow,
-    /// Count per aligned window.
-    FixedWindow,
-}
-
-/// What a limit counts by.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitKey {
-    /// Client address (IPv6 by /64).
-    Client,
-    /// Authenticated principal, else the client address.
-    Principal,
-}
-
-/// Which requests a limit counts.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AppliesTo {
-    /// Only those without a principal.
-    Unauthenticated,
-    /// All.
-    All,
 }
 
 /// One CORS policy (Fetch standard, "CORS protocol").

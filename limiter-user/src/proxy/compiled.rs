@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::{
     compiled_auth::Scheme,
     compiled_cors::Cors,
+    compiled_limits::Limit,
     content::Budget,
     jwks::Issuers,
     overload::known_meter,
@@ -25,12 +26,12 @@ use super::{
 use crate::{
     clock,
     credentials::replay::Replays,
-    limits::{AddressKey, Counter, Counters, Key, Meter},
+    limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
     policy::{
         HttpPolicy, Mode, Rate,
         http::{
-            AccessFormat, AppliesTo, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy,
-            HttpBounds, HttpTimeouts, LimitKey, LimitPolicy, RouteAuth, RoutePolicy,
+            AccessFormat, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy, HttpBounds,
+            HttpTimeouts, RouteAuth, RoutePolicy,
         },
         routing::Router,
     },
@@ -78,6 +79,8 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// For bodies that stages look at as a whole.
     pub(super) inspection: Arc<Budget>,
+    /// Requests that wait for their turn.
+    pub(super) waiting: Arc<UnderWay>,
     /// Signed messages that were accepted, if any are.
     pub(super) replays: Option<Arc<Replays>>,
     /// Tokens that were verified lately, on any core.
@@ -115,11 +118,11 @@ impl Guard {
         if self.mode == Mode::Monitor {
             return Ok(());
         }
-        let failures = self.failures.peek(Key::Address(client), now_ns);
+        let failures = self.failures.peek(Key::address(client), 1, now_ns);
         if !failures.allowed {
             return Err(failures.retry_after_ns);
         }
-        let work = self.work.charge(Key::Address(client), now_ns).decision;
+        let work = self.work.charge(Key::address(client), 1, now_ns).verdict.decision;
         if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
     }
 
@@ -133,8 +136,8 @@ impl Guard {
         whose: &str,
         now_ns: u64,
     ) -> Result<(), u64> {
-        let failures = self.failures.peek(Key::Address(client), now_ns);
-        let work = self.work.peek(Key::Principal(whose), now_ns);
+        let failures = self.failures.peek(Key::address(client), 1, now_ns);
+        let work = self.work.peek(Key::principal(whose), 1, now_ns);
         match self.mode {
             Mode::Enforce if !work.allowed => Err(work.retry_after_ns),
             Mode::Enforce if !known && !failures.allowed => Err(failures.retry_after_ns),
@@ -144,7 +147,7 @@ impl Guard {
 
     /// A signature of `whose` was checked, and wrong.
     pub(super) fn checked_in_vain(&self, whose: &str, now_ns: u64) {
-        self.work.charge(Key::Principal(whose), now_ns);
+        self.work.charge(Key::principal(whose), 1, now_ns);
     }
 }
 
@@ -170,6 +173,8 @@ pub(super) struct Route {
     /// What a caller without them is told (RFC 6750, 3.1).
     pub(super) scope_challenge: HeaderValue,
     pub(super) limits: Vec<usize>,
+    /// What a request weighs, whatever its limits say.
+    pub(super) cost: Option<u64>,
     pub(super) cors: Option<usize>,
     pub(super) headers: Option<usize>,
     pub(super) allow: Option<Vec<IpNet>>,
@@ -180,20 +185,6 @@ pub(super) struct Route {
     pub(super) max_body_bytes: u64,
     /// Empty: any.
     pub(super) content_types: Vec<String>,
-}
-
-/// One rate limit.
-#[derive(Debug)]
-pub(super) struct Limit {
-    pub(super) mode: Mode,
-    pub(super) key: LimitKey,
-    pub(super) applies_to: AppliesTo,
-    pub(super) name: Arc<str>,
-    pub(super) counter: Arc<Counter>,
-    /// Its name as an sf-String with quotes.
-    pub(super) quoted_name: String,
-    /// Its item of `RateLimit-Policy`.
-    pub(super) policy_field: HeaderValue,
 }
 
 /// Headers to remove and to set.
@@ -228,23 +219,20 @@ impl Compiled {
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
         let Lasting { counters, upstreams, inspection, replays, issuers, verified, stores } =
             lasting;
+        counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::token_bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
         let guard = Guard {
             mode: policy.guard.mode,
-            failures: counters.counter(GUARD_COUNTER, failures, guard_period),
-            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1)),
+            failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
+            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1))?,
         };
-        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1));
+        let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1))?;
         let limits: Vec<Limit> = policy
             .limits
             .iter()
-            .map(|limit| compile_limit(limit, counters))
+            .map(|limit| Limit::new(limit, counters, policy.store.is_some()))
             .collect::<Result<_, _>>()?;
-        counters.retain(|name| {
-            [GUARD_COUNTER, WORK_COUNTER, KNOWN_COUNTER].contains(&name)
-                || policy.limits.iter().any(|limit| limit.name == name)
-        });
         let routes: Vec<Route> = policy
             .routes
             .iter()
@@ -259,7 +247,7 @@ impl Compiled {
             kept.widen(seconds, now);
         }
         let (finder, groups) = group(&policy.routes, &routes)?;
-        Ok(Self {
+        let compiled = Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
             access_log: policy.access_log.as_ref().map(|log| log.format),
@@ -268,6 +256,7 @@ impl Compiled {
             trusted: policy.trusted.clone(),
             guard,
             inspection: Arc::clone(inspection),
+            waiting: Arc::clone(counters.under_way()),
             replays: replays.clone(),
             verified: Arc::clone(verified),
             known,
@@ -283,7 +272,9 @@ impl Compiled {
             ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.
             upstreams: upstreams.select(&asked)?,
-        })
+        };
+        counters.commit();
+        Ok(compiled)
     }
 }
 
@@ -295,7 +286,7 @@ const KNOWN_COUNTER: &str = "\0known";
 /// Signatures of one address that are checked: what many people behind it need when all come at
 /// once, and a hundredth of a core.
 fn unverified_work() -> Meter {
-    Meter::token_bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
+    Meter::bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
 }
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
@@ -340,6 +331,7 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             "scopes",
         )?,
         limits: route.limits.clone(),
+        cost: route.cost,
         cors: route
             .cors
             .map(|index| within(index, policy.cors.len(), "cors policy"))
@@ -405,28 +397,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
     Ok((finder, groups))
 }
 
-fn compile_limit(policy: &LimitPolicy, counters: &mut Counters) -> Result<Limit, String> {
-    let meter = Meter::new(policy);
-    let quoted_name = format!("\"{}\"", policy.name.replace('\\', "\\\\").replace('"', "\\\""));
-    let seconds = ceil_seconds(policy.rate.period);
-    Ok(Limit {
-        mode: policy.mode,
-        key: policy.key,
-        applies_to: policy.applies_to,
-        name: policy.name.as_str().into(),
-        policy_field: constant(
-            &format!("{quoted_name};q={};w={seconds}", meter.limit()),
-            "limit name",
-        )?,
-        quoted_name,
-        counter: counters.counter(&policy.name, meter, policy.rate.period),
-    })
-}
-
-fn ceil_seconds(period: Duration) -> u64 {
-    period.as_secs() + u64::from(period.subsec_nanos() > 0)
-}
-
 fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     Ok(Headers {
         set: policy
@@ -438,7 +408,7 @@ fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
     })
 }
 
-fn name(text: &str) -> Result<HeaderName, String> {
+pub(super) fn name(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("header name {text:?}"))
 }
 
@@ -448,7 +418,7 @@ fn value(text: &str, what: &str) -> Result<HeaderValue, String> {
 
 /// As [`value`], for what nearly every response carries: copied without counting references. Its
 /// text stays in memory for ever, once however often a policy is loaded.
-fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
+pub(super) fn constant(text: &str, what: &str) -> Result<HeaderValue, String> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     value(text, what)?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

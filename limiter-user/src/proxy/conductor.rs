@@ -28,6 +28,7 @@ use super::{
     upstream::Directory,
 };
 use crate::{
+    clock,
     limits::arena::Arena,
     link::{
         FromProxy, ProxyCounters, ServerNotice, StoreNotice, ToProxy,
@@ -312,6 +313,7 @@ impl Conductor {
     }
 
     fn count(&mut self) {
+        self.lasting.counters.sweep(clock::monotonic_ns());
         let totals = self.totals();
         if totals != self.last_counters && self.outbox.is_some() {
             self.last_counters = totals.clone();

@@ -276,14 +276,14 @@ impl Core {
     /// Whether there is too much to do for a request of this client, unless it is known.
     pub(super) fn sheds_request(&self, policy: &Compiled, client: AddressKey, now_ns: u64) -> bool {
         self.overload.is_on()
-            && !policy.known.has_any(Key::Address(client), now_ns)
+            && !policy.known.has_any(Key::address(client), now_ns)
             && self.overload.refuses_request(self.random_word())
     }
 
     /// As [`Self::sheds_request`] for a connection.
     pub(super) fn sheds_connection(&self, policy: &Compiled, client: AddressKey) -> bool {
         self.overload.is_on()
-            && !policy.known.has_any(Key::Address(client), clock::coarse_monotonic_ns())
+            && !policy.known.has_any(Key::address(client), clock::coarse_monotonic_ns())
             && self.overload.refuses_connection(self.random_word())
     }
 

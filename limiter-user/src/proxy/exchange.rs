@@ -184,8 +184,10 @@ impl Exchange {
         response: Response<Source>,
     ) -> Response<ResponseBody> {
         let (mut parts, source) = response.into_parts();
-        self.complete(&mut parts.headers);
         self.status = parts.status.as_u16();
+        let in_force = Rc::clone(&self.in_force);
+        self.quota.settle(&in_force.policy, self.status, clock::monotonic_ns);
+        self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
         }
@@ -206,7 +208,7 @@ impl Exchange {
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
-        self.quota.apply(policy, self.unix_seconds(), headers);
+        self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
@@ -327,8 +329,8 @@ impl Drop for Exchange {
         counters.respond(self.status);
         if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
             self.tell(client, ObservedOutcome::Authenticated);
-            let key = Key::Address(AddressKey::new(client));
-            self.in_force.policy.known.charge(key, self.now_ns);
+            let key = Key::address(AddressKey::new(client));
+            self.in_force.policy.known.charge(key, 1, self.now_ns);
         }
         self.connection.end_request(&self.watch, self.in_force.policy.timeouts.idle);
     }

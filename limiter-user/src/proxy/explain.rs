@@ -21,7 +21,10 @@ use super::{
     tokens::Tokens,
     upstream::Directory,
 };
-use crate::{policy::HttpPolicy, refusal::Refusal};
+use crate::{
+    policy::{HttpPolicy, http::LimitPolicy},
+    refusal::Refusal,
+};
 
 /// A request that nobody sent.
 #[derive(Clone, Debug)]
@@ -136,12 +139,22 @@ fn stages(
         None => told.push("authentication waits for what only a request can tell".to_owned()),
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
-    told.extend(limits.map(|limit| {
-        let period = crate::events::text::duration(limit.rate.period);
-        format!("counted by limit {}: {} in {period}", limit.name, limit.rate.count)
-    }));
+    told.extend(limits.map(|limit| format!("counted by limit {}{}", limit.name, amounts(limit))));
     let upstream = &policy.upstreams[written.upstream];
     let sent = transform::target(route, target.path_and_query);
     told.push(format!("goes to upstream {} as {}", upstream.name, sent.path()));
     Ok(())
+}
+
+/// How much a limit allows.
+fn amounts(limit: &LimitPolicy) -> String {
+    let amounts = limit.quota.iter().flat_map(|quota| quota.amounts.each());
+    let quota = amounts.map(|(tier, amount)| {
+        let period = crate::events::text::duration(amount.rate.period);
+        let tier = tier.map_or_else(String::new, |tier| format!("{tier} "));
+        format!("{tier}{} in {period}", amount.rate.count)
+    });
+    let concurrent = limit.concurrent.map(|most| format!("{most} at once"));
+    let all: Vec<String> = quota.chain(concurrent).collect();
+    format!(": {}", all.join(", "))
 }

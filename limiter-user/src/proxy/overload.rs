@@ -207,7 +207,7 @@ impl Watchman {
 /// A bucket that says who is known: each success takes one token of two, and who has taken any
 /// within the last half hour to hour is known.
 pub(super) fn known_meter() -> Meter {
-    Meter::token_bucket(Rate { count: 2, period: Duration::from_hours(1) }, 2)
+    Meter::bucket(Rate { count: 2, period: Duration::from_hours(1) }, 2)
 }
 
 /// Whether this process takes more memory than is good, or the host has none left.
@@ -255,7 +255,7 @@ fn control_group_limit() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{AddressKey, Counter, Key};
+    use crate::limits::{AddressKey, Counters, Key};
 
     const FULL: Load =
         Load { late_ns: 0, requests: (80, 100), connections: (0, 100), is_short_of_memory: false };
@@ -299,15 +299,16 @@ mod tests {
     #[test]
     fn a_success_makes_known_for_a_while() {
         const MINUTE: u64 = 60_000_000_000;
-        let known = Counter::with_capacity(known_meter(), Duration::from_hours(1), 64);
-        let key = Key::Address(AddressKey::new("192.0.2.1".parse().unwrap()));
+        let mut counters = Counters::default();
+        let known = counters.counter("x", known_meter(), Duration::from_hours(1)).unwrap();
+        let key = Key::address(AddressKey::new("192.0.2.1".parse().unwrap()));
         let is_known = |now_ns| known.has_any(key, now_ns);
         let begin = 1_000 * MINUTE;
         assert!(!is_known(begin));
-        known.charge(key, begin);
+        known.charge(key, 1, begin);
         assert!(is_known(begin + 29 * MINUTE) && !is_known(begin + 31 * MINUTE));
         for turn in 0..100 {
-            known.charge(key, begin + turn * MINUTE);
+            known.charge(key, 1, begin + turn * MINUTE);
         }
         assert!(is_known(begin + 125 * MINUTE) && !is_known(begin + 170 * MINUTE));
     }

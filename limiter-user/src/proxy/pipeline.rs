@@ -24,15 +24,14 @@ use super::{
     content::Content,
     core::{Core, InForce},
     exchange::Exchange,
-    forward_auth,
+    forward_auth, limiting,
     proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
     stage::{
         address,
         auth::{self, Authenticated},
-        bans, client_address, cors, guard, limits, media_type, redirect, route, target, trace,
-        transform,
+        bans, client_address, cors, guard, media_type, redirect, route, target, trace, transform,
     },
     upstream,
     watch::Watch,
@@ -150,19 +149,19 @@ async fn admit(
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
-    authenticate(exchange, policy, route, &client, (parts, &mut content)).await?;
+    if let Err(reply) = authenticate(exchange, policy, route, &client, (parts, &mut content)).await
+    {
+        return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply).await);
+    }
     if exchange.principal.is_none()
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
     {
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
     }
-    exchange.quota = limits::charge(policy, route, &client, exchange.principal.as_ref(), now_ns);
-    if exchange.quota.is_violated() {
-        let violations: Vec<(Mode, Refusal)> = exchange.quota.violations(policy).collect();
-        for (mode, refusal) in violations {
-            exchange.enforce(mode, refusal)?;
-        }
+    if !route.limits.is_empty() && !client.trusted {
+        limiting::charge(exchange, route, &client, &parts.headers).await?;
+        limiting::wait_turn(exchange).await?;
     }
     declared_length(route, &parts.headers)?;
     media_type::check(route, parts, !is_without_body)?;

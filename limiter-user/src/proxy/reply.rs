@@ -37,6 +37,8 @@ pub(super) struct Reply {
     close: bool,
     /// What is said instead of the problem document.
     instead: Option<Box<(StatusCode, Bytes)>>,
+    /// Further members of the problem document.
+    members: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,6 +57,7 @@ impl Reply {
             answer: Answer::Refused(refusal),
             headers: Vec::new(),
             instead: None,
+            members: String::new(),
             close: matches!(
                 refusal,
                 Refusal::MalformedRequest
@@ -69,13 +72,13 @@ impl Reply {
 
     /// Says that all is well, such as to a preflight, without a body.
     pub(super) fn empty() -> Self {
-        Self { answer: Answer::Empty, headers: Vec::new(), close: false, instead: None }
+        Self { answer: Answer::Empty, close: false, ..Self::refuse(Refusal::NotFound) }
     }
 
     /// Sends the client elsewhere, for good.
     pub(super) fn redirect(location: &str) -> Self {
         let reply =
-            Self { answer: Answer::Redirect, headers: Vec::new(), close: false, instead: None };
+            Self { answer: Answer::Redirect, close: false, ..Self::refuse(Refusal::NotFound) };
         match HeaderValue::from_str(location) {
             Ok(location) => reply.with(LOCATION, location),
             Err(_) => Self::refuse(Refusal::MalformedRequest),
@@ -90,6 +93,14 @@ impl Reply {
         body: Bytes,
     ) -> Self {
         Self { headers, instead: Some(Box::new((status, body))), ..Self::refuse(refusal) }
+    }
+
+    /// With the names of the limits that refuse (`violated-policies`).
+    pub(super) fn violating(mut self, names: &[&str]) -> Self {
+        if let Ok(names) = serde_json::to_string(names) {
+            self.members = format!(",\"violated-policies\":{names}");
+        }
+        self
     }
 
     /// With one more header.
@@ -134,7 +145,7 @@ impl Reply {
                 body
             }
             Answer::Refused(refusal) => {
-                let said = say(refusal, wording, request_id);
+                let said = say(refusal, wording, request_id, &self.members);
                 *response.status_mut() = said.status;
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static(said.media_type));
@@ -168,7 +179,7 @@ pub(super) fn raw(
     request_id: &HeaderValue,
     with_body: bool,
 ) -> Vec<u8> {
-    let Said { status, media_type, body } = say(refusal, shape.into(), request_id);
+    let Said { status, media_type, body } = say(refusal, shape.into(), request_id, "");
     let retry = if refusal == Refusal::Overloaded { "retry-after: 1\r\n" } else { "" };
     let mut answer = format!(
         "HTTP/1.1 {status}\r\n{retry}content-type: {media_type}\r\n\
@@ -195,12 +206,12 @@ struct Said {
     body: Bytes,
 }
 
-fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue) -> Said {
+fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue, members: &str) -> Said {
     match wording.shape {
         ErrorShape::Problem => Said {
             status: status(refusal),
             media_type: "application/problem+json",
-            body: problem(refusal, request_id),
+            body: problem(refusal, request_id, members),
         },
         ErrorShape::ElizaOs => {
             let words = elizaos::words(refusal, wording.limit);
@@ -216,7 +227,7 @@ fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue) -> Said
 /// Problem type and title: registered ones where there is one, else those of the status code.
 fn describe(refusal: Refusal) -> (&'static str, &'static str) {
     match refusal {
-        Refusal::RateLimited | Refusal::RateLimitedFar => (
+        Refusal::RateLimited | Refusal::RateLimitedFar | Refusal::ConcurrencyLimited => (
             "https://iana.org/assignments/http-problem-types#quota-exceeded",
             "Request cannot be satisfied as assigned quota has been exceeded",
         ),
@@ -231,13 +242,15 @@ fn describe(refusal: Refusal) -> (&'static str, &'static str) {
 /// Bytes of a problem document around its texts, with a status of three digits.
 const FRAME_BYTES: usize = 51;
 
-/// The body. A request id is `[A-Za-z0-9._-]`, so it needs no escaping.
-fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
+/// The body, with further members (each after a comma). A request id is `[A-Za-z0-9._-]`, so it
+/// needs no escaping.
+fn problem(refusal: Refusal, request_id: &HeaderValue, members: &str) -> Bytes {
     let (kind, title) = describe(refusal);
     let status = refusal.status();
     let id = request_id.as_bytes();
     // Exactly as long as it gets: shared memory with room to spare is allocated twice.
-    let mut body = Vec::with_capacity(FRAME_BYTES + kind.len() + title.len() + id.len());
+    let length = FRAME_BYTES + kind.len() + title.len() + id.len() + members.len();
+    let mut body = Vec::with_capacity(length);
     for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"title\":\"", title.as_bytes()] {
         body.extend_from_slice(part);
     }
@@ -245,7 +258,9 @@ fn problem(refusal: Refusal, request_id: &HeaderValue) -> Bytes {
     push_decimal(&mut body, u64::from(status));
     body.extend_from_slice(b",\"request_id\":\"");
     body.extend_from_slice(id);
-    body.extend_from_slice(b"\"}");
+    body.extend_from_slice(b"\"");
+    body.extend_from_slice(members.as_bytes());
+    body.extend_from_slice(b"}");
     Bytes::from(body)
 }
 
@@ -308,7 +323,7 @@ mod tests {
             assert_eq!(decimal(value), value.to_string());
         }
         let id = HeaderValue::from_static("0123456789abcdef");
-        let body = problem(Refusal::RateLimited, &id);
+        let body = problem(Refusal::RateLimited, &id, "");
         let (kind, title) = describe(Refusal::RateLimited);
         assert_eq!(body.len(), FRAME_BYTES + kind.len() + title.len() + id.len());
     }

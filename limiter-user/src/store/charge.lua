@@ -5,7 +5,7 @@
 --   bucket: 'b', price, price's rest, depth, depth's rest, unit, unit's rest, enforced
 --   window: 's' (sliding) or 'f' (fixed), period, most, price, 0, 0, 0, enforced
 -- where price is what the request costs and unit what a cost of one does, times are us and ticks
--- (16000 to a us) beyond them, enforced is 1 or 0 (monitor). A request that an enforced limit refuses
+-- (4000 to a us) beyond them, enforced is 1 or 0 (monitor). A request that an enforced limit refuses
 -- is counted against none.
 -- Returns {now us, 1 if refused, and for each limit its state before: {debt us, debt ticks} or
 -- {previous, current}}; when giving back, now.
@@ -13,7 +13,7 @@
 -- The same arithmetic as limits/algorithm.rs. Lua knows only doubles: whole numbers are exact below
 -- 2^53, so a time in ticks is two numbers. The time is this server's: all hosts count by one clock.
 
-local TICKS = 16000
+local TICKS = 4000
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 

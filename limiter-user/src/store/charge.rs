@@ -11,13 +11,13 @@ use aws_lc_rs::hmac;
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
 use super::{StoreError, Target, connection::CHARGE, script::Script};
-use crate::limits::{Decision, Meter};
+use crate::limits::{Decision, Meter, algorithm::TICKS_PER_NS};
 
 /// All keys begin so.
 const PREFIX: &str = "limiter:";
 
 /// A microsecond in the ticks of a token bucket: the script counts in both.
-const TICKS_PER_US: u64 = 16_000;
+const TICKS_PER_US: u64 = 1000 * TICKS_PER_NS;
 
 /// Bytes of a digest that are used: enough that no two clients share one.
 const IDENTITY_BYTES: usize = 16;
@@ -78,7 +78,7 @@ impl SharedLimit {
 
     const fn kind(&self) -> &'static str {
         match self.meter {
-            Meter::TokenBucket { .. } => "b",
+            Meter::Bucket { .. } => "b",
             Meter::SlidingWindow { .. } => "s",
             Meter::FixedWindow { .. } => "f",
         }
@@ -96,15 +96,15 @@ impl SharedLimit {
     }
 
     /// What the state that the script found means for one more request.
-    fn decide(&self, now_us: u64, [first, second]: [u64; 2]) -> Option<Decision> {
+    fn decide(&self, now_us: u64, [first, second]: [u64; 2], cost: u64) -> Option<Decision> {
         Some(match self.meter {
             // What is owed, as if it were the beginning of time.
-            Meter::TokenBucket { .. } => {
+            Meter::Bucket { .. } => {
                 let owed = first.checked_mul(TICKS_PER_US)?.checked_add(second)?;
-                self.meter.charge(owed, 0).0
+                self.meter.charge(owed, cost, 0).0
             }
             Meter::SlidingWindow { .. } | Meter::FixedWindow { .. } => {
-                self.meter.charge_windows([first, second], now_us.checked_mul(1000)?)
+                self.meter.charge_windows([first, second], cost, now_us.checked_mul(1000)?)
             }
         })
     }
@@ -114,11 +114,11 @@ impl SharedLimit {
 fn numbers(meter: Meter, cost: u64) -> [u64; NUMBERS] {
     let pair = |ticks: u64| [ticks / TICKS_PER_US, ticks % TICKS_PER_US];
     match meter {
-        Meter::TokenBucket { cost_ticks, burst } => {
+        Meter::Bucket { cost_ticks, depth_ticks } => {
             // More than the bucket holds is never allowed, however much more.
-            let price = cost_ticks.saturating_mul(cost.min(burst.saturating_add(1)));
+            let price = cost_ticks.saturating_mul(cost).min(depth_ticks.saturating_add(1));
             let ([price, price_rest], [depth, depth_rest], [unit, unit_rest]) =
-                (pair(price), pair(cost_ticks * burst), pair(cost_ticks));
+                (pair(price), pair(depth_ticks), pair(cost_ticks));
             [price, price_rest, depth, depth_rest, unit, unit_rest]
         }
         Meter::SlidingWindow { count, period_ns } | Meter::FixedWindow { count, period_ns } => {
@@ -202,17 +202,23 @@ pub(super) async fn probe(redis: &mut MultiplexedConnection) -> Result<(), Store
 fn read(answer: &Value, asks: &[Ask<'_>]) -> Option<Charged> {
     let Value::Array(items) = answer else { return None };
     let [now, refused, states @ ..] = items.as_slice() else { return None };
-    let now_us = number(now)?;
+    let (now_us, is_refused) = (number(now)?, number(refused)? == 1);
     if states.len() != asks.len() {
         return None;
     }
     let decide = |(ask, state): (&Ask<'_>, &Value)| {
         let Value::Array(pair) = state else { return None };
         let [first, second] = pair.as_slice() else { return None };
-        ask.limit.decide(now_us, [number(first)?, number(second)?])
+        let state = [number(first)?, number(second)?];
+        let decision = ask.limit.decide(now_us, state, ask.cost.max(1))?;
+        // One that would admit a request which another refuses says where that leaves it.
+        if is_refused && decision.allowed {
+            return ask.limit.decide(now_us, state, 0);
+        }
+        Some(decision)
     };
     let decisions = asks.iter().zip(states).map(decide).collect::<Option<_>>()?;
-    Some(Charged { now_us, decisions, refused: number(refused)? == 1 })
+    Some(Charged { now_us, decisions, refused: is_refused })
 }
 
 fn number(value: &Value) -> Option<u64> {

@@ -98,6 +98,7 @@ mod tests {
     use super::*;
     use crate::{
         limits::{Decision, Meter},
+        policy::Rate,
         store::charge::SharedLimit,
     };
 
@@ -108,6 +109,7 @@ mod tests {
             remaining: 0,
             reset_after_ns: 5_000_000_000,
             retry_after_ns,
+            turn_after_ns: 0,
         };
         Charged { now_us: 1, decisions: vec![decision], refused }
     }
@@ -115,7 +117,7 @@ mod tests {
     #[test]
     fn only_refusals_are_believed_and_not_for_long() {
         let limit = |gives_back| {
-            let meter = Meter::fixed_window(1, Duration::from_secs(1));
+            let meter = Meter::fixed_window(Rate { count: 1, period: Duration::from_secs(1) });
             SharedLimit::new("a", meter, true, gives_back)
         };
         let (strict, lenient) = (limit(false), limit(true));

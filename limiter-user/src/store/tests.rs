@@ -14,7 +14,7 @@ use super::{
     script::{Script, ask},
 };
 use crate::{
-    limits::Meter,
+    limits::{Meter, algorithm::TICKS_PER_NS},
     policy::{Rate, store::StorePolicy},
 };
 
@@ -87,11 +87,15 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 fn bucket(count: u64, period: Duration, burst: u64) -> Meter {
-    Meter::token_bucket(Rate { count, period }, burst)
+    Meter::bucket(Rate { count, period }, burst)
+}
+
+fn fixed(count: u64, period: Duration) -> Meter {
+    Meter::fixed_window(Rate { count, period })
 }
 
 fn sliding(count: u64, period: Duration) -> Meter {
-    Meter::SlidingWindow { count, period_ns: u64::try_from(period.as_nanos()).unwrap() }
+    Meter::sliding_window(Rate { count, period })
 }
 
 #[test]
@@ -106,8 +110,8 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
             (bucket(3, Duration::from_millis(7), 1), false),
             (sliding(9, second), true),
             (sliding(50, Duration::from_mins(1)), false),
-            (Meter::fixed_window(10, Duration::from_secs(2)), true),
-            (Meter::fixed_window(4, Duration::from_millis(333)), false),
+            (fixed(10, Duration::from_secs(2)), true),
+            (fixed(4, Duration::from_millis(333)), false),
         ];
         let limits: Vec<(SharedLimit, Meter, bool)> = meters
             .iter()
@@ -133,11 +137,12 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
             let who = u8::try_from(random.below(3)).unwrap();
             let first = usize::try_from(random.below(7)).unwrap();
             let count = usize::try_from(random.below(4)).unwrap() + 1;
+            let cost = if random.below(4) == 0 { 1 + random.below(6) } else { 1 };
             let chosen: Vec<usize> = (0..count).map(|offset| (first + offset) % 7).collect();
             let key = [who];
             let asks: Vec<Ask<'_>> = chosen
                 .iter()
-                .map(|place| Ask { limit: &limits[*place].0, key: &key, cost: 1 })
+                .map(|place| Ask { limit: &limits[*place].0, key: &key, cost })
                 .collect();
             let charged = bench.charge(&asks).await;
 
@@ -146,12 +151,22 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
                 .iter()
                 .map(|place| {
                     let word = words.get(&(*place, who)).copied().unwrap_or(0);
-                    limits[*place].1.charge(word, now_ns)
+                    limits[*place].1.charge(word, cost, now_ns)
                 })
                 .collect();
             let refused =
                 chosen.iter().zip(&expected).any(|(place, it)| limits[*place].2 && !it.0.allowed);
-            let decisions: Vec<_> = expected.iter().map(|it| it.0).collect();
+            let decisions: Vec<_> = chosen
+                .iter()
+                .zip(&expected)
+                .map(|(place, (decision, _))| {
+                    if !refused || !decision.allowed {
+                        return *decision;
+                    }
+                    let word = words.get(&(*place, who)).copied().unwrap_or(0);
+                    limits[*place].1.charge(word, 0, now_ns).0
+                })
+                .collect();
             assert_eq!(charged.decisions, decisions, "step {step} at {now_us} us");
             assert_eq!(charged.refused, refused, "step {step}");
             if refused {
@@ -184,9 +199,11 @@ fn large_windows_are_weighed_without_rounding() {
             let start = now_us - now_us % period_us;
             let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
             let value = format!("s {start} {period_us} {previous} {current}");
+            let cost = 1 + random.below(9);
             bench.command(&["SET", &key, &value]).await;
-            let charged = bench.charge(&[Ask { limit: &limit, key: b"x", cost: 1 }]).await;
-            let expected = sliding(most, period).charge_windows([previous, current], now_us * 1000);
+            let charged = bench.charge(&[Ask { limit: &limit, key: b"x", cost }]).await;
+            let expected =
+                sliding(most, period).charge_windows([previous, current], cost, now_us * 1000);
             assert_eq!(charged.decisions, [expected]);
             assert_eq!(charged.refused, !expected.allowed, "{value} at {now_us}");
         }
@@ -198,7 +215,7 @@ fn a_clock_that_is_set_back_fills_nothing() {
     run(async {
         let mut bench = Bench::new().await;
         let minute = Duration::from_mins(1);
-        for meter in [bucket(3, minute, 3), sliding(3, minute), Meter::fixed_window(3, minute)] {
+        for meter in [bucket(3, minute, 3), sliding(3, minute), fixed(3, minute)] {
             let limit = SharedLimit::new("back", meter, true, false);
             bench.command(&["FLUSHALL"]).await;
             bench.set_clock(10_000_000_000).await;
@@ -219,9 +236,7 @@ fn a_changed_limit_has_used_as_much_as_before() {
     run(async {
         let mut bench = Bench::new().await;
         let hour = Duration::from_hours(1);
-        let meters = |count| {
-            [bucket(count, hour, count), sliding(count, hour), Meter::fixed_window(count, hour)]
-        };
+        let meters = |count| [bucket(count, hour, count), sliding(count, hour), fixed(count, hour)];
         for before in meters(100) {
             for after in meters(1000) {
                 bench.command(&["FLUSHALL"]).await;
@@ -244,7 +259,7 @@ fn what_is_given_back_can_be_used_again() {
     run(async {
         let mut bench = Bench::new().await;
         let minute = Duration::from_mins(1);
-        for meter in [bucket(4, minute, 4), sliding(4, minute), Meter::fixed_window(4, minute)] {
+        for meter in [bucket(4, minute, 4), sliding(4, minute), fixed(4, minute)] {
             let limit = SharedLimit::new("back", meter, true, false);
             bench.command(&["FLUSHALL"]).await;
             let start_us = 60_000_000 * 20;
@@ -281,7 +296,7 @@ fn keys_hold_no_names_and_expire() {
         let limits = [
             SharedLimit::new("a", bucket(10, Duration::from_secs(1), 10), true, false),
             SharedLimit::new("b", sliding(10, Duration::from_millis(300)), true, false),
-            SharedLimit::new("c", Meter::fixed_window(10, Duration::from_millis(300)), true, false),
+            SharedLimit::new("c", fixed(10, Duration::from_millis(300)), true, false),
         ];
         let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com", cost: 1 });
         charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &asks), &asks).await.unwrap();
@@ -308,8 +323,7 @@ fn keys_hold_no_names_and_expire() {
 fn a_server_that_forgot_the_script_is_sent_it() {
     run(async {
         let mut bench = Bench::new().await;
-        let limit =
-            SharedLimit::new("a", Meter::fixed_window(3, Duration::from_hours(1)), true, false);
+        let limit = SharedLimit::new("a", fixed(3, Duration::from_hours(1)), true, false);
         for flush in [false, true, true] {
             if flush {
                 bench.command(&["SCRIPT", "FLUSH"]).await;
@@ -372,6 +386,7 @@ fn a_wrong_password_is_told_without_it() {
 
 #[test]
 fn the_script_is_the_one_that_is_tested() {
-    assert!(include_str!("charge.lua").contains("redis.call('TIME')"));
+    let ticks = format!("local TICKS = {}\n", 1000 * TICKS_PER_NS);
+    assert!(include_str!("charge.lua").contains(&ticks));
     assert!(format!("{:?}", *CHARGE).contains("redis.call('TIME')"));
 }

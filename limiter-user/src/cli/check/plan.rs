@@ -12,9 +12,10 @@ use crate::policy::{
     EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
     auth::jwt::{JwtKeys, JwtPolicy},
     http::{
-        Algorithm, AppliesTo, AuthKind, CorsOrigins, ErrorShape, LimitKey, LimitPolicy,
-        OriginPattern, PathPattern, RouteAuth, RoutePolicy,
+        AuthKind, CorsOrigins, ErrorShape, LimitPolicy, OriginPattern, PathPattern, RouteAuth,
+        RoutePolicy,
     },
+    limits::{AppliesTo, Counting, KeyPart},
     listener::ListenerPolicy,
     store::{OnFailure, StorePolicy},
 };
@@ -243,21 +244,43 @@ fn sink_words(sink: &SinkPolicy) -> String {
 }
 
 fn http_limit_words(limit: &LimitPolicy) -> String {
-    let (algorithm, burst) = match limit.algorithm {
-        Algorithm::TokenBucket => ("token_bucket", format!(" burst {}", limit.burst)),
-        Algorithm::SlidingWindow => ("sliding_window", String::new()),
-        Algorithm::FixedWindow => ("fixed_window", String::new()),
+    let quota = limit.quota.as_ref().map_or_else(String::new, |quota| {
+        let amounts = quota.amounts.each().into_iter().map(|(tier, amount)| {
+            let tier = tier.map_or_else(String::new, |tier| format!("{tier} "));
+            let burst = if quota.algorithm.is_bucket() {
+                format!(" burst {}", amount.burst)
+            } else {
+                String::new()
+            };
+            format!("{tier}{}{burst}", rate_words(amount.rate))
+        });
+        let wait = if quota.max_delay.is_zero() {
+            String::new()
+        } else {
+            format!(" waiting up to {}", duration_words(quota.max_delay))
+        };
+        format!(", {} {}{wait}", quota.algorithm.label(), amounts.collect::<Vec<_>>().join(", "))
+    });
+    let concurrent = limit.concurrent.map_or_else(String::new, |most| format!(", {most} at once"));
+    let by = limit.key.iter().map(|part| match part {
+        KeyPart::Client => "client".to_owned(),
+        KeyPart::Principal => "principal".to_owned(),
+        KeyPart::Route => "route".to_owned(),
+        KeyPart::Header(name) => format!("header:{name}"),
+    });
+    let by = by.collect::<Vec<_>>().join(" and ");
+    let who = match (limit.applies_to, limit.count) {
+        (AppliesTo::All, Counting::All) => "all requests",
+        (AppliesTo::All, Counting::Failures) => "failures of all",
+        (AppliesTo::All, Counting::Successes) => "successes of all",
+        (AppliesTo::Unauthenticated, Counting::All) => "unauthenticated requests",
+        (AppliesTo::Unauthenticated, Counting::Failures) => "failures of the unauthenticated",
+        (AppliesTo::Unauthenticated, Counting::Successes) => "successes of the unauthenticated",
     };
-    let by = match limit.key {
-        LimitKey::Client => "client",
-        LimitKey::Principal => "principal",
-    };
-    let who = match limit.applies_to {
-        AppliesTo::All => "all requests",
-        AppliesTo::Unauthenticated => "unauthenticated requests",
-    };
-    let (name, rate, mode) = (&limit.name, rate_words(limit.rate), mode_words(limit.mode));
-    format!("{name}, {algorithm} {rate}{burst} by {by}, {who}{mode}")
+    let cost =
+        if limit.cost == 1 { String::new() } else { format!(", each weighs {}", limit.cost) };
+    let (name, mode) = (&limit.name, mode_words(limit.mode));
+    format!("{name}{quota}{concurrent} by {by}, {who}{cost}{mode}")
 }
 
 fn origin_words(origin: &OriginPattern) -> String {

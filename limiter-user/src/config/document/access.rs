@@ -1,5 +1,7 @@
 //! `[limits.NAME]`, `[auth.NAME]`, `[cors.NAME]` and `[headers.NAME]` as written.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -12,26 +14,26 @@ use super::{
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct LimitDocument {
-    /// `token_bucket` (default), `sliding_window` or `fixed_window`.
+    /// `token_bucket` (default), `sliding_window`, `fixed_window` or `leaky_bucket`.
     pub(in crate::config) algorithm: Option<Text>,
-    /// `["client"]` (default) or `["principal"]`.
+    /// `client` (default), `principal`, `route`, `header:NAME`, or several of them.
     pub(in crate::config) key: Option<Spanned<Vec<Text>>>,
-    /// `N/unit`, required.
+    /// `N/unit`; required unless there are `tiers` or `concurrent`.
     pub(in crate::config) rate: Option<Text>,
-    /// How many at once, of a token bucket. Default: the rate's N.
+    /// How many at once, of a bucket. Default: the rate's N.
     pub(in crate::config) burst: Option<Number>,
-    /// `unauthenticated` (default for key `client`) or `all` (default for `principal`).
+    /// `unauthenticated` (default for key `client`) or `all` (default for any other key).
     pub(in crate::config) applies_to: Option<Text>,
-    /// `all`.
+    /// `all` (default), `failures` or `successes`.
     pub(in crate::config) count: Option<Text>,
-    /// 1.
+    /// What a request weighs. Default 1.
     pub(in crate::config) cost: Option<Number>,
-    /// `0s`.
+    /// How long a request may wait for its turn, of a leaky bucket. Default `0s`.
     pub(in crate::config) max_delay: Option<Text>,
-    /// Not supported by this version.
-    pub(in crate::config) concurrent: Option<Later>,
-    /// Not supported by this version.
-    pub(in crate::config) tiers: Option<Later>,
+    /// Most requests under way at once.
+    pub(in crate::config) concurrent: Option<Number>,
+    /// Rates by tier: `anonymous`, `authenticated`, `premium`, `internal`, and others.
+    pub(in crate::config) tiers: Option<Spanned<BTreeMap<Text, Text>>>,
     /// `enforce` (default) or `monitor`.
     pub(in crate::config) mode: Option<Text>,
 }

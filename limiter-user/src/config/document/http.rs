@@ -172,6 +172,8 @@ pub(in crate::config) struct RouteDocument {
     pub(in crate::config) scopes: Option<Spanned<Vec<Text>>>,
     /// Names of `[limits.NAME]`, or `none`. Default: what the preset says.
     pub(in crate::config) limits: Option<Spanned<NamesDocument>>,
+    /// What a request weighs in them. Default: what each of them says.
+    pub(in crate::config) cost: Option<Number>,
     /// Name of a `[cors.NAME]`, or `none`. Default: what the preset says.
     pub(in crate::config) cors: Option<Text>,
     /// Name of a `[headers.NAME]`, or `none`. Default: what the preset says.

@@ -18,7 +18,8 @@ use std::time::Duration;
 use super::super::cors;
 use crate::policy::{
     Mode, Rate,
-    http::{Algorithm, AppliesTo, CorsOrigins, CorsPolicy, LimitKey, LimitPolicy, OriginPattern},
+    http::{CorsOrigins, CorsPolicy, LimitPolicy, OriginPattern},
+    limits::Algorithm,
 };
 
 /// Failed attempts of a client address: 10 in 15 minutes, as that server allows logins.
@@ -44,15 +45,8 @@ fn upload_limit() -> LimitPolicy {
 }
 
 fn limit(name: &str, count: u64, minutes: u64) -> LimitPolicy {
-    LimitPolicy {
-        name: name.to_owned(),
-        algorithm: Algorithm::SlidingWindow,
-        key: LimitKey::Client,
-        rate: Rate { count, period: Duration::from_mins(minutes) },
-        burst: count,
-        applies_to: AppliesTo::All,
-        mode: Mode::Enforce,
-    }
+    let rate = Rate { count, period: Duration::from_mins(minutes) };
+    LimitPolicy::by_client(name, Algorithm::SlidingWindow, rate)
 }
 
 /// Who may read answers: these origins, with credentials; or every one, then without.

@@ -6,11 +6,12 @@ use super::*;
 use crate::{
     policy::{
         BanScope, EventFormat, Mode, SinkKind,
-        http::{Algorithm, AppliesTo, ClientAddressSource, LimitKey},
+        http::ClientAddressSource,
         kernel::{
             Attach, DefaultVerdict, FailsafePort, Fragments, InterfaceSelection, Limits,
             PassOrDrop, SynCookies,
         },
+        limits::{Algorithm, Amounts, AppliesTo, KeyPart},
     },
     refusal::Refusal,
 };
@@ -57,8 +58,10 @@ fn http() {
     .map(|timeout| timeout.as_secs());
     assert_eq!(seconds, [10, 30, 75, 3, 60, 30]);
     let limit = &http.limits[0];
-    assert_eq!((limit.algorithm, limit.key), (Algorithm::TokenBucket, LimitKey::Client));
-    assert_eq!((limit.burst, limit.applies_to), (60, AppliesTo::Unauthenticated));
+    let quota = limit.quota.as_ref().unwrap();
+    assert_eq!((quota.algorithm, &*limit.key), (Algorithm::TokenBucket, &[KeyPart::Client][..]));
+    assert!(matches!(quota.amounts, Amounts::Same(amount) if amount.burst == 60));
+    assert_eq!((limit.applies_to, limit.concurrent), (AppliesTo::Unauthenticated, None));
     let route = &http.routes[0];
     assert_eq!((route.cors, route.headers, route.name.as_str()), (None, None, "/"));
     assert!(loaded.policy.kernel.is_none(), "no [kernel]: HTTP only");
@@ -214,4 +217,24 @@ fn risks_are_named_with_their_keys() {
     assert_eq!(accepted(quiet).risks, []);
     let locked_out = accepted("[kernel]\ndefault = \"deny\"\n").risks;
     assert!(locked_out[0].sentence.contains("only failsafe ports answer"));
+}
+
+#[test]
+fn tiers_have_rates_unless_the_file_has_others() {
+    let text = "limits = \"a\"\n[limits.a]\ntiers = { premium = \"5/s\", gold = \"7/s\" }\n";
+    let loaded = accepted(&format!("{API}{text}"));
+    let http = loaded.policy.http.unwrap();
+    let limit = &http.limits[0];
+    let amounts = limit.quota.as_ref().unwrap().amounts.each();
+    let amounts: Vec<_> =
+        amounts.iter().map(|(tier, amount)| (tier.unwrap(), amount.rate.count)).collect();
+    let expected = [
+        ("anonymous", 60),
+        ("authenticated", 1_000),
+        ("premium", 5),
+        ("internal", 100_000),
+        ("gold", 7),
+    ];
+    assert_eq!(amounts, expected);
+    assert_eq!(limit.applies_to, AppliesTo::All);
 }

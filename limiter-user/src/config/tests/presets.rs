@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::http::{AppliesTo, CorsOrigins, HttpPolicy, LimitKey, RouteAuth};
+use crate::policy::{
+    Rate,
+    http::{CorsOrigins, HttpPolicy, LimitPolicy, RouteAuth},
+    limits::Algorithm,
+};
 
 /// Three lines.
 fn small(preset: &str) -> String {
@@ -26,13 +30,17 @@ fn public() {
     let route = &http.routes[0];
     assert_eq!(route.auth, RouteAuth::Public);
     let limit = &http.limits[route.limits[0]];
-    assert_eq!((limit.rate.count, limit.rate.period), (100, Duration::from_mins(15)));
-    assert_eq!(limit.key, LimitKey::Client);
+    assert_eq!(*limit, quarter_hourly("public", 100));
     let cors = &http.cors[route.cors.unwrap()];
     assert_eq!((&cors.origins, cors.credentials), (&CorsOrigins::Any, false));
     assert!(loaded.risks.iter().any(|risk| risk.sentence.contains("open to everybody")));
     // An explicit token is meant to be needed.
     assert_eq!(with_token(&small("public")).routes[0].auth, RouteAuth::AnyOf(vec![0]));
+}
+
+fn quarter_hourly(name: &str, count: u64) -> LimitPolicy {
+    let rate = Rate { count, period: Duration::from_mins(15) };
+    LimitPolicy::by_client(name, Algorithm::SlidingWindow, rate)
 }
 
 #[test]
@@ -41,7 +49,7 @@ fn private() {
     let route = &http.routes[0];
     assert_eq!(route.auth, RouteAuth::AnyOf(vec![0]));
     let limit = &http.limits[route.limits[0]];
-    assert_eq!((limit.rate.count, limit.applies_to), (1_000, AppliesTo::All));
+    assert_eq!(*limit, quarter_hourly("private", 1_000));
     assert_eq!((route.cors, &route.allow), (None, &None));
     // Without any key it serves nobody, and says so.
     let loaded = accepted(&small("private"));

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::policy::{
     EventFormat, KernelPolicy, Mode,
-    http::{Algorithm, ClientAddressSource, LimitKey, PathPattern, RouteAuth},
+    http::{ClientAddressSource, PathPattern, RouteAuth},
     kernel::{Attach, FailsafePort, Limits, Trusted},
+    limits::{Algorithm, KeyPart},
 };
 
 const SAMPLE: &str = include_str!("sample.toml");
@@ -42,8 +43,10 @@ fn the_whole_sample() {
     assert_eq!(route.methods, ["GET", "POST"]);
     assert_eq!(route.auth, RouteAuth::AnyOf(vec![0]));
     let limits: Vec<_> = route.limits.iter().map(|at| &http.limits[*at]).collect();
-    assert_eq!((limits[0].algorithm, limits[0].rate.count), (Algorithm::SlidingWindow, 1_000));
-    assert_eq!((limits[1].key, limits[1].mode), (LimitKey::Principal, Mode::Monitor));
+    let quota = limits[0].quota.as_ref().unwrap();
+    assert_eq!(quota.algorithm, Algorithm::SlidingWindow);
+    assert_eq!(quota.amounts.each()[0].1.rate.count, 1_000);
+    assert_eq!((&*limits[1].key, limits[1].mode), (&[KeyPart::Principal][..], Mode::Monitor));
     let keys = http.auth[0].api_keys().unwrap();
     assert_eq!((keys.header.as_str(), keys.keys.len()), ("x-api-key", 1));
     let cors = &http.cors[route.cors.unwrap()];

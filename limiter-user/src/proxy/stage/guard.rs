@@ -15,6 +15,6 @@ pub(in crate::proxy) fn failed(guard: &Guard, client: &Client, now_ns: u64) -> R
     if client.trusted {
         return Ok(());
     }
-    let decision = guard.failures.charge(Key::Address(client.key), now_ns).decision;
+    let decision = guard.failures.charge(Key::address(client.key), 1, now_ns).verdict.decision;
     if decision.allowed { Ok(()) } else { Err(decision.retry_after_ns) }
 }

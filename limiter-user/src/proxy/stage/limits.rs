@@ -1,88 +1,152 @@
-//! Rate limits of a route: counts the request and tells the client where it stands.
+//! Rate limits of a route: counts the request against them.
 //!
-//! In: client, principal and `now`; out: every limit's verdict, for enforcement and for the
-//! `X-RateLimit-*`, `RateLimit-Policy` and `RateLimit` fields
-//! (draft-ietf-httpapi-ratelimit-headers-10). With several limits, a request that one refuses is
-//! counted against none.
+//! In: who calls and `now`; out: where the request stands with every limit, for enforcement and for
+//! the fields of its answer. A request that one limit refuses is counted against none. What is not
+//! to count in the end is given back when the status is known, and a place among those under way
+//! when the exchange ends.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+mod fields;
 
 use crate::{
-    limits::{Key, Verdict},
-    policy::{
-        Mode,
-        http::{AppliesTo, LimitKey},
-    },
+    limits::{Answer, Ask, Decision, Verdict, concurrency::Permit, decide},
+    policy::{Mode, limits::Counting},
     proxy::{
-        compiled::{Compiled, Limit, Route},
-        proof::{Client, Principal},
-        reply::{decimal, push_decimal},
+        compiled::{Compiled, Route},
+        compiled_limits::{Budget, Caller, Fields, Limit},
+        shared_limits::Charge,
     },
     refusal::Refusal,
 };
 
-/// Most fields that a response with one limit gets.
-const FIELDS: usize = 6;
-
-const SECOND_NS: u64 = 1_000_000_000;
-
-/// Where a request stands with the limits that count it (indices into the policy's limits).
+/// Where a request stands with the limits that count it.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Quota {
-    standings: Vec<(usize, Verdict)>,
+    standings: Vec<Standing>,
 }
 
-/// Counts one request against the limits of its route.
-pub(in crate::proxy) fn charge(
-    policy: &Compiled,
-    route: &Route,
-    client: &Client,
-    principal: Option<&Principal>,
-    now_ns: u64,
-) -> Quota {
+/// Where it stands with one of them.
+#[derive(Debug)]
+struct Standing {
+    /// Index into the policy's limits.
+    limit: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// How much in a time: the limit's budget that it is counted in, and what that said; what was
+    /// charged where hosts share it.
+    Counted { budget: usize, answer: Answer, charge: Option<Charge> },
+    /// How many at once, with this one, and its place among them as long as it has one.
+    UnderWay { count: u64, is_admitted: bool, place: Option<Permit> },
+}
+
+/// A request about to be counted: what it asks the limits of its route.
+pub(in crate::proxy) struct Charging<'a> {
+    quota: Quota,
+    /// There are too many under way: what is asked is not charged.
+    is_refused: bool,
+    /// Places of limits, and of budgets in them.
+    budgets: Vec<(usize, usize)>,
+    asks: Vec<Ask<'a>>,
+}
+
+/// Begins to count one request that `caller` makes. One that is refused anyway is counted only by
+/// limits of failures.
+pub(in crate::proxy) fn begin<'a>(
+    policy: &'a Compiled,
+    route: &'a Route,
+    caller: &Caller<'a>,
+    is_failure: bool,
+) -> Charging<'a> {
     let mut quota = Quota::default();
-    if client.trusted {
-        return quota;
+    let limits = || {
+        let limits = route.limits.iter().map(|index| (*index, &policy.limits[*index]));
+        let is_asked = |limit: &Limit| !is_failure || limit.count == Counting::Failures;
+        limits.filter(move |(_, limit)| limit.applies(caller) && is_asked(limit))
+    };
+    let mut is_refused = false;
+    for (index, limit) in limits() {
+        if let Some(concurrent) = &limit.concurrent {
+            let (key, most) = (limit.key(caller), concurrent.most);
+            let (place, count) = concurrent.counts.admit(concurrent.identity, key, most);
+            is_refused |= place.is_none() && limit.mode == Mode::Enforce;
+            let state = State::UnderWay { count, is_admitted: place.is_some(), place };
+            quota.standings.push(Standing { limit: index, state });
+        }
     }
-    let counted = || {
-        route.limits.iter().copied().filter(|index| {
-            principal.is_none() || policy.limits[*index].applies_to == AppliesTo::All
-        })
-    };
-    let key = |limit: &Limit| match (limit.key, principal) {
-        (LimitKey::Principal, Some(principal)) => Key::Principal(&principal.identity(policy).name),
-        _ => Key::Address(client.key),
-    };
-    let is_over = |index: &usize| {
+    let budgets = limits().filter_map(|(index, limit)| Some((index, limit.budget_of(caller)?)));
+    let budgets: Vec<(usize, usize)> = budgets.collect();
+    let ask = |(index, budget): &(usize, usize)| {
         let limit = &policy.limits[*index];
-        limit.mode == Mode::Enforce && !limit.counter.peek(key(limit), now_ns).allowed
+        Ask {
+            counter: &limit.budget(*budget).counter,
+            key: limit.key(caller),
+            cost: route.cost.unwrap_or(limit.cost),
+            is_enforced: limit.mode == Mode::Enforce,
+        }
     };
-    // With a single limit, charging decides; looking first would only cost.
-    let refused = route.limits.len() > 1 && counted().any(|index| is_over(&index));
-    for index in counted() {
-        let limit = &policy.limits[index];
-        let verdict = if refused {
-            limit.counter.check(key(limit), now_ns)
-        } else {
-            limit.counter.charge(key(limit), now_ns)
-        };
-        quota.standings.push((index, verdict));
+    let asks = budgets.iter().map(ask).collect();
+    Charging { quota, is_refused, budgets, asks }
+}
+
+impl<'a> Charging<'a> {
+    /// What is to be charged, if anything is.
+    pub(in crate::proxy) fn asks(&self) -> &[Ask<'a>] {
+        if self.is_refused { &[] } else { &self.asks }
     }
-    quota
+
+    /// The budgets of [`Self::asks`].
+    pub(in crate::proxy) fn budgets(
+        &self,
+        policy: &'a Compiled,
+    ) -> impl Iterator<Item = &'a Budget> {
+        self.budgets.iter().map(|(limit, budget)| policy.limits[*limit].budget(*budget))
+    }
+
+    /// Counts it on this host.
+    pub(in crate::proxy) fn here(self, policy: &Compiled, now_ns: u64) -> Quota {
+        let mut answers = Vec::with_capacity(self.asks.len());
+        if self.is_refused {
+            answers.extend(self.asks.iter().map(|ask| {
+                let decision = ask.counter.look(ask.key, now_ns);
+                Answer { verdict: Verdict { decision, far: false }, receipt: None }
+            }));
+        } else {
+            decide(&self.asks, now_ns, &mut answers);
+        }
+        self.finish(policy, answers.into_iter().map(|answer| (answer, None)))
+    }
+
+    /// It was counted, here or where hosts share limits, with these answers to what was asked; none
+    /// where nobody counts it.
+    pub(in crate::proxy) fn finish(
+        self,
+        policy: &Compiled,
+        answers: impl IntoIterator<Item = (Answer, Option<Charge>)>,
+    ) -> Quota {
+        let mut quota = self.quota;
+        let counted = self.budgets.iter().zip(answers);
+        quota.standings.extend(counted.map(|((limit, budget), (answer, charge))| Standing {
+            limit: *limit,
+            state: State::Counted { budget: *budget, answer, charge },
+        }));
+        if quota.violations(policy).any(|(mode, _)| mode == Mode::Enforce) {
+            quota.leave();
+        }
+        quota
+    }
 }
 
 impl Quota {
     /// Whether any limit is exceeded, be it in monitor mode.
     pub(in crate::proxy) fn is_violated(&self) -> bool {
-        self.standings.iter().any(|(_, verdict)| !verdict.decision.allowed)
+        self.standings.iter().any(Standing::is_refused)
     }
 
-    /// Name of the limit that refuses the request.
+    /// Name of the limit that refuses the request, the first of several.
     pub(in crate::proxy) fn refusing<'a>(&self, policy: &'a Compiled) -> Option<&'a str> {
-        let refuses = |(index, verdict): &&(usize, Verdict)| {
-            !verdict.decision.allowed && policy.limits[*index].mode == Mode::Enforce
-        };
-        self.standings.iter().find(refuses).map(|(index, _)| &*policy.limits[*index].name)
+        self.refusing_all(policy).next().map(|limit| &*limit.name)
     }
 
     /// What the limits refuse, each with the mode of its limit.
@@ -90,70 +154,108 @@ impl Quota {
         &'a self,
         policy: &'a Compiled,
     ) -> impl Iterator<Item = (Mode, Refusal)> + 'a {
-        self.standings.iter().filter(|(_, verdict)| !verdict.decision.allowed).map(
-            |(index, verdict)| {
-                let refusal =
-                    if verdict.far { Refusal::RateLimitedFar } else { Refusal::RateLimited };
-                (policy.limits[*index].mode, refusal)
-            },
-        )
+        let refused = self.standings.iter().filter(|standing| standing.is_refused());
+        refused.map(|standing| {
+            let refusal = match &standing.state {
+                State::UnderWay { .. } => Refusal::ConcurrencyLimited,
+                State::Counted { answer, .. } if answer.verdict.far => Refusal::RateLimitedFar,
+                State::Counted { .. } => Refusal::RateLimited,
+            };
+            (policy.limits[standing.limit].mode, refusal)
+        })
     }
 
-    /// Sets the fields of a limited response. `unix_seconds` is now.
-    pub(in crate::proxy) fn apply(
-        &self,
-        policy: &Compiled,
-        unix_seconds: u64,
-        headers: &mut HeaderMap,
-    ) {
-        // The limit with the least remaining fraction speaks for all in the older fields.
-        let tightest = self.standings.iter().map(|(_, verdict)| verdict.decision).min_by(|a, b| {
-            let left = u128::from(a.remaining) * u128::from(b.limit);
-            left.cmp(&(u128::from(b.remaining) * u128::from(a.limit)))
+    /// Names of the limits that refuse the request.
+    pub(in crate::proxy) fn violated<'a>(&self, policy: &'a Compiled) -> Vec<&'a str> {
+        self.refusing_all(policy).map(|limit| &*limit.name).collect()
+    }
+
+    fn refusing_all<'a>(&self, policy: &'a Compiled) -> impl Iterator<Item = &'a Limit> {
+        let refusing = self.standings.iter().filter(|standing| standing.is_refused());
+        let limits = refusing.map(|standing| &policy.limits[standing.limit]);
+        limits.filter(|limit| limit.mode == Mode::Enforce)
+    }
+
+    /// How long the request waits for its turn, in ns.
+    pub(in crate::proxy) fn turn_after_ns(&self, policy: &Compiled) -> u64 {
+        let waits = self.standings.iter().filter_map(|standing| {
+            let limit = &policy.limits[standing.limit];
+            let decision = standing.decision().filter(|decision| decision.allowed)?;
+            (limit.waits && limit.mode == Mode::Enforce).then_some(decision.turn_after_ns)
         });
-        let Some(tightest) = tightest else {
-            return;
-        };
-        headers.reserve(FIELDS);
-        headers.insert(LIMIT, decimal(tightest.limit));
-        headers.insert(REMAINING, decimal(tightest.remaining));
-        let reset = unix_seconds + tightest.reset_after_ns.div_ceil(SECOND_NS);
-        headers.insert(RESET, decimal(reset));
-        let mut standing = Vec::with_capacity(64 * self.standings.len());
-        for (index, verdict) in &self.standings {
-            let limit = &policy.limits[*index];
-            headers.append(RATE_LIMIT_POLICY, limit.policy_field.clone());
-            let decision = verdict.decision;
-            let after_ns =
-                if decision.allowed { decision.reset_after_ns } else { decision.retry_after_ns };
-            if !standing.is_empty() {
-                standing.extend_from_slice(b", ");
+        waits.max().unwrap_or_default()
+    }
+
+    /// The request goes nowhere after all: nothing of it counts.
+    pub(in crate::proxy) fn withdraw(&mut self, policy: &Compiled, now_ns: u64) {
+        self.give_back(policy, now_ns, |_| true);
+        self.leave();
+    }
+
+    /// The request is answered with `status`: what is not to count is given back.
+    pub(in crate::proxy) fn settle(
+        &mut self,
+        policy: &Compiled,
+        status: u16,
+        now_ns: impl FnOnce() -> u64,
+    ) {
+        let is_free = |limit: &Limit| !limit.count.counts(status);
+        if self.standings.iter().any(|standing| is_free(&policy.limits[standing.limit])) {
+            self.give_back(policy, now_ns(), is_free);
+        }
+    }
+
+    fn give_back(&mut self, policy: &Compiled, now_ns: u64, is_free: impl Fn(&Limit) -> bool) {
+        for standing in &mut self.standings {
+            let limit = &policy.limits[standing.limit];
+            let State::Counted { budget, answer, charge } = &mut standing.state else { continue };
+            if !is_free(limit) {
+                continue;
             }
-            standing.extend_from_slice(limit.quoted_name.as_bytes());
-            standing.extend_from_slice(b";r=");
-            push_decimal(&mut standing, decision.remaining);
-            standing.extend_from_slice(b";t=");
-            push_decimal(&mut standing, after_ns.div_ceil(SECOND_NS));
+            let decision = &mut answer.verdict.decision;
+            if let Some(receipt) = answer.receipt.take() {
+                let here = limit.budget(*budget).counter.give_back(&receipt, now_ns);
+                if charge.is_none() {
+                    *decision = here;
+                }
+            }
+            if let Some(charge) = charge.take() {
+                charge.give_back(decision);
+            }
         }
-        if let Ok(value) = HeaderValue::from_bytes(&standing) {
-            headers.append(RATE_LIMIT, value);
-        }
-        let wait_ns = self
-            .standings
-            .iter()
-            .filter(|(index, verdict)| {
-                !verdict.decision.allowed && policy.limits[*index].mode == Mode::Enforce
-            })
-            .map(|(_, verdict)| verdict.decision.retry_after_ns)
-            .max();
-        if let Some(wait_ns) = wait_ns {
-            headers.insert(RETRY_AFTER, decimal(wait_ns.div_ceil(SECOND_NS).max(1)));
+    }
+
+    /// Gives up the places among requests under way.
+    fn leave(&mut self) {
+        for standing in &mut self.standings {
+            if let State::UnderWay { count, place, .. } = &mut standing.state
+                && place.take().is_some()
+            {
+                *count = count.saturating_sub(1);
+            }
         }
     }
 }
 
-const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+impl Standing {
+    fn is_refused(&self) -> bool {
+        match &self.state {
+            State::Counted { answer, .. } => !answer.verdict.decision.allowed,
+            State::UnderWay { is_admitted, .. } => !is_admitted,
+        }
+    }
+
+    fn decision(&self) -> Option<Decision> {
+        match &self.state {
+            State::Counted { answer, .. } => Some(answer.verdict.decision),
+            State::UnderWay { .. } => None,
+        }
+    }
+
+    fn fields<'a>(&self, limit: &'a Limit) -> Option<&'a Fields> {
+        match &self.state {
+            State::Counted { budget, .. } => Some(&limit.budget(*budget).fields),
+            State::UnderWay { .. } => limit.concurrent.as_ref().map(|most| &most.fields),
+        }
+    }
+}

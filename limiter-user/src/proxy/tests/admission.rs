@@ -9,8 +9,9 @@ use super::{
 use crate::{
     link::{HttpBan, ObservedOutcome, ToProxy},
     policy::{
-        HttpPolicy, Mode,
-        http::{Algorithm, ClientAddressSource, RouteAuth},
+        HttpPolicy, Mode, Rate,
+        http::{ClientAddressSource, LimitPolicy, RouteAuth},
+        limits::Algorithm,
     },
     refusal::Refusal,
 };
@@ -36,6 +37,10 @@ fn label(proxy: &mut Proxy, request: &str) -> (u16, Option<Refusal>) {
     (status, Some(refusal))
 }
 
+fn hourly(name: &str, algorithm: Algorithm, count: u64) -> LimitPolicy {
+    LimitPolicy::by_client(name, algorithm, Rate { count, period: Duration::from_hours(1) })
+}
+
 #[test]
 fn the_first_stage_that_objects_refuses() {
     let origin = Origin::start();
@@ -44,7 +49,7 @@ fn the_first_stage_that_objects_refuses() {
     policy.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     policy.routes[0].allow = Some(vec!["192.0.2.0/24".parse().unwrap()]);
     policy.routes.truncate(1);
-    policy.limits[0].rate.count = 1;
+    policy.limits[0] = hourly("tight", Algorithm::FixedWindow, 1);
     policy.guard.failures.count = 1;
     policy.bounds.max_body_bytes = 10;
     let mut proxy = Proxy::start(&policy);
@@ -137,14 +142,8 @@ fn limits_tell_where_the_client_stands() {
     let origin = Origin::start();
     for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::TokenBucket] {
         let mut policy = policy(&origin);
-        policy.limits[0].rate.count = 2;
-        policy.limits[0].burst = 2;
-        policy.limits[0].algorithm = algorithm;
-        let mut wide = policy.limits[0].clone();
-        wide.name = "wi\"de".into();
-        wide.rate.count = 1000;
-        wide.burst = 1000;
-        policy.limits.push(wide);
+        policy.limits[0] = hourly("tight", algorithm, 2);
+        policy.limits.push(hourly("wi\"de", algorithm, 1_000));
         policy.routes[0].limits = vec![1, 0];
         let proxy = Proxy::start(&policy);
         let mut client = proxy.connect();
@@ -229,11 +228,11 @@ fn monitor_mode_notes_and_lets_pass() {
     let origin = Origin::start();
     let mut policy = policy(&origin);
     policy.auth[0].mode = Mode::Monitor;
-    policy.limits[0].mode = Mode::Monitor;
     policy.cors[0].mode = Mode::Monitor;
     policy.guard.mode = Mode::Monitor;
     policy.guard.failures.count = 1;
-    policy.limits[0].rate.count = 1;
+    policy.limits[0] = hourly("tight", Algorithm::FixedWindow, 1);
+    policy.limits[0].mode = Mode::Monitor;
     let mut proxy = Proxy::start(&policy);
     for _ in 0..2 {
         assert_eq!(proxy.get("GET /api\nX-API-KEY: wrong\n").status, 200);

@@ -12,11 +12,11 @@ use super::support::Client;
 use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
-        Algorithm, ApiKeyPolicy, AppliesTo, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins,
-        CorsPolicy, ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts,
-        KeyRecord, LimitKey, LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy,
-        UpstreamPolicy,
+        ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
+        ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
+        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
+    limits::Algorithm,
     listener::{ListenAddress, ListenerPolicy},
     upstream::{Balance, Scheme, ServerPolicy},
 };
@@ -139,6 +139,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         auth,
         scopes: Vec::new(),
         limits: Vec::new(),
+        cost: None,
         cors: None,
         headers: None,
         allow: None,
@@ -173,6 +174,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             RoutePolicy {
                 methods: vec!["GET".into(), "POST".into()],
                 limits: vec![0],
+                cost: None,
                 cors: Some(0),
                 headers: Some(0),
                 ..route("/api", RouteAuth::AnyOf(vec![0]))
@@ -192,15 +194,11 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             hide_credentials: true,
             mode: Mode::Enforce,
         }],
-        limits: vec![LimitPolicy {
-            name: "tight".into(),
-            algorithm: Algorithm::FixedWindow,
-            key: LimitKey::Client,
-            rate: Rate { count: 100, period: 3600 * second },
-            burst: 100,
-            applies_to: AppliesTo::All,
-            mode: Mode::Enforce,
-        }],
+        limits: vec![LimitPolicy::by_client(
+            "tight",
+            Algorithm::FixedWindow,
+            Rate { count: 100, period: 3600 * second },
+        )],
         store: None,
         cors: vec![CorsPolicy {
             name: "app".into(),

@@ -127,6 +127,7 @@ fn bare(upstream: usize) -> RoutePolicy {
         auth: RouteAuth::Public,
         scopes: Vec::new(),
         limits: Vec::new(),
+        cost: None,
         cors: None,
         headers: None,
         allow: None,

@@ -9,7 +9,7 @@ use crate::{limits::Key, proxy::reply::Reply, refusal::Refusal};
 /// Before a signature is checked.
 pub(super) fn admit(asked: &Asked<'_>, scheme: usize) -> Result<(), Reply> {
     let (client, policy) = (asked.client, asked.policy);
-    let is_known = policy.known.has_any(Key::Address(client.key), asked.now_ns);
+    let is_known = policy.known.has_any(Key::address(client.key), asked.now_ns);
     let Some(whose) = whose(asked, scheme) else { return Ok(()) };
     policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(|wait_ns| {
         let wait = HeaderValue::from(wait_ns.div_ceil(1_000_000_000).max(1));
