@@ -18,6 +18,8 @@ use crate::{
     packet::{Cursor, PacketBytes},
 };
 
+pub mod protocol;
+pub mod tcp_flags;
 mod transport;
 
 /// 802.1ad allows two tags (`QinQ`); more is treated as malformed.
@@ -34,34 +36,6 @@ const LONGEST_HEADERS: usize = 0x7fff;
 
 /// Ethernet header and tags, and all the bits below.
 const LONGEST_LINK_HEADER: usize = 0x1f;
-
-/// TCP flag bits, as in byte 13 of the header (RFC 9293, 3.1).
-pub mod tcp_flags {
-    /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset the connection.
-    pub const RST: u8 = 0x04;
-    /// The acknowledgement field is significant.
-    pub const ACK: u8 = 0x10;
-}
-
-/// Protocol numbers (IANA).
-pub mod protocol {
-    use super::IpProto;
-
-    /// TCP.
-    pub const TCP: u8 = IpProto::Tcp as u8;
-    /// UDP.
-    pub const UDP: u8 = IpProto::Udp as u8;
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = IpProto::Icmp as u8;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
-    /// IGMP.
-    pub const IGMP: u8 = IpProto::Igmp as u8;
-}
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -29,6 +29,7 @@ mod shared_bans;
 mod sockets;
 mod start;
 mod supervisor;
+mod telling;
 mod top;
 mod upgrade;
 mod upkeep;
@@ -60,7 +61,7 @@ use self::{
     cookies::Cookies,
     escalation::Escalation,
     host::host_facts,
-    interfaces::{Watch, describe, start_or_detach},
+    interfaces::{Watch, start_or_detach},
     lists::RuntimeLists,
     notify::Notifier,
     outbox::Outbox,
@@ -76,8 +77,8 @@ use crate::{
     admin::{SOCKET_NAME, server::Server},
     cli::{UsageError, run::RunArgs},
     clock,
-    config::{self, Loaded},
-    events::{Event, Lifecycle, aggregate::Aggregate, stream::EventStream},
+    config::Loaded,
+    events::{aggregate::Aggregate, stream::EventStream},
     kernel::{Drops, Kernel, KernelError, ProgramNames},
     link::{ProxyCounters, ToProxy},
     policy::{Policy, listener::ListenAddress},
@@ -341,40 +342,6 @@ async fn start_proxy(
 impl Agent {
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.get()
-    }
-
-    /// Hands an event on, unless it only adds to the sums of this second.
-    pub(super) fn publish(&self, event: Event) {
-        let passed = self.inner.borrow_mut().aggregate.observe(event);
-        if let Some(event) = passed {
-            self.events.publish(event);
-        }
-    }
-
-    fn lifecycle(&self, what: Lifecycle, detail: impl Into<String>) {
-        self.publish(Event::lifecycle(clock::unix_ns(), what, detail));
-    }
-
-    pub(super) fn degraded_event(&self, detail: &str) {
-        self.lifecycle(Lifecycle::Degraded, detail);
-    }
-
-    /// What is attached and what is not as it should be, at start.
-    fn announce(&self, risks: &[config::Risk]) {
-        let (interfaces, degraded) = {
-            let inner = self.inner.borrow();
-            let interfaces = inner.kernel.as_ref().map(Kernel::interfaces).unwrap_or_default();
-            (interfaces, inner.problems.sentences())
-        };
-        for interface in interfaces {
-            self.lifecycle(Lifecycle::Attached, describe(&interface));
-        }
-        for sentence in degraded {
-            self.degraded_event(&sentence);
-        }
-        for risk in risks {
-            log::warn!("{}: {}", risk.key, risk.sentence);
-        }
     }
 
     /// How long requests in flight may take to finish.

@@ -270,7 +270,7 @@ fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy 
     let store = store::check(&document.store, scope, report);
     report.later(&[&document.admin.listen, &document.admin.token], "the control socket");
     let kernel = kernel::check(document.kernel.as_ref(), scope, report);
-    let escalation = escalation::check(&document.escalation, report);
+    let escalation = escalation::check(&document.escalation, scope, report);
     // The proxy cannot tell on which interface a request came.
     let trusted = kernel.iter().flat_map(KernelPolicy::trusted_everywhere).collect();
     let mut http = http::check(document, &escalation, trusted, scope, report);

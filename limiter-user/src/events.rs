@@ -121,10 +121,11 @@ impl Event {
     /// About what it takes in memory, bytes.
     pub fn memory_bytes(&self) -> usize {
         let request = self.request.as_ref().map_or(0, |request| {
-            let principal = request.principal.as_ref().map_or(0, String::len);
+            let names = [&request.principal, &request.limit];
+            let names = names.into_iter().flatten().map(String::len).sum::<usize>();
             let texts = [&request.id, &request.method, &request.path, &request.user_agent];
             let texts = texts.iter().map(|text| text.len()).sum::<usize>();
-            size_of::<RequestFacts>() + texts + request.route.len() + principal
+            size_of::<RequestFacts>() + texts + request.route.len() + names
         });
         let evidence = self.evidence.as_ref().map_or(0, |evidence| {
             size_of::<Evidence>() + evidence.findings.len() * size_of::<(&str, u64)>()

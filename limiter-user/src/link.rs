@@ -221,6 +221,8 @@ pub struct RequestFacts {
     pub route: String,
     /// Principal, if authenticated.
     pub principal: Option<String>,
+    /// Name of the limit that refuses it, where the security log has a line for each.
+    pub limit: Option<String>,
 }
 
 /// Totals since the proxy started.
@@ -262,6 +264,23 @@ pub struct ProxyCounters {
     pub servers: Vec<ServerCount>,
     /// How often the shared store was asked; `None`: there is none.
     pub store: Option<StoreCounts>,
+    /// Signed messages.
+    pub signed: SignedCount,
+}
+
+/// Signed messages, each of which is accepted once.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SignedCount {
+    /// Remembered now, about.
+    pub remembered: u64,
+    /// How many can be; 0: no scheme signs.
+    pub capacity: u64,
+    /// Refused for want of room to remember them.
+    pub full: u64,
+    /// Refused because they had been accepted before.
+    pub repeated: u64,
+    /// Refused because nobody knows whether they had.
+    pub unknown: u64,
 }
 
 /// Upper bounds of the first buckets of durations, ns; one more has none.

@@ -9,6 +9,7 @@ mod connections;
 mod controls;
 mod cookies;
 mod latency;
+mod limits;
 mod packet;
 mod proxy;
 mod table;
@@ -19,7 +20,8 @@ use std::{
     process::ExitCode,
 };
 
-const NAMES: [&str; 6] = ["packet", "cookies", "proxy", "controls", "connections", "latency"];
+const NAMES: [&str; 7] =
+    ["packet", "cookies", "proxy", "controls", "limits", "connections", "latency"];
 
 fn main() -> ExitCode {
     let mut chosen: Vec<String> = env::args().skip(1).collect();
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
             "cookies" => cookies::measure(),
             "proxy" => proxy::measure(),
             "controls" => controls::measure(),
+            "limits" => limits::measure(),
             "connections" => connections::measure(),
             "latency" => latency::measure(),
             other => {

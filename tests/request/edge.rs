@@ -166,6 +166,25 @@ impl Edge {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
+    /// As [`Self::python`], with what `cargo xtask test` installs for tests beside it.
+    #[track_caller]
+    pub(crate) fn python_peer(
+        namespace: &Namespace,
+        limiter: &Limiter,
+        script: &str,
+        arguments: &[&str],
+    ) -> Finished {
+        let installed = std::env::var_os("LIMITER_PEERS").map_or_else(
+            || limiter_tests::process::binary().parent().unwrap().join("../peers"),
+            Into::into,
+        );
+        let path = format!("{}/data/peers/{script}", env!("CARGO_MANIFEST_DIR"));
+        let mut command = namespace.command("/usr/bin/python3");
+        command.arg(path).args(arguments).current_dir(limiter.directory());
+        command.env("PYTHONPATH", installed);
+        finish(&mut command, limiter.scratch(), PATIENCE)
+    }
+
     /// Runs a program in the namespace, in the directory of this test.
     #[track_caller]
     pub(crate) fn run<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> Finished {

@@ -9,6 +9,8 @@ mod change;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+mod elizaos;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod forward_auth;
@@ -20,6 +22,8 @@ mod jwt;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod listeners;
 #[cfg(test)]
 mod malformed;
@@ -29,6 +33,8 @@ mod mtls;
 mod order;
 #[cfg(test)]
 mod pace;
+#[cfg(test)]
+mod presets;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]

@@ -191,7 +191,7 @@ fn files_that_change_are_followed_and_no_connection_ends() {
     let said = edge.python("follow.py", &[]).succeeded().stdout;
     replacing.join().unwrap();
     assert_eq!(said.trim(), "followed");
-    edge.limiter.event("generation 2: certificates");
+    edge.limiter.event("generation 2: certificates and keys");
 
     // What cannot be used changes nothing.
     edge.limiter.scratch().write("first.pem", "nothing");
@@ -257,7 +257,7 @@ fn who_is_banned_gets_no_handshake() {
     limiter_tests::wait::eventually(SOON, "the first handshake", || !handshakes().is_empty());
     let before = handshakes();
     assert!(refused());
-    std::thread::sleep(Duration::from_millis(1_200));
+    thread::sleep(Duration::from_millis(1_200));
     assert_eq!(handshakes(), before);
     edge.limiter.event("Request refused from banned 127.0.0.1");
     edge.limiter.cli(&["unban", "127.0.0.1"]).succeeded();

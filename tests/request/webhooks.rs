@@ -1,12 +1,10 @@
 //! Webhooks: bodies signed with a shared secret, with a timestamp and without.
 
-use std::{
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{thread, time::Duration};
 
 use aws_lc_rs::hmac;
 use limiter_tests::http;
+use limiter_user::clock;
 
 use crate::support::{SOON, Site};
 
@@ -17,7 +15,7 @@ const SECTIONS: &str = "[auth.partner]\nkind = \"hmac\"\ntier = \"gold\"\n\
 const SECRET: &str = "a-secret-that-partners-share";
 
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    clock::unix_ns() / 1_000_000_000
 }
 
 fn write_secret(site: &Site, name: &str, secret: &str) {
@@ -65,7 +63,7 @@ fn a_signed_body_goes_upstream_once() {
         site.send(&http::request("POST", "/hook", &[("X-Signature", &value)], b"{\"a\":1}"));
     assert_eq!(again.status, 401);
     site.refused("replayed", 1);
-    site.limiter.event("Repeated message from 127.0.0.1");
+    site.limiter.event("Repeated message from 127.0.0.1: POST /hook");
     // A reload forgets nothing.
     site.reload("", ROUTE, &SECTIONS.replace("gold", "silver"));
     assert_eq!(post(&site, "X-Signature", &value, b"{\"a\":1}"), 401);

@@ -21,6 +21,7 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
+pub use limiter_user::credentials::fuzzing::{certificate, signed};
 pub use limiter_user::proxy::fuzzing::{client_address, path, proxy_protocol};
 
 pub use self::link::link;
@@ -34,7 +35,8 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
+    ("certificate", certificate),
     ("client_address", client_address),
     ("decide", decide),
     ("framing", framing),
@@ -43,6 +45,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("path", path),
     ("proxy_protocol", proxy_protocol),
     ("records", records),
+    ("signed", signed),
 ];
 
 /// Requests over HTTP/1, see [`limiter_user::proxy::fuzzing`].

@@ -4,23 +4,15 @@
 
 mod clock;
 mod half;
+mod load;
 mod others;
 
-use std::{
-    env, fmt, fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, fmt, path::PathBuf, time::Duration};
 
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
-    },
-    programs::{
-        Xdp,
-        xdp::{XdpLinkId, XdpMode},
-    },
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
+    programs::xdp::{XdpLinkId, XdpMode},
 };
 use limiter_common::{
     address::Address,
@@ -34,8 +26,11 @@ use limiter_common::{
     source::{KEY_WORDS, SET_WORDS},
 };
 
-use self::half::Half;
 pub use self::others::Others;
+use self::{
+    half::Half,
+    load::{load, map, open, run, typed, verified_instructions, xdp},
+};
 use crate::{lists::Lists, netns::Namespace, policy::Policy, reference::touched, veth::End};
 
 /// Name of the program that decides about packets.
@@ -355,56 +350,4 @@ pub fn stay_on_cpu(cpu: usize) {
 /// A namespace without sockets, so that no packet is a reply.
 pub fn quiet_namespace() -> Namespace {
     Namespace::new("packet")
-}
-
-fn open(path: &Path, options: Options) -> Ebpf {
-    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let fixed = u32::from(options.fixed_clock);
-    EbpfLoader::new()
-        .override_global("FIXED_CLOCK", &fixed, true)
-        .override_global("AYA_LOG_LEVEL", &0_u8, true)
-        .map_max_entries(maps::KEYS, options.sets)
-        .map_max_entries(maps::SLOTS, options.sets)
-        .map_max_entries(maps::BANS, options.bans)
-        .map_max_entries(maps::EXACT_FIRST, options.lists)
-        .map_max_entries(maps::EXACT_SECOND, options.lists)
-        .map_max_entries(maps::LISTS_FIRST, options.lists)
-        .map_max_entries(maps::LISTS_SECOND, options.lists)
-        .load(&bytes)
-        .expect("maps are made (root)")
-}
-
-fn load(ebpf: &mut Ebpf, name: &str) {
-    xdp(ebpf, name).load().unwrap_or_else(|error| panic!("load {name}: {error}"));
-}
-
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
-    let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name}"));
-    program.try_into().expect("an XDP program")
-}
-
-fn run(ebpf: &Ebpf, name: &str, frame: &[u8], repeat: u32) -> (u32, Duration) {
-    let program = ebpf.program(name).unwrap_or_else(|| panic!("no program {name}"));
-    let program: &Xdp = program.try_into().expect("an XDP program");
-    let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
-    let result = program.test_run(options);
-    let result = result.unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
-    (result.return_value, result.duration)
-}
-
-fn verified_instructions(ebpf: &Ebpf, name: &str) -> u32 {
-    let program = ebpf.program(name).unwrap_or_else(|| panic!("no program {name}"));
-    let info = program.info().expect("the kernel describes its program");
-    info.verified_instruction_count().unwrap_or_default()
-}
-
-fn map(ebpf: &mut Ebpf, name: &str) -> Map {
-    ebpf.take_map(name).unwrap_or_else(|| panic!("no map {name}"))
-}
-
-fn typed<T: TryFrom<Map>>(map: Map) -> T
-where
-    T::Error: fmt::Debug,
-{
-    map.try_into().expect("a map of this type")
 }

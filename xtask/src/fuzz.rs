@@ -13,8 +13,18 @@ use crate::{
 };
 
 /// Every target.
-const TARGETS: [&str; 8] =
-    ["client_address", "decide", "framing", "link", "parser", "path", "proxy_protocol", "records"];
+const TARGETS: [&str; 10] = [
+    "certificate",
+    "client_address",
+    "decide",
+    "framing",
+    "link",
+    "parser",
+    "path",
+    "proxy_protocol",
+    "records",
+    "signed",
+];
 
 /// Counters for edges, and comparisons told to the fuzzer (clang's `SanitizerCoverage`).
 const INSTRUMENT: &str = "--cfg fuzzing -Cpasses=sancov-module \

@@ -2,12 +2,14 @@
 //! missing is installed, announced, as root. Distributions other than Debian's family get a list
 //! of what is missing and why instead; nothing is ever installed there.
 
+mod python;
 mod services;
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::python::peers;
 use crate::command::{as_root, find_program, run, step};
 
 /// How to see that a need is met, without asking the package manager.
@@ -96,6 +98,11 @@ pub(crate) fn for_tests() -> Result<()> {
         Need::file(
             "/usr/lib/python3/dist-packages/cryptography/__init__.py".into(),
             "python3-cryptography".into(),
+            purpose,
+        ),
+        Need::file(
+            "/usr/lib/python3/dist-packages/pip/__init__.py".into(),
+            "python3-pip".into(),
             purpose,
         ),
     ])

@@ -58,6 +58,7 @@ pub(crate) fn run(workspace: &Workspace, limiter: &Path, filter: &[String]) -> R
     let boundary = binaries(workspace, &["--package", BOUNDARY])?;
     eprintln!("xtask: building the tests: done in {}", stopwatch.text());
 
+    let peers = setup::peers(workspace)?;
     let mut groups: Vec<(String, Counts)> = Vec::new();
     for binary in &host {
         let mut command = crate::command::command(&binary.path);
@@ -73,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, limiter: &Path, filter: &[String]) -> R
     documentation.arg("--").args(filter);
     groups.push(("documentation examples".to_owned(), stream(&mut documentation)?));
     for binary in &boundary {
-        let mut command = boundary_command(workspace, binary, limiter)?;
+        let mut command = boundary_command(workspace, binary, (limiter, &peers))?;
         command.args(["--test-threads", BOUNDARY_THREADS]).args(filter);
         groups.push((title(binary), stream(&mut command)?));
     }
@@ -124,12 +125,17 @@ fn set_place(command: &mut Command, binary: &Executable) {
     }
 }
 
-fn boundary_command(workspace: &Workspace, binary: &Executable, limiter: &Path) -> Result<Command> {
+fn boundary_command(
+    workspace: &Workspace,
+    binary: &Executable,
+    (limiter, peers): (&Path, &Path),
+) -> Result<Command> {
     let package = binary.manifest.parent().unwrap_or(&workspace.root);
     let mut environment: Vec<(&str, OsString)> = vec![
         ("CARGO_MANIFEST_DIR", package.into()),
         ("LIMITER_BINARY", limiter.into()),
         ("LIMITER_EBPF_OBJECT", workspace.ebpf_object().into()),
+        ("LIMITER_PEERS", peers.into()),
     ];
     for name in ["PATH", "RUST_BACKTRACE"] {
         environment.extend(env::var_os(name).map(|value| (name, value)));

@@ -116,6 +116,21 @@ const METRICS: &[Metric] = &[
         help: "TLS handshakes with clients: `full`, `resumed` or `failed`",
         samples: |status| of_map(&status.tls_handshakes),
     },
+    Metric {
+        name: "signed_messages",
+        kind: Kind::Gauge,
+        labels: &["state"],
+        help: "Signed messages that are remembered (about), and how many can be",
+        samples: |status| of_map(&status.signed_messages),
+    },
+    Metric {
+        name: "signed_messages_refused",
+        kind: Kind::Counter,
+        labels: &["cause"],
+        help: "Good signatures that were refused: no room to remember them, a repetition, or nobody \
+               knows whether they are one",
+        samples: |status| of_map(&status.signed_refused),
+    },
     upstream::REQUESTS,
     upstream::FAILURES,
     upstream::RETRIES,

@@ -1,24 +1,17 @@
 //! One request on the control socket to one answer; what is not a route is refused by name.
 
-use std::{
-    convert::Infallible,
-    net::IpAddr,
-    ops::RangeInclusive,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod answer;
+
+use std::{net::IpAddr, ops::RangeInclusive, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
+pub(super) use self::answer::{Answer, failure};
+use self::answer::{JSON, JSON_LINES, TEXT, json, response, whole};
 use super::{
     Backend, accept,
     bulk::{self, Lines},
@@ -50,51 +43,12 @@ const DEFAULT_SOURCES: usize = 50;
 /// How long a reload may wait to be confirmed.
 const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Shared<B> {
     pub(super) backend: Rc<B>,
     /// Places for followers of events.
     pub(super) followers: Arc<Semaphore>,
-}
-
-/// A body that is there, or one that goes on.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Whole(Full<Bytes>),
-    Lines(mpsc::Receiver<Bytes>),
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Lines(lines) => {
-                lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(body) if body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Lines(_) => http_body::SizeHint::default(),
-        }
-    }
 }
 
 /// Answers one request.
@@ -382,28 +336,4 @@ async fn body(body: Incoming) -> Result<Bytes, Failure> {
         Ok(Err(error)) => Err(Failure::invalid(format!("the body broke off: {error}"))),
         Err(_) => Err(Failure { status: 408, message: "the body did not arrive in time".into() }),
     }
-}
-
-fn json(view: &impl Serialize) -> Response<Answer> {
-    match serde_json::to_vec(view) {
-        Ok(body) => whole(StatusCode::OK, JSON, body.into()),
-        Err(error) => failure(&Failure::internal(error.to_string())),
-    }
-}
-
-/// A failure as its JSON document.
-pub(super) fn failure(failure: &Failure) -> Response<Answer> {
-    let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    whole(status, JSON, serde_json::to_vec(failure).unwrap_or_default().into())
-}
-
-fn whole(status: StatusCode, form: HeaderValue, body: Bytes) -> Response<Answer> {
-    response(status, form, Answer::Whole(Full::new(body)))
-}
-
-fn response(status: StatusCode, form: HeaderValue, body: Answer) -> Response<Answer> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, form);
-    response
 }

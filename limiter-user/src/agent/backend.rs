@@ -12,7 +12,7 @@ use super::{
     safety::ban_prefix,
     view::{
         ban_view, by_label, durations, explain_packets, failure, handshakes, kernel, kernel_status,
-        outcomes, servers, source_view, store,
+        outcomes, servers, signed_messages, signed_refused, source_view, store,
     },
 };
 use crate::{
@@ -62,6 +62,8 @@ impl Backend for Agent {
             durations: durations(&inner.proxy_counters.durations),
             connections_open: inner.proxy_counters.connections_open,
             tls_handshakes: handshakes(&inner.proxy_counters),
+            signed_messages: signed_messages(&inner.proxy_counters.signed),
+            signed_refused: signed_refused(&inner.proxy_counters.signed),
             ..StatusView::default()
         };
         let serves = inner.policy.http.is_none() || inner.applied > 0;

@@ -14,7 +14,8 @@ use crate::{
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
     link::{
-        DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, StoreCounts,
+        DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, SignedCount,
+        StoreCounts,
     },
     policy::{BanScope, HttpPolicy, Mode, store::StorePolicy},
     refusal::Refusal,
@@ -45,6 +46,20 @@ pub(super) fn handshakes(counters: &ProxyCounters) -> BTreeMap<String, u64> {
         .filter(|(_, count)| *count > 0)
         .map(|(result, count)| (result.to_owned(), count))
         .collect()
+}
+
+/// Room for signed messages; nothing where no scheme signs.
+pub(super) fn signed_messages(signed: &SignedCount) -> BTreeMap<String, u64> {
+    let rows = [("remembered", signed.remembered), ("capacity", signed.capacity)];
+    let rows = rows.into_iter().filter(|_| signed.capacity > 0);
+    rows.map(|(label, count)| (label.to_owned(), count)).collect()
+}
+
+/// Signed messages that were refused, by why; nothing where no scheme signs.
+pub(super) fn signed_refused(signed: &SignedCount) -> BTreeMap<String, u64> {
+    let rows = [("full", signed.full), ("repeated", signed.repeated), ("unknown", signed.unknown)];
+    let rows = rows.into_iter().filter(|_| signed.capacity > 0);
+    rows.map(|(label, count)| (label.to_owned(), count)).collect()
 }
 
 pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {

@@ -104,6 +104,9 @@ fn principal(text: &str) -> Result<String, String> {
     crate::keys::check_name(text).map(|()| text.to_owned())
 }
 
+/// A key, where it is, and the kinds that it belongs to.
+type Given<'a> = (&'a str, Option<Range<usize>>, &'a [&'a str]);
+
 /// Refuses keys that mean something to other kinds only.
 fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn place<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
@@ -112,7 +115,7 @@ fn refuse_foreign(kind: &str, document: &AuthDocument, report: &mut Report) {
     fn first<T>(table: Option<&Tables<T>>) -> Option<Range<usize>> {
         table.and_then(|table| table.keys().next()).map(Spanned::span)
     }
-    let given: [(&str, Option<Range<usize>>, &[&str]); 24] = [
+    let given: [Given<'_>; 24] = [
         ("header", place(document.header.as_ref()), &["api_key", "hmac"]),
         ("keys_file", place(document.keys_file.as_ref()), &["api_key"]),
         ("token", place(document.token.as_ref()), &["api_key"]),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{document::EscalationDocument, error::Report, values};
+use super::{Scope, document::EscalationDocument, error::Report, values};
 use crate::{
     policy::{BanScope, EscalationPolicy},
     refusal::{Blame, Refusal},
@@ -20,7 +20,20 @@ const DEFAULT_SCORES: [(Refusal, u32); 4] = [
     (Refusal::RateLimitedFar, 5),
 ];
 
-pub(super) fn check(written: &EscalationDocument, report: &mut Report) -> EscalationPolicy {
+/// The same under preset `elizaos`, whose tenth failed attempt within a quarter of an hour is the
+/// last that is answered as one: only who goes on after that is banned.
+const ELIZAOS_SCORES: [(Refusal, u32); 4] = [
+    (Refusal::InvalidCredential, 4),
+    (Refusal::Guarded, 1),
+    (Refusal::MalformedRequest, 25),
+    (Refusal::RateLimitedFar, 5),
+];
+
+pub(super) fn check(
+    written: &EscalationDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> EscalationPolicy {
     let ban = &written.ban;
     let minutes = |count: u64| Duration::from_mins(count);
     let first_ban = report.value_or(ban.first.as_ref(), values::positive_duration, minutes(10));
@@ -34,7 +47,7 @@ pub(super) fn check(written: &EscalationDocument, report: &mut Report) -> Escala
     EscalationPolicy {
         enabled: written.enabled.as_ref().is_none_or(|flag| *flag.get_ref()),
         mode: report.mode(written.mode.as_ref()),
-        scores: scores(written, report),
+        scores: scores(written, scope, report),
         threshold: report.number_or(written.threshold.as_ref(), 1..=MAX_POINTS, 50),
         window: report.value_or(written.window.as_ref(), values::positive_duration, minutes(1)),
         first_ban,
@@ -54,8 +67,15 @@ pub(super) fn check(written: &EscalationDocument, report: &mut Report) -> Escala
     }
 }
 
-fn scores(written: &EscalationDocument, report: &mut Report) -> Vec<(Refusal, u32)> {
-    let mut scores: BTreeMap<Refusal, u32> = DEFAULT_SCORES.into();
+fn scores(
+    written: &EscalationDocument,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Vec<(Refusal, u32)> {
+    let mut scores: BTreeMap<Refusal, u32> = match scope.elizaos {
+        Some(_) => ELIZAOS_SCORES.into(),
+        None => DEFAULT_SCORES.into(),
+    };
     for (label, points) in &written.scores {
         let refusal =
             Refusal::ALL.iter().copied().find(|refusal| refusal.label() == label.get_ref());

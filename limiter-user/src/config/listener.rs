@@ -82,7 +82,6 @@ fn one(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<ListenerPolicy> {
-    let is_set = |flag: &Option<Flag>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
     let address = report.value(&written.address, parse);
     let tls = written.tls.as_ref().map(|tls| tls::check(tls, scope, report));
     if let (Some(_), Some(flag)) = (&tls, written.redirect_https.as_ref().filter(|f| *f.get_ref()))
@@ -98,9 +97,13 @@ fn one(
             Some(tls) => Some(tls?),
             None => None,
         },
-        proxy_protocol: is_set(&written.proxy_protocol),
-        redirect_https: is_set(&written.redirect_https),
+        proxy_protocol: is_set(written.proxy_protocol.as_ref()),
+        redirect_https: is_set(written.redirect_https.as_ref()),
     })
+}
+
+fn is_set(flag: Option<&Flag>) -> bool {
+    flag.is_some_and(|flag| *flag.get_ref())
 }
 
 /// What listeners, `client_address` and `trusted_proxies` need of each other.
@@ -123,12 +126,15 @@ pub(super) fn agree(
         }
         if let Some(flag) = listener.redirect_https.as_ref().filter(|flag| *flag.get_ref())
             && !listeners.iter().any(|other| other.tls.is_some())
+            // One whose files cannot be used is told as that.
+            && !written.listener.iter().any(|other| other.tls.is_some())
         {
             report.refuse(flag.span(), "no listener has `tls`: there is nothing to redirect to");
         }
     }
     if let (true, Some(key)) = (is_proxy, &written.client_address)
         && !listeners.iter().any(|listener| listener.proxy_protocol)
+        && !written.listener.iter().any(|other| is_set(other.proxy_protocol.as_ref()))
     {
         report.refuse_with(
             key.span(),

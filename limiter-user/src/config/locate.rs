@@ -1,6 +1,6 @@
 //! From a place in the file to the key path a person would write, and to a copy safe to show.
 
-use std::ops::Range;
+use std::{ffi::OsStr, ops::Range, path::Path};
 
 use toml::de::{DeTable, DeValue};
 
@@ -51,8 +51,10 @@ fn search_value(value: &DeValue<'_>, path: &str, wanted: &Range<usize>, best: &m
 }
 
 /// Words that mark a line whose quoted text may be a secret written where it must not be.
-const SECRET_WORDS: [&str; 7] =
-    ["token", "secret", "passw", "credential", "key =", "key=", "digest"];
+const SECRET_WORDS: [&str; 5] = ["token", "secret", "passw", "credential", "digest"];
+
+/// And those of which some are named by a path, and others are what a limit counts by.
+const KEY_WORDS: [&str; 2] = ["key =", "key="];
 
 /// The file with everything that may be a secret replaced by `*`, every byte at its place:
 /// quoted text on lines about secrets, and what stands before `@` in a URL.
@@ -64,6 +66,9 @@ fn masked_line(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     if SECRET_WORDS.iter().any(|word| lower.contains(word)) {
         return mask_quoted(line);
+    }
+    if KEY_WORDS.iter().any(|word| lower.contains(word)) {
+        return mask_quoted_unless(line, is_no_key);
     }
     let (Some(scheme), Some(at)) = (line.find("://"), line.rfind('@')) else {
         return line.to_owned();
@@ -78,24 +83,43 @@ fn masked_line(line: &str) -> String {
 
 /// All quoted text replaced by `*`: for lines with keys that nobody knows.
 pub(super) fn mask_quoted(line: &str) -> String {
-    let mut quote = None;
+    mask_quoted_unless(line, |_| false)
+}
+
+/// Whether a value beside `key` says where a key is, or what requests are counted by.
+fn is_no_key(value: &str) -> bool {
+    let extension = Path::new(value).extension().and_then(OsStr::to_str).unwrap_or_default();
+    matches!(extension, "pem" | "key" | "crt" | "cer" | "der")
+        || matches!(value, "client" | "principal" | "route")
+        || value.starts_with("header:")
+}
+
+fn mask_quoted_unless(line: &str, is_shown: impl Fn(&str) -> bool) -> String {
     let mut masked = String::with_capacity(line.len());
-    for character in line.chars() {
-        match quote {
-            None => {
-                if matches!(character, '"' | '\'') {
-                    quote = Some(character);
+    let mut rest = line;
+    while let Some(open) = rest.find(['"', '\'']) {
+        let quote = if rest[open..].starts_with('"') { '"' } else { '\'' };
+        let (before, quoted) = rest.split_at(open + 1);
+        masked.push_str(before);
+        let end = quoted.find(quote).unwrap_or(quoted.len());
+        let (value, behind) = quoted.split_at(end);
+        if is_shown(value) {
+            masked.push_str(value);
+        } else {
+            for character in value.chars() {
+                match character {
+                    '\n' => masked.push('\n'),
+                    _ => masked.extend(std::iter::repeat_n('*', character.len_utf8())),
                 }
-                masked.push(character);
             }
-            Some(open) if open == character => {
-                quote = None;
-                masked.push(character);
-            }
-            Some(_) if character == '\n' => masked.push(character),
-            Some(_) => masked.extend(std::iter::repeat_n('*', character.len_utf8())),
+        }
+        rest = behind;
+        if let Some(behind) = rest.strip_prefix(quote) {
+            masked.push(quote);
+            rest = behind;
         }
     }
+    masked.push_str(rest);
     masked
 }
 
@@ -132,6 +156,22 @@ mod tests {
         assert_eq!(shown.len(), source.len());
         assert!(!shown.contains("s3cr") && !shown.contains("pw"));
         assert!(shown.contains("@host") && shown.contains("/x"));
+    }
+
+    #[test]
+    fn what_is_no_key_is_shown() {
+        for (line, shown) in [
+            ("key = \"s3cret\"\n", "key = \"******\"\n"),
+            ("key='s3cret", "key='******"),
+            (
+                "x = { certificate = \"a.pem\", key = \"b.key\" }",
+                "x = { certificate = \"a.pem\", key = \"b.key\" }",
+            ),
+            ("key = [\"client\", \"header:X\"]", "key = [\"client\", \"header:X\"]"),
+            ("key = \"a.key\" # token", "key = \"*****\" # token"),
+        ] {
+            assert_eq!(masked(line), shown);
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) fn check(
     let mut routes: Vec<RoutePolicy> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
     for entry in written {
-        let Some(route) = one(entry, &defaults, resources, document, report) else {
+        let Some(mut route) = one(entry, &defaults, resources, document, report) else {
             continue;
         };
         let place: Place =
@@ -67,8 +67,13 @@ pub(super) fn check(
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
         }
-        if routes.iter().any(|other| overlaps(other, &route)) {
-            report.refuse(place.clone(), "another route matches the same requests");
+        if scope.elizaos.is_some() {
+            // As requests are compared with it.
+            route.path = route.path.to_lowercase();
+        }
+        // One behind which nothing is left is a matter for the warnings.
+        if routes.iter().any(|other| overlaps(other, &route)) && !is_hidden(&routes, &route) {
+            report.refuse(place.clone(), "another route matches some of the same requests");
         }
         routes.push(route);
         places.push(place);
@@ -143,6 +148,11 @@ fn one(
     let response_headers = edits::check(&written.response_headers, Side::Response, report);
     let (path, upstream, auth) = (path?, upstream?, auth?);
     let scopes = scopes(written, &auth, report);
+    // With the default comes all of it.
+    let second_auth = match written.auth {
+        Some(_) => Vec::new(),
+        None => defaults.second_auth.clone(),
+    };
     let max_body_bytes =
         written.max_body.as_ref().and_then(|text| report.value(text, values::size));
     let strip_prefix = target::strip_prefix(written.strip_prefix.as_ref(), &path, report);
@@ -161,6 +171,7 @@ fn one(
         allow,
         request_headers,
         response_headers,
+        second_auth,
         strip_prefix,
         max_body_bytes,
         content_types: Vec::new(),
@@ -255,6 +266,17 @@ pub(super) fn overlaps(left: &RoutePolicy, right: &RoutePolicy) -> bool {
         _ => false,
     };
     methods && left.host == right.host && left.path == right.path
+}
+
+/// Whether routes before it match every request that `route` does: the first one decides.
+pub(super) fn is_hidden(before: &[RoutePolicy], route: &RoutePolicy) -> bool {
+    let same = || before.iter().filter(|one| one.host == route.host && one.path == route.path);
+    let has = |method: &String| same().any(|one| one.methods.contains(method));
+    if route.methods.is_empty() {
+        same().any(|one| one.methods.is_empty())
+    } else {
+        route.methods.iter().all(has)
+    }
 }
 
 /// The order of the router: a host before a wildcard before any, then the path, then methods.

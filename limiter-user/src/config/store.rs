@@ -33,7 +33,13 @@ pub(super) fn check(
         &[("local", OnFailure::Local), ("open", OnFailure::Open), ("closed", OnFailure::Closed)],
         &[],
     );
-    let url = written.url.as_ref().and_then(|url| report.value(url, server));
+    let url = written.url.as_ref().and_then(|url| match server(url.get_ref()) {
+        Ok(server) => Some(server),
+        Err(why) => {
+            report.refuse(url.span(), why);
+            None
+        }
+    });
     let timeout = report.value_or(written.timeout.as_ref(), timeout, DEFAULT_TIMEOUT);
     let user = written.user.as_ref().and_then(|user| report.value(user, user_name));
     if !is_shared {

@@ -2,6 +2,8 @@
 //!
 //! What is read goes into the policy as bytes. Messages name files, never what is in them.
 
+mod validity;
+
 use std::{fs, io::Read as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -20,6 +22,7 @@ use super::{
     error::Report,
 };
 use crate::{
+    clock,
     keys::file::read_private,
     policy::listener::{
         CertificatePolicy, ClientCertificatesPolicy, SecretBytes, TlsPolicy, TlsVersion,
@@ -77,9 +80,14 @@ fn certificate(
     let document = written.get_ref();
     let certificate_file = agent::path(&document.certificate, scope, report);
     let key_file = agent::path(&document.key, scope, report);
-    read_certificate(&certificate_file, &key_file)
+    let read = read_certificate(&certificate_file, &key_file)
         .map_err(|error| report.refuse(written.span(), format!("{error:#}")))
-        .ok()
+        .ok()?;
+    // It is served all the same: some clients would rather have a wrong date than no answer.
+    if let Some(concern) = validity::concern(&read.chain, clock::unix_ns() / 1_000_000_000) {
+        report.risk(written.span(), format!("{}: {concern}", certificate_file.display()));
+    }
+    Some(read)
 }
 
 fn clients(
@@ -100,9 +108,21 @@ fn clients(
     );
     let ca_file = agent::path(ca, scope, report);
     let crl_file = document.crl.as_ref().map(|crl| agent::path(crl, scope, report));
-    read_clients(&ca_file, crl_file.as_deref(), required)
-        .map_err(|error| report.refuse(ca.span(), format!("{error:#}")))
-        .ok()
+    let authorities = read_authorities(&ca_file);
+    let authorities = authorities.map_err(|error| report.refuse(ca.span(), format!("{error:#}")));
+    // One that cannot be read is told beside authorities that cannot be read.
+    let place = document.crl.as_ref().map_or_else(|| ca.span(), Spanned::span);
+    let roots = authorities.as_ref().map_or_else(|()| RootCertStore::empty(), |known| roots(known));
+    let is_known = authorities.is_ok();
+    let crls = read_crls(crl_file.as_deref(), is_known.then_some(roots))
+        .map_err(|error| report.refuse(place, format!("{error:#}")));
+    Some(ClientCertificatesPolicy {
+        required,
+        ca_file,
+        ca: authorities.ok()?,
+        crl_file,
+        crls: crls.ok()?,
+    })
 }
 
 fn read_certificate(certificate_file: &Path, key_file: &Path) -> anyhow::Result<CertificatePolicy> {
@@ -138,39 +158,56 @@ fn read_clients(
     crl_file: Option<&Path>,
     required: bool,
 ) -> anyhow::Result<ClientCertificatesPolicy> {
-    let shown = ca_file.display();
-    let text = read(ca_file, MAX_BYTES)?;
-    let ca = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| anyhow!("{shown}: {error}"))?;
-    ensure!(!ca.is_empty(), "{shown} holds no certificate");
-    let mut roots = RootCertStore::empty();
-    for one in &ca {
-        roots.add(one.clone()).with_context(|| shown.to_string())?;
-    }
-    let crls = match crl_file {
-        None => Vec::new(),
-        Some(file) => {
-            let shown = file.display();
-            let crls = CertificateRevocationListDer::pem_slice_iter(&read(file, MAX_CRL_BYTES)?)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| anyhow!("{shown}: {error}"))?;
-            ensure!(!crls.is_empty(), "{shown} holds no revocation list in PEM");
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .with_crls(crls.clone())
-                .build()
-                .map_err(|error| anyhow!("{shown}: {error}"))?;
-            crls.into_iter().map(|one| one.as_ref().to_vec()).collect()
-        }
-    };
+    let ca = read_authorities(ca_file)?;
     Ok(ClientCertificatesPolicy {
         required,
         ca_file: ca_file.to_owned(),
-        ca: ca.into_iter().map(|one| one.as_ref().to_vec()).collect(),
+        crls: read_crls(crl_file, Some(roots(&ca)))?,
+        ca,
         crl_file: crl_file.map(Path::to_owned),
-        crls,
     })
+}
+
+/// Certificates that may be authorities.
+fn read_authorities(file: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let shown = file.display();
+    let text = read(file, MAX_BYTES)?;
+    let found = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow!("{shown}: {error}"))?;
+    ensure!(!found.is_empty(), "{shown} holds no certificate");
+    let mut known = RootCertStore::empty();
+    for one in &found {
+        known.add(one.clone()).with_context(|| shown.to_string())?;
+    }
+    Ok(found.into_iter().map(|one| one.as_ref().to_vec()).collect())
+}
+
+/// What was read before.
+fn roots(authorities: &[Vec<u8>]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().cloned().map(CertificateDer::from));
+    roots
+}
+
+/// Lists of revoked certificates, as far as they can be judged without the authorities.
+fn read_crls(file: Option<&Path>, roots: Option<RootCertStore>) -> anyhow::Result<Vec<Vec<u8>>> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let shown = file.display();
+    let crls = CertificateRevocationListDer::pem_slice_iter(&read(file, MAX_CRL_BYTES)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| anyhow!("{shown}: {error}"))?;
+    ensure!(!crls.is_empty(), "{shown} holds no revocation list in PEM");
+    if let Some(roots) = roots {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .with_crls(crls.clone())
+            .build()
+            .map_err(|error| anyhow!("{shown}: {error}"))?;
+    }
+    Ok(crls.into_iter().map(|one| one.as_ref().to_vec()).collect())
 }
 
 /// The bytes of a regular file.

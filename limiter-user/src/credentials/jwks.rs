@@ -179,3 +179,86 @@ fn key(jwk: &Map<String, Value>, allowed: &[Algorithm]) -> Result<Key, String> {
         _ => Err("a kind of key that is not supported".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// RFC 8037, A.2, and RFC 7515, A.3.1.
+    const ED: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+    const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+
+    fn ed(changes: &Value) -> Value {
+        let mut jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": ED });
+        for (name, value) in changes.as_object().unwrap() {
+            jwk[name] = value.clone();
+        }
+        jwk
+    }
+
+    fn read(keys: &[Value]) -> Result<KeySet, String> {
+        KeySet::read(json!({ "keys": keys }).to_string().as_bytes(), &Algorithm::ALL)
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_left_out() {
+        let set = read(&[
+            ed(&json!({ "kid": "a" })),
+            ed(&json!({ "use": "sig", "key_ops": ["verify"], "alg": "EdDSA", "x5c": 5 })),
+            json!({ "kty": "EC", "crv": "P-256", "x": X, "y": Y }),
+        ]);
+        assert_eq!(set.unwrap().len(), 3);
+        for (jwk, why) in [
+            (ed(&json!({ "use": "enc" })), "not for signatures"),
+            (ed(&json!({ "use": 1 })), "not for signatures"),
+            (ed(&json!({ "key_ops": ["sign"] })), "not for verifying"),
+            (ed(&json!({ "key_ops": "verify" })), "not for verifying"),
+            (ed(&json!({ "d": ED })), "private key"),
+            (ed(&json!({ "alg": "RS256" })), "fits none"),
+            (ed(&json!({ "alg": "none" })), "fits none"),
+            (ed(&json!({ "alg": 5 })), "fits none"),
+            (ed(&json!({ "kid": 5 })), "`kid`"),
+            (ed(&json!({ "kid": "k".repeat(257) })), "`kid`"),
+            (ed(&json!({ "x": "AAAA" })), "no valid public key"),
+            (ed(&json!({ "x": format!("{ED}=") })), "base64url"),
+            (ed(&json!({ "x": 7 })), "base64url"),
+            (ed(&json!({ "crv": "Ed448" })), "not supported"),
+            (json!({ "kty": "oct", "k": "AAAA" }), "a secret"),
+            (json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB" }), "too weak"),
+            (json!({ "kty": "EC", "crv": "P-256", "x": Y, "y": X }), "no valid public key"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": X, "y": Y }), "length"),
+            (json!({ "kty": "EC", "crv": "secp256k1", "x": X, "y": Y }), "not supported"),
+            (json!(5), "not an object"),
+        ] {
+            let error = read(std::slice::from_ref(&jwk)).unwrap_err();
+            assert!(error.contains(why), "{jwk}: {error}");
+            assert_eq!(read(&[jwk, ed(&json!({}))]).unwrap().len(), 1);
+        }
+        assert!(read(&vec![ed(&json!({})); MAX_KEYS + 1]).is_err());
+        for document in ["", "[]", "{}", "{\"keys\":[]}", "{\"keys\":[],\"keys\":[]}"] {
+            assert!(KeySet::read(document.as_bytes(), &Algorithm::ALL).is_err());
+        }
+    }
+
+    #[test]
+    fn names_are_asked_for_only_where_there_are_names() {
+        let jws = |kid: &str| {
+            let header =
+                base64url::encode(format!(r#"{{"alg":"EdDSA","kid":"{kid}"}}"#).as_bytes());
+            format!("{header}.e30.c2ln")
+        };
+        let (a, b) = (jws("a"), jws("b"));
+        let [a, b] = [&a, &b].map(|text| Jws::parse(text).unwrap());
+        let named = read(&[ed(&json!({ "kid": "a" })), ed(&json!({}))]).unwrap();
+        assert!(named.fits(&a) && !named.fits(&b) && named.knows("a") && !named.knows("b"));
+        let unnamed = read(&[ed(&json!({}))]).unwrap();
+        assert!(unnamed.fits(&a) && unnamed.fits(&b) && unnamed.knows("b"));
+        assert_eq!(named.verify(&b), Err(Flaw::UnknownKey));
+        assert_eq!(named.verify(&a), Err(Flaw::Signature));
+        assert!(named.is_same(&read(&[ed(&json!({ "kid": "a" })), ed(&json!({}))]).unwrap()));
+        assert!(!named.is_same(&unnamed));
+    }
+}

@@ -177,6 +177,22 @@ fn is_covered(covered: &InnerList, name: &str) -> bool {
     })
 }
 
+/// Whether what any signature of the message would be made over says what it covers and no more: a
+/// line for each component, and one that can be read again as the list that was sent.
+pub(super) fn is_sound(message: &Message<'_>) -> bool {
+    let Some(input) = combined(message.headers, &SIGNATURE_INPUT) else { return true };
+    let Ok(input) = Parser::new(&input).parse::<Dictionary>() else { return true };
+    input.values().all(|member| {
+        let ListEntry::InnerList(covered) = member else { return true };
+        let Some(base) = base::of(covered, message) else { return true };
+        let lines: Vec<&[u8]> = base.split(|byte| *byte == b'\n').collect();
+        let last = lines.last().and_then(|line| line.strip_prefix(b"\"@signature-params\": "));
+        let again = last.and_then(|list| Parser::new(list).parse::<sfv::List>().ok());
+        lines.len() == covered.items.len() + 1
+            && again.is_some_and(|list| list == [ListEntry::InnerList(covered.clone())])
+    })
+}
+
 fn text<'a>(covered: &'a InnerList, parameter: &str) -> Result<Option<&'a str>, Fault> {
     match covered.params.get(parameter) {
         None => Ok(None),

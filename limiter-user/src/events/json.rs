@@ -228,6 +228,7 @@ mod tests {
                 status: 429,
                 route: "api".into(),
                 principal: None,
+                limit: None,
             })),
             ..Event::lifecycle(1_768_472_625_000_000_000, Lifecycle::Banned, "")
         };

@@ -70,6 +70,13 @@ pub fn duration(duration: Duration) -> impl Display {
 }
 
 fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Result {
+    if let (Refusal::RateLimited, Some(request)) = (refusal, &event.request)
+        && let Some(limit) = &request.limit
+        && let Some((words, what, named)) = limited(limit, &request.path)
+    {
+        write!(f, "{words} {}, {what}: {}", who(event), escape::token(named, MAX_PATH_BYTES))?;
+        return detail(f, event, ": ");
+    }
     let (words, with_request) = match refusal {
         Refusal::MalformedRequest => ("Malformed request from", true),
         Refusal::Misdirected => ("Request for another host from", true),
@@ -101,6 +108,22 @@ fn refused(f: &mut Formatter<'_>, event: &Event, refusal: Refusal) -> fmt::Resul
         write!(f, ": {}", head(request))?;
     }
     detail(f, event, ": ")
+}
+
+/// The beginning of the line for a limit that has one of its own, and what it names of the path.
+fn limited<'a>(limit: &str, path: &'a str) -> Option<(&'static str, &'static str, &'a str)> {
+    let words = match limit {
+        "file-system" => "File system rate limit exceeded for IP:",
+        "upload" => "Upload rate limit exceeded for IP:",
+        "authentication" => "Auth rate limit exceeded for IP:",
+        "channel-validation" => {
+            let channel = path.split('/').nth(4).unwrap_or(path);
+            let words = "Channel validation rate limit exceeded for IP:";
+            return Some((words, "attempted channel", channel));
+        }
+        _ => return None,
+    };
+    Some((words, "endpoint", path))
 }
 
 fn happened(f: &mut Formatter<'_>, event: &Event, lifecycle: Lifecycle) -> fmt::Result {
@@ -201,6 +224,24 @@ mod tests {
             request: Some(Box::new(request)),
             ..Event::lifecycle(AT, Lifecycle::Degraded, "")
         }
+    }
+
+    #[test]
+    fn limits_with_a_line_of_their_own_name_the_path() {
+        let mut event = refusal(Refusal::RateLimited);
+        let said =
+            |event: &Event| line(event).to_string().split_off("[2026-01-15 10:23:45] ".len());
+        let general = "WARN: [SECURITY] Rate limit exceeded for IP: 192.168.1.100";
+        assert_eq!(said(&event), general);
+        event.request.as_mut().unwrap().limit = Some("api".into());
+        assert_eq!(said(&event), general);
+        event.request.as_mut().unwrap().limit = Some("upload".into());
+        assert_eq!(
+            said(&event),
+            "WARN: [SECURITY] Upload rate limit exceeded for IP: 192.168.1.100, endpoint: /api/x"
+        );
+        event.kind = EventKind::Refused(Refusal::Guarded);
+        assert!(said(&event).ends_with("Too many failed attempts from 192.168.1.100"));
     }
 
     #[test]

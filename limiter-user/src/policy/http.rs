@@ -185,6 +185,9 @@ pub struct RoutePolicy {
     pub upstream: usize,
     /// Who may call.
     pub auth: RouteAuth,
+    /// Who the caller must be beside that, and then counts as: whoever passes any of these (indices
+    /// into `auth`). Empty: nobody.
+    pub second_auth: Vec<usize>,
     /// What the caller must be allowed, all of it; empty on a public route.
     pub scopes: Vec<String>,
     /// Indices into `limits`.
@@ -230,6 +233,15 @@ pub enum PathPattern {
 }
 
 impl PathPattern {
+    /// The same in lower case.
+    pub fn to_lowercase(&self) -> Self {
+        match self {
+            Self::Prefix(text) => Self::Prefix(text.to_ascii_lowercase()),
+            Self::Exact(text) => Self::Exact(text.to_ascii_lowercase()),
+            Self::Glob(text) => Self::Glob(text.to_ascii_lowercase()),
+        }
+    }
+
     /// As written.
     pub fn text(&self) -> &str {
         match self {

@@ -8,6 +8,17 @@ use std::net::Ipv6Addr;
 /// Longest name (RFC 1035, 2.3.4, with its final dot).
 const MAX_NAME_BYTES: usize = 254;
 
+/// Bytes of a label.
+const LABEL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        byte += 1;
+    }
+    table
+};
+
 /// Length of the host in `host[:port]`, brackets included; `None` if it is not one.
 pub(super) fn host_bytes(value: &[u8]) -> Option<usize> {
     let length = if value.first() == Some(&b'[') {
@@ -39,14 +50,15 @@ pub(super) fn same(one: &[u8], other: &[u8], default_port: &[u8]) -> bool {
 }
 
 fn is_name(name: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let labels = name.strip_suffix(b".").unwrap_or(name);
-    !labels.is_empty()
-        && name.len() <= MAX_NAME_BYTES
-        && name.iter().all(plain)
-        && labels.first() != Some(&b'.')
-        && labels.last() != Some(&b'.')
-        && !labels.windows(2).any(|pair| pair == b"..")
+    // Between labels is one dot, and there is none around them.
+    let mut before = b'.';
+    let fine = labels.iter().all(|&byte| {
+        let fine = LABEL[usize::from(byte)] || (byte == b'.' && before != b'.');
+        before = byte;
+        fine
+    });
+    fine && before != b'.' && name.len() <= MAX_NAME_BYTES
 }
 
 fn is_port(digits: &[u8]) -> bool {

@@ -27,8 +27,10 @@ use crate::{
     clock,
     credentials::replay::Replays,
     limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
+    link::SignedCount,
     policy::{
         HttpPolicy, Mode, Rate,
+        auth::AuthKind,
         http::{
             AccessFormat, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy, HttpBounds,
             HttpTimeouts, RouteAuth, RoutePolicy,
@@ -60,6 +62,22 @@ impl Lasting {
             issuers: Issuers::default(),
             verified: Arc::default(),
             stores,
+        }
+    }
+}
+
+impl Lasting {
+    /// What is known of signed messages.
+    pub(super) fn signed(&self) -> SignedCount {
+        let Some(replays) = &self.replays else { return SignedCount::default() };
+        let (remembered, capacity) = replays.room(clock::coarse_unix_ns() / 1_000_000_000);
+        let [full, repeated, unknown] = replays.refused();
+        SignedCount {
+            remembered: remembered as u64,
+            capacity: capacity as u64,
+            full,
+            repeated,
+            unknown,
         }
     }
 }
@@ -169,6 +187,10 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    /// The same route with the schemes of whoever the caller must be beside that.
+    pub(super) second: Option<Box<Route>>,
+    /// Whether only tokens let in.
+    pub(super) asks_token: bool,
     pub(super) scopes: Vec<Box<str>>,
     /// What a caller without them is told (RFC 6750, 3.1).
     pub(super) scope_challenge: HeaderValue,
@@ -307,6 +329,17 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
     for index in &auth {
         within(*index, policy.auth.len(), "scheme")?;
     }
+    let second = if route.second_auth.is_empty() {
+        None
+    } else {
+        let second = RoutePolicy {
+            auth: RouteAuth::AnyOf(route.second_auth.clone()),
+            second_auth: Vec::new(),
+            ..route.clone()
+        };
+        Some(Box::new(compile_route(&second, policy)?))
+    };
+    let is_token = |index: &usize| matches!(policy.auth[*index].kind, AuthKind::Jwt(_));
     for index in &route.limits {
         within(*index, policy.limits.len(), "limit")?;
     }
@@ -321,7 +354,9 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             })
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
+        asks_token: !auth.is_empty() && auth.iter().all(is_token),
         auth,
+        second,
         scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
         scope_challenge: value(
             &format!(

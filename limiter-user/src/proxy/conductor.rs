@@ -327,6 +327,7 @@ impl Conductor {
         totals.servers = self.lasting.upstreams.counts();
         totals.store = self.lasting.stores.counts();
         totals.access_lost = self.access_log.lost();
+        totals.signed = self.lasting.signed();
         totals
     }
 

@@ -20,14 +20,14 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::{Reply, Wording},
-    stage::{cors, request_id, response_headers, trace, transform::ForwardedFor},
+    stage::{cors, older_limits, request_id, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
     clock,
     limits::{AddressKey, Key},
     link::{ObservedOutcome, RequestFacts},
-    policy::Mode,
+    policy::{Mode, http::ErrorShape},
     refusal::Refusal,
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub(super) route: Option<usize>,
     pub(super) grant: Grant,
     pub(super) principal: Option<Principal>,
+    /// What it was asked for last is a token.
+    pub(super) asks_token: bool,
     pub(super) quota: Quota,
     findings: Vec<Refusal>,
     refusal: Option<Refusal>,
@@ -101,6 +103,7 @@ impl Exchange {
             route: None,
             grant: Grant::None,
             principal: None,
+            asks_token: false,
             quota: Quota::default(),
             findings: Vec::new(),
             refusal: None,
@@ -110,6 +113,11 @@ impl Exchange {
             pace,
             logged,
         })
+    }
+
+    /// What was asked for, as it was sent.
+    pub(super) fn asked(&self) -> (Method, Uri) {
+        (self.method.clone(), self.uri.clone())
     }
 
     /// Socket peer.
@@ -167,7 +175,7 @@ impl Exchange {
         self.refusal = reply.refusal();
         let policy = &*self.in_force.policy;
         let limit = self.quota.refusing(policy);
-        let wording = Wording { shape: policy.error_shape, limit };
+        let wording = Wording { shape: policy.error_shape, limit, asks_token: self.asks_token };
         let (response, body) = reply.into_parts(wording, &self.id, space);
         response.map(|()| Source::Fixed(Some(body)))
     }
@@ -208,7 +216,14 @@ impl Exchange {
         if let Some(index) = route.and_then(|route| route.cors) {
             cors::apply(&policy.cors[index], &self.grant, headers);
         }
+        let is_elizaos = policy.error_shape == ErrorShape::ElizaOs;
+        if is_elizaos {
+            older_limits::translate(self.unix_seconds(), headers);
+        }
         self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
+        if is_elizaos {
+            older_limits::repeat(self.unix_seconds(), headers);
+        }
         if self.connection.is_stream(&self.watch) {
             // HTTP/2 has a frame for it, sent when the connection drains.
             headers.remove(CONNECTION);
@@ -239,6 +254,9 @@ impl Exchange {
             status: self.status,
             route: self.route(policy).map(|route| route.name.to_string()).unwrap_or_default(),
             principal: self.principal.as_ref().map(|who| who.identity(policy).name.to_string()),
+            limit: (policy.error_shape == ErrorShape::ElizaOs)
+                .then(|| self.quota.refusing(policy).map(str::to_owned))
+                .flatten(),
         })
     }
 

@@ -113,30 +113,35 @@ fn stages(
             return Ok(());
         }
     }
-    let asked = auth::Asked {
-        policy: compiled,
-        route,
-        parts,
-        client,
-        certificate: None,
-        names: None,
-        url_scheme: "http",
-        tokens: &Tokens::default(),
-        unix_seconds,
-        now_ns: 0,
-    };
-    match at_once(auth::authenticate(&asked, &mut Content::None)).transpose().map_err(refusal)? {
-        Some(Authenticated::Public) => told.push("the route is public".to_owned()),
-        Some(Authenticated::As(principal)) => {
-            let name = &principal.identity(compiled).name;
-            told.push(format!("authenticated as {name}"));
-            auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
+    for route in std::iter::once(route).chain(route.second.as_deref()) {
+        let asked = auth::Asked {
+            policy: compiled,
+            route,
+            parts,
+            client,
+            certificate: None,
+            names: None,
+            url_scheme: "http",
+            tokens: &Tokens::default(),
+            unix_seconds,
+            now_ns: 0,
+        };
+        match at_once(auth::authenticate(&asked, &mut Content::None))
+            .transpose()
+            .map_err(refusal)?
+        {
+            Some(Authenticated::Public) => told.push("the route is public".to_owned()),
+            Some(Authenticated::As(principal)) => {
+                let name = &principal.identity(compiled).name;
+                told.push(format!("authenticated as {name}"));
+                auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
+            }
+            Some(Authenticated::Ask(scheme)) => {
+                let name = &policy.auth[scheme].name;
+                told.push(format!("{name} would be asked, which says who this is, if anybody"));
+            }
+            None => told.push("authentication waits for what only a request can tell".to_owned()),
         }
-        Some(Authenticated::Ask(scheme)) => {
-            let name = &policy.auth[scheme].name;
-            told.push(format!("{name} would be asked, which says who this is, if anybody"));
-        }
-        None => told.push("authentication waits for what only a request can tell".to_owned()),
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
     told.extend(limits.map(|limit| format!("counted by limit {}{}", limit.name, amounts(limit))));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -85,7 +85,8 @@ pub(super) fn handle(
     let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
     Answering::Working(Box::pin(async move {
         let outcome = match admit(&mut exchange, &mut parts, body).await {
-            Ok(cleared) => upstream::send(&mut exchange, cleared).await,
+            // Apart, so that a refusal costs no room for it.
+            Ok(cleared) => Box::pin(upstream::send(&mut exchange, cleared)).await,
             Err(reply) => Err(reply),
         };
         let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));
@@ -149,8 +150,14 @@ async fn admit(
     let is_unannounced = transform::is_unannounced(&parts.method, &body);
     let mut content = Content::Streaming(RequestBody::new(body, exchange));
     // Waits for the body where a scheme signs it.
-    if let Err(reply) = authenticate(exchange, policy, route, &client, (parts, &mut content)).await
-    {
+    let read = (&*parts, &mut content);
+    let mut authenticated = authenticate(exchange, policy, route, &client, read).await;
+    if let (Ok(()), Some(second)) = (&authenticated, &route.second) {
+        // On the heap: few routes have it.
+        let read = (&*parts, &mut content);
+        authenticated = Box::pin(authenticate(exchange, policy, second, &client, read)).await;
+    }
+    if let Err(reply) = authenticated {
         return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply).await);
     }
     if exchange.principal.is_none()
@@ -202,14 +209,17 @@ fn edit(exchange: &Exchange, route: &Route, client: &Client, headers: &mut Heade
 
 /// The same request once more, without a body, from the head as it was received. `None` if that is
 /// not there as a whole.
-pub(super) fn again(exchange: &Exchange, method: Method, uri: Uri) -> Option<Request<RequestBody>> {
-    let mut headers = reread(&exchange.connection.head())?;
+pub(super) fn again(exchange: &Exchange) -> Option<Request<RequestBody>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.uri) = exchange.asked();
+    parts.headers = reread(&exchange.connection.head())?;
+    let target = target::check(&parts, exchange.connection.scheme()).ok()?;
     let route = &exchange.in_force.policy.routes[exchange.route?];
-    edit(exchange, route, &exchange.client?, &mut headers);
+    edit(exchange, route, &exchange.client?, &mut parts.headers);
     let mut request = Request::new(RequestBody::none(exchange));
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
+    *request.headers_mut() = parts.headers;
     Some(request)
 }
 
@@ -237,6 +247,7 @@ async fn authenticate(
     client: &Client,
     (parts, content): (&Parts, &mut Content),
 ) -> Result<(), Reply> {
+    exchange.asks_token = route.asks_token;
     let connection = Rc::clone(&exchange.connection);
     let https = client.https.unwrap_or_else(|| connection.tls().is_some());
     let core = Rc::clone(&exchange.core);

@@ -3,6 +3,7 @@
 //! A connection's state is a handful of cells that its task, its requests and the sweeper share;
 //! whoever changes it wakes the task. What belongs to one request is its [`Watch`].
 
+mod places;
 mod reading;
 
 use std::{
@@ -14,12 +15,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
-
+pub(super) use self::places::Registry;
 use super::{
     compiled_listener::Listener,
     framing::{Framer, Limits},
-    peers::Peers,
     proof::Client,
     stage::transform::ForwardedFor,
     tls::TlsFacts,
@@ -312,100 +311,6 @@ impl Connection {
         }
         for stream in self.streams.borrow().iter() {
             stream.expire(now_ns);
-        }
-    }
-}
-
-/// The connections of one core.
-#[derive(Debug, Default)]
-pub(super) struct Registry {
-    places: RefCell<Places>,
-    emptied: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Places {
-    connections: Vec<Option<Rc<Connection>>>,
-    free: Vec<usize>,
-    open: usize,
-    draining: bool,
-}
-
-impl Registry {
-    /// Adds a connection; the place is for [`Self::remove`].
-    pub(super) fn insert(&self, connection: Rc<Connection>) -> usize {
-        let mut places = self.places.borrow_mut();
-        connection.draining.set(places.draining);
-        places.open += 1;
-        if let Some(place) = places.free.pop() {
-            places.connections[place] = Some(connection);
-            place
-        } else {
-            places.connections.push(Some(connection));
-            places.connections.len() - 1
-        }
-    }
-
-    pub(super) fn remove(&self, place: usize) {
-        let mut places = self.places.borrow_mut();
-        places.connections[place] = None;
-        places.free.push(place);
-        places.open -= 1;
-        if places.open == 0 {
-            self.emptied.notify_one();
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.borrow().open == 0
-    }
-
-    /// Ends the connections of these peers at once.
-    pub(super) fn close(&self, peers: &Peers) {
-        self.each(|connection| {
-            if peers.contains(connection.peer) {
-                connection.abort();
-            }
-        });
-    }
-
-    /// Ends the tunnels of these clients at once.
-    pub(super) fn close_tunnels(&self, of: impl Fn(&Client) -> bool) {
-        self.each(|connection| {
-            if connection.tunnelling.get().is_some_and(|client| of(&client)) {
-                connection.abort();
-            }
-        });
-    }
-
-    /// Ends all connections at once.
-    pub(super) fn close_all(&self) {
-        self.each(Connection::abort);
-    }
-
-    /// Lets connections end after their next answer, which says so, later ones too. One that is
-    /// idle is not closed at once: its next request may be on the way.
-    pub(super) fn drain(&self) {
-        self.places.borrow_mut().draining = true;
-        self.each(Connection::drain);
-    }
-
-    /// Waits until no connection is open.
-    pub(super) async fn emptied(&self) {
-        while !self.is_empty() {
-            self.emptied.notified().await;
-        }
-    }
-
-    /// Tells the connections whose deadline has passed; where it is crowded, those too whose client
-    /// is gone most likely.
-    pub(super) fn expire(&self, now_ns: u64, is_crowded: bool) {
-        self.each(|connection| connection.expire(now_ns, is_crowded));
-    }
-
-    fn each(&self, mut act: impl FnMut(&Connection)) {
-        for connection in self.places.borrow().connections.iter().flatten() {
-            act(connection);
         }
     }
 }

@@ -21,11 +21,13 @@ pub(super) struct Wording<'a> {
     pub(super) shape: ErrorShape,
     /// Name of the limit that refuses, if one does.
     pub(super) limit: Option<&'a str>,
+    /// Whether the credential asked for is a token.
+    pub(super) asks_token: bool,
 }
 
 impl From<ErrorShape> for Wording<'_> {
     fn from(shape: ErrorShape) -> Self {
-        Self { shape, limit: None }
+        Self { shape, limit: None, asks_token: false }
     }
 }
 
@@ -214,7 +216,7 @@ fn say(refusal: Refusal, wording: Wording<'_>, request_id: &HeaderValue, members
             body: problem(refusal, request_id, members),
         },
         ErrorShape::ElizaOs => {
-            let words = elizaos::words(refusal, wording.limit);
+            let words = elizaos::words(refusal, wording.limit, wording.asks_token);
             Said {
                 status: StatusCode::from_u16(words.status).unwrap_or_else(|_| status(refusal)),
                 media_type: words.media_type,
@@ -278,20 +280,37 @@ pub(super) fn push_decimal(text: &mut Vec<u8>, value: u64) {
     text.extend_from_slice(&digits[first..]);
 }
 
+/// `00` to `99`.
+const PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut number: u8 = 0;
+    while number < 100 {
+        pairs[number as usize * 2] = b'0' + number / 10;
+        pairs[number as usize * 2 + 1] = b'0' + number % 10;
+        number += 1;
+    }
+    pairs
+};
+
 /// Digits of the largest number.
 const DIGITS: usize = 20;
 
 /// Writes to the end of `digits`; where the first one is.
 fn write_digits(digits: &mut [u8; DIGITS], mut value: u64) -> usize {
     let mut first = DIGITS;
-    loop {
-        first -= 1;
-        digits[first] = b"0123456789"[(value % 10) as usize];
-        value /= 10;
+    // Below ten nearly always at the end, and two at a time before.
+    while value >= 10 {
+        first -= 2;
+        let pair = (value % 100) as usize * 2;
+        digits[first..first + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+        value /= 100;
         if value == 0 {
-            return first;
+            return if digits[first] == b'0' { first + 1 } else { first };
         }
     }
+    first -= 1;
+    digits[first] = b'0' + (value % 10) as u8;
+    first
 }
 
 #[cfg(test)]
@@ -319,7 +338,7 @@ mod tests {
 
     #[test]
     fn numbers_and_the_length_of_a_document_are_exact() {
-        for value in [0, 7, 10, 429, u64::MAX] {
+        for value in [0, 7, 10, 99, 100, 101, 429, 1_000, 10_007, 999_999, u64::MAX] {
             assert_eq!(decimal(value), value.to_string());
         }
         let id = HeaderValue::from_static("0123456789abcdef");

@@ -11,6 +11,7 @@ pub(super) mod cors;
 pub(super) mod guard;
 pub(super) mod limits;
 pub(super) mod media_type;
+pub(super) mod older_limits;
 pub(super) mod redirect;
 pub(super) mod request_id;
 pub(super) mod response_headers;

@@ -79,10 +79,20 @@ pub(super) async fn send(
             return Box::pin(delivery.begin(chosen, request)).await;
         }
     };
-    match attempt(exchange, &mut lease, request).await {
-        Attempt::Answered(response) => finish(lease, Passage::Free, response),
-        other => Box::pin(Delivery::new(exchange, &pool, replay).after(lease, bit, other)).await,
-    }
+    let attempt = match &mut lease.link {
+        // An answer goes straight through: what holds one is large.
+        Link::Http1(kept) if kept.sender.is_ready() => {
+            let limit = exchange.in_force.policy.timeouts.upstream;
+            let sent = pin!(kept.sender.try_send_request(request));
+            match exchange.within(limit, sent).await {
+                Some(Ok(response)) => return finish(lease, Passage::Free, response),
+                Some(Err(error)) => Attempt::of(exchange, Some(Err(failure(error)))),
+                None => Attempt::of(exchange, None),
+            }
+        }
+        _ => attempt(exchange, &mut lease, request).await,
+    };
+    Box::pin(Delivery::new(exchange, &pool, replay).after(lease, bit, attempt)).await
 }
 
 /// Asks a question of our own, which has no body, and waits for the head of the answer.

@@ -73,6 +73,13 @@ pub struct StatusView {
     /// TLS handshakes with clients: `full`, `resumed`, `failed`.
     #[serde(default)]
     pub tls_handshakes: BTreeMap<String, u64>,
+    /// Signed messages that are remembered, so that none is accepted twice: `remembered`,
+    /// `capacity`; empty where no scheme signs.
+    #[serde(default)]
+    pub signed_messages: BTreeMap<String, u64>,
+    /// Signed messages that were refused: `full`, `repeated`, `unknown`.
+    #[serde(default)]
+    pub signed_refused: BTreeMap<String, u64>,
     /// TCP connections that peers opened, to any port; `None`: the kernel half is off.
     pub connections: Option<ConnectionsView>,
     /// Bans in force by scope.

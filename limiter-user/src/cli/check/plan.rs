@@ -86,14 +86,16 @@ fn jwt_words(jwt: &JwtPolicy) -> String {
             let server = upstream.servers.first().map(ToString::to_string).unwrap_or_default();
             format!("keys from {server}{path}")
         }
-        JwtKeys::Set { file, .. } | JwtKeys::Public { file, .. } => {
+        JwtKeys::Set { file, .. } | JwtKeys::Public { file: Some(file), .. } => {
             format!("keys in {}", file.display())
         }
+        JwtKeys::Public { file: None, .. } => "a public key".to_owned(),
         JwtKeys::Secret { .. } => "a shared secret".to_owned(),
     };
     let issuer = jwt.issuer.as_deref().unwrap_or("any issuer");
     let algorithms = join(jwt.algorithms.iter().map(|algorithm| algorithm.name()));
-    format!("jwt of {issuer} for {}, {algorithms}, {keys}", join(&jwt.audience))
+    let audience = if jwt.audience.is_empty() { "anybody".to_owned() } else { join(&jwt.audience) };
+    format!("jwt of {issuer} for {audience}, {algorithms}, {keys}")
 }
 
 fn write_http(http: &HttpPolicy, out: &mut dyn Write) -> io::Result<()> {
@@ -150,6 +152,10 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
         RouteAuth::AnyOf(any) => join(any.iter().map(|at| &http.auth[*at].name)),
     };
     writeln!(out, "    auth      {auth}")?;
+    if !route.second_auth.is_empty() {
+        let names = join(route.second_auth.iter().map(|at| &http.auth[*at].name));
+        writeln!(out, "    and       {names}")?;
+    }
     if route.limits.is_empty() {
         writeln!(out, "    limits    none")?;
     }

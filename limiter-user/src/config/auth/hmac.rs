@@ -1,5 +1,7 @@
 //! `kind = "hmac"`: senders of webhooks and their secrets, which the proxy needs as they are.
 
+use std::collections::BTreeMap;
+
 use toml::Spanned;
 
 use super::{
@@ -60,7 +62,7 @@ pub(super) fn check(
         let secret = SecretBytes::new(text.into_bytes());
         checked.extend(name_checked.map(|name| HmacSecret { name, secret }));
     }
-    let written_secrets = document.secrets.as_ref().map_or(0, |table| table.len());
+    let written_secrets = document.secrets.as_ref().map_or(0, BTreeMap::len);
     if !(1..=MAX_SECRETS).contains(&written_secrets) {
         report.refuse_with(
             written.span(),

@@ -36,7 +36,7 @@ use crate::{
 const DEFAULT_ALGORITHMS: [Algorithm; 3] = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
 
 /// How far clocks may differ: where nothing is said, and at most.
-const DEFAULT_TOLERANCE: Duration = Duration::from_mins(1);
+pub(in crate::config) const DEFAULT_TOLERANCE: Duration = Duration::from_mins(1);
 const MAX_TOLERANCE: Duration = Duration::from_mins(5);
 
 const MAX_KEY_BYTES: u64 = 1 << 16;
@@ -100,9 +100,11 @@ pub(super) fn check(
 pub(crate) fn reread(policy: &JwtPolicy) -> anyhow::Result<JwtPolicy> {
     let keys = match &policy.keys {
         JwtKeys::Set { file, .. } => read_set(file)?,
-        JwtKeys::Public { file, .. } => read_public(file)?,
+        JwtKeys::Public { file: Some(file), .. } => read_public(file)?,
         JwtKeys::Secret { file: Some(file), .. } => read_secret(file)?,
-        keys @ (JwtKeys::Url { .. } | JwtKeys::Secret { file: None, .. }) => keys.clone(),
+        keys @ (JwtKeys::Url { .. }
+        | JwtKeys::Public { file: None, .. }
+        | JwtKeys::Secret { file: None, .. }) => keys.clone(),
     };
     let revoked = policy.revoked.as_ref().map(|list| read_revoked(&list.file)).transpose()?;
     let fresh = JwtPolicy { keys, revoked, ..policy.clone() };
@@ -151,7 +153,7 @@ fn keys(
             public_key: None,
             secret: None,
             ..
-        } => return self::url(name, url, document.ca.as_ref(), scope, report),
+        } => return published(name, url, document.ca.as_ref(), scope, report),
         AuthDocument {
             jwks_url: None,
             jwks_file: Some(file),
@@ -185,7 +187,8 @@ fn keys(
     read.map_err(|error| report.refuse(place, format!("{error:#}"))).ok()
 }
 
-fn url(
+/// The keys that an issuer publishes.
+pub(in crate::config) fn published(
     name: &Text,
     url: &Text,
     ca: Option<&Text>,
@@ -227,7 +230,7 @@ fn read_public(path: &Path) -> anyhow::Result<JwtKeys> {
     // The parser's message may quote what it could not read.
     let spki = SubjectPublicKeyInfoDer::from_pem_slice(&text)
         .map_err(|_| anyhow!("{shown} holds no public key in PEM (BEGIN PUBLIC KEY)"))?;
-    Ok(JwtKeys::Public { file: path.to_owned(), spki: spki.as_ref().to_vec() })
+    Ok(JwtKeys::Public { file: Some(path.to_owned()), spki: spki.as_ref().to_vec() })
 }
 
 fn read_secret(path: &Path) -> anyhow::Result<JwtKeys> {

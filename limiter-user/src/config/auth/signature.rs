@@ -117,18 +117,16 @@ fn public(
         }
         other => secret::read_at(written.span(), other, scope, report)?,
     };
-    match SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()) {
-        Ok(der) => Some(der.to_vec()),
-        // The parser's message may quote what it could not read.
-        Err(_) => {
-            report.refuse_with(
-                written.span(),
-                "holds no public key in PEM (`-----BEGIN PUBLIC KEY-----`)",
-                "openssl pkey -in private.pem -pubout, or algorithm = \"hmac-sha256\" for a secret",
-            );
-            None
-        }
+    // The parser's message may quote what it could not read.
+    let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).ok();
+    if der.is_none() {
+        report.refuse_with(
+            written.span(),
+            "holds no public key in PEM (`-----BEGIN PUBLIC KEY-----`)",
+            "openssl pkey -in private.pem -pubout, or algorithm = \"hmac-sha256\" for a secret",
+        );
     }
+    der.map(|der| der.to_vec())
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -7,10 +7,12 @@
 mod environment;
 mod headers;
 mod routes;
+mod tokens;
 
 pub(in crate::config) use self::{
     environment::{Settings, read, refuse_loop},
     routes::{add as add_routes, fill},
+    tokens::schemes as token_schemes,
 };
 
 use std::time::Duration;

@@ -19,6 +19,10 @@ use crate::policy::http::{LimitPolicy, RouteAuth};
 pub(in crate::config) struct Defaults {
     /// `None`: a route must say it.
     pub(in crate::config) auth: Option<RouteAuth>,
+    /// Beside that, where it is a key: tokens.
+    pub(in crate::config) second_auth: Vec<usize>,
+    /// `auth` without tokens, where they are asked for.
+    pub(in crate::config) key: Option<RouteAuth>,
     pub(in crate::config) limits: Vec<usize>,
     pub(in crate::config) cors: Option<usize>,
     pub(in crate::config) headers: Option<usize>,
@@ -87,7 +91,15 @@ pub(super) fn of(
         resources.headers.len() - 1
     });
     let allow = preset.and_then(Preset::allow);
-    Defaults { auth, limits: limits.into_iter().collect(), cors, headers, allow }
+    Defaults {
+        auth,
+        second_auth: Vec::new(),
+        key: None,
+        limits: limits.into_iter().collect(),
+        cors,
+        headers,
+        allow,
+    }
 }
 
 /// The table of the file with this name, or the preset's own.
@@ -112,29 +124,44 @@ fn of_elizaos(
     let token = [TOKEN, "LIMITER_AUTH_TOKEN"]
         .into_iter()
         .find_map(|name| Some((name, scope.sources.variable(name)?)));
-    let auth = if !document.auth.is_empty() {
+    let key = if !document.auth.is_empty() {
         if scope.sources.variable(TOKEN).is_some() {
             report.risk(TOKEN, "used only where an [auth.NAME] names it");
         }
-        Some(RouteAuth::AnyOf((0..resources.auth.len()).collect()))
+        Some((0..resources.auth.len()).collect())
     } else if let Some((name, token)) = token {
         resources.auth.push(auth::shared_token_scheme(name, &token, report));
-        Some(RouteAuth::AnyOf(vec![resources.auth.len() - 1]))
+        Some(vec![resources.auth.len() - 1])
+    } else {
+        None
+    };
+    let first_token = resources.auth.len();
+    resources.auth.extend(elizaos::token_schemes(scope, report));
+    let tokens: Vec<usize> = (first_token..resources.auth.len()).collect();
+    if key.is_some() || !tokens.is_empty() {
+        // Nobody comes in without either.
     } else if only_loopback || scope.sources.allow_unauthenticated {
         report.risk(TOKEN, "is not set: whoever reaches the API may call it");
-        Some(RouteAuth::Public)
     } else {
         report.refuse_with(
             "http.listener",
             "without authentication only a loopback address is served",
             "set ELIZA_SERVER_AUTH_TOKEN, add [auth.NAME], or pass --allow-unauthenticated",
         );
-        None
+    }
+    let asks_tokens = !tokens.is_empty();
+    let key = key.map_or(RouteAuth::Public, RouteAuth::AnyOf);
+    let (auth, second_auth) = if key == RouteAuth::Public && asks_tokens {
+        (RouteAuth::AnyOf(tokens), Vec::new())
+    } else {
+        (key.clone(), tokens)
     };
     let limits =
         scope.preset.and_then(Preset::limit).map(|limit| fill(&mut resources.limits, limit));
     let mut defaults = Defaults {
-        auth,
+        auth: Some(auth),
+        second_auth,
+        key: asks_tokens.then_some(key),
         limits: limits.into_iter().collect(),
         cors: None,
         headers: None,

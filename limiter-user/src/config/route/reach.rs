@@ -2,7 +2,10 @@
 //!
 //! Asks the very router that decides about requests.
 
-use super::super::error::{Place, Report};
+use super::{
+    super::error::{Place, Report},
+    is_hidden,
+};
 use crate::policy::{
     http::{RouteAuth, RoutePolicy},
     listener::ListenerPolicy,
@@ -17,7 +20,11 @@ pub(super) fn warn(
     report: &mut Report,
 ) {
     let finder = Router::new(routes.iter().map(|route| (route.host.as_deref(), &route.path)));
-    for (route, place) in routes.iter().zip(places) {
+    for (number, (route, place)) in routes.iter().zip(places).enumerate() {
+        if is_hidden(&routes[..number], route) {
+            let sentence = "no request can match it: one before it is for the same requests";
+            report.risk(place.clone(), sentence);
+        }
         let (host, path) = witness(route.host.as_deref(), &route.path);
         let found = finder.find(&host, &path).map(|index| &routes[index]);
         if let Some(other) = found

@@ -149,6 +149,7 @@ fn routes_that_nothing_reaches_and_credentials_in_the_clear_are_risks() {
          {API}[[http.route]]\npath = \"/a\"\nauth = [\"keys\"]\n\
          [[http.route]]\npath = \"/b\"\nmethods = [\"CONNECT\"]\nauth = \"none\"\n\
          request_headers = {{ set = {{ Authorization = \"x\" }} }}\n\
+         [[http.route]]\npath = \"/a\"\nauth = \"none\"\n\
          [auth.keys]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"\n"
     );
     let risks = accepted(&text).risks;
@@ -156,6 +157,8 @@ fn routes_that_nothing_reaches_and_credentials_in_the_clear_are_risks() {
         risks.iter().filter(|risk| risk.key == key).map(|risk| risk.sentence.as_str()).collect()
     };
     assert!(of("http.route[2]").contains(&"no request can match it: CONNECT is always refused"));
+    let sentence = "no request can match it: one before it is for the same requests";
+    assert!(of("http.route[3]").contains(&sentence), "{risks:?}");
     let plain = "192.0.2.1:80: whoever is on the way can read the credentials for /a: no TLS";
     assert_eq!(of("http.listener"), [plain]);
     let secret = of("http.route[2].request_headers.set.Authorization");

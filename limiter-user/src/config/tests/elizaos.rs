@@ -185,9 +185,41 @@ fn the_payload_is_as_large_as_express_says() {
 }
 
 #[test]
-fn tokens_that_cannot_be_verified_are_not_let_through() {
-    let error = refusal(&[TOKEN, ("ENABLE_DATA_ISOLATION", "true")]);
-    assert!(error.contains("ENABLE_DATA_ISOLATION"), "{error}");
+fn tokens_are_asked_for_beside_the_key() {
+    let isolation = ("ENABLE_DATA_ISOLATION", "true");
+    let secret = ("JWT_SECRET", "a-secret-of-at-least-thirty-two-bytes");
+    let both = http(&[TOKEN, isolation, secret]);
+    let api = route(&both, "/api");
+    assert_eq!((&api.auth, &api.second_auth), (&RouteAuth::AnyOf(vec![0]), &vec![1]));
+    assert!(!both.auth[1].hide_credentials);
+    assert_eq!(route(&both, "/api/media").second_auth, [1]);
+    for path in ["/api/auth/login", "/api/system/version"] {
+        let open = route(&both, path);
+        assert_eq!((&open.auth, open.second_auth.len()), (&RouteAuth::AnyOf(vec![0]), 0), "{path}");
+    }
+    // Without a key it is the token that lets in, beyond this host too.
+    let tokens = http(&[isolation, secret, ("LIMITER_LISTEN", "0.0.0.0:80")]);
+    let api = route(&tokens, "/api");
+    assert_eq!((&api.auth, api.second_auth.len()), (&RouteAuth::AnyOf(vec![0]), 0));
+    assert_eq!(route(&tokens, "/api/auth/login").auth, RouteAuth::Public);
+    // One scheme for each issuer.
+    let listed = ("JWT_ISSUER_WHITELIST", "eliza-server, https://id.example.com");
+    let two = http(&[TOKEN, isolation, secret, listed]);
+    assert_eq!(route(&two, "/api").second_auth, [1, 2]);
+    let published = ("JWT_JWKS_URI", "http://127.0.0.1:9/jwks.json");
+    assert_eq!(route(&http(&[TOKEN, isolation, published]), "/api").second_auth, [1]);
+    // Where nothing could be verified, nothing is served.
+    for variables in [
+        &[TOKEN, isolation][..],
+        &[TOKEN, isolation, ("JWT_SECRET", "short")],
+        &[TOKEN, isolation, ("JWT_ED25519_PUBLIC_KEY", "nonsense")],
+        &[TOKEN, isolation, ("JWT_JWKS_URI", "nonsense")],
+        &[TOKEN, ("ENABLE_DATA_ISOLATION", "yes")],
+    ] {
+        let error = refusal(variables);
+        assert!(!error.contains("nonsense") || error.contains("URL"), "{error}");
+    }
+    assert!(http(&[TOKEN, secret]).auth.len() == 1, "not unless asked for");
 }
 
 #[test]

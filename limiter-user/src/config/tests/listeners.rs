@@ -78,6 +78,39 @@ fn what_cannot_be_used_is_said() {
 }
 
 #[test]
+fn one_thing_that_is_wrong_is_said_once_and_where_it_is() {
+    let scratch = Scratch::new();
+    let (certificate_pem, key) = certificate("a.test");
+    scratch.write("a.pem", &certificate_pem, 0o644);
+    scratch.write("a.key", &key, 0o644);
+    let redirecting = "[[http.listener]]\naddress = \"127.0.0.1:2\"\nredirect_https = true\n";
+    let error = load_in(&scratch.0, &format!("{redirecting}{}", listener(PAIR)), &[]).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.count(), 1, "{text}");
+    assert!(text.contains("everybody can use it") && text.contains("key = \"a.key\""), "{text}");
+    fs::remove_file(scratch.0.join("a.key")).unwrap();
+    scratch.write("a.key", &key, 0o600);
+    let clients = "client_ca = \"a.pem\", crl = \"a.key\"";
+    let tls = PAIR.replace(" }] }", &format!(" }}], {clients} }}"));
+    let text = load_in(&scratch.0, &listener(&tls), &[]).unwrap_err().to_string();
+    assert!(text.contains("tls.crl: ") && text.contains("no revocation list"), "{text}");
+}
+
+#[test]
+fn certificates_that_end_are_risks() {
+    let scratch = Scratch::new();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    scratch.write("a.pem", &params.self_signed(&key).unwrap().pem(), 0o644);
+    scratch.write("a.key", &key.serialize_pem(), 0o600);
+    let risks = load_in(&scratch.0, &listener(PAIR), &[]).unwrap().risks;
+    let risk = risks.iter().find(|risk| risk.sentence.contains("it expired ")).unwrap();
+    assert_eq!(risk.key, "http.listener[0].tls.certificates[0]");
+    assert!(risk.sentence.contains("a.pem"), "{}", risk.sentence);
+}
+
+#[test]
 fn sockets_of_every_kind() {
     let scratch = Scratch::new();
     let text = format!(

@@ -143,10 +143,15 @@ fn encoded(text: &str) -> Option<String> {
         if byte.is_ascii_alphanumeric() || b"*-._".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.extend(percent(byte));
         }
     }
     Some(encoded)
+}
+
+fn percent(byte: u8) -> [char; 3] {
+    let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+    ['%', digit(byte >> 4), digit(byte & 15)]
 }
 
 /// RFC 9421, 2.1.

@@ -35,7 +35,7 @@ pub enum Key {
         key: ParsedPublicKey,
     },
     /// Known to both sides.
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
 }
 
 /// Why there is no key.
@@ -84,7 +84,7 @@ impl Key {
         if secret.len() < MIN_SECRET_BYTES || secret.starts_with(b"-----BEGIN") {
             return Err(KeyError::Secret);
         }
-        Ok(Self::Shared(hmac::Key::new(hmac::HMAC_SHA256, secret)))
+        Ok(Self::Shared(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))))
     }
 
     /// One of [`ALGORITHMS`].

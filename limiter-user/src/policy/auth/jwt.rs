@@ -56,8 +56,8 @@ pub enum JwtKeys {
     },
     /// One public key in a file.
     Public {
-        /// Where it was read.
-        file: PathBuf,
+        /// Where it was read; `None`: in the environment.
+        file: Option<PathBuf>,
         /// DER of its `SubjectPublicKeyInfo`.
         spki: Vec<u8>,
     },
@@ -84,8 +84,8 @@ impl JwtPolicy {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let keys = match &self.keys {
             JwtKeys::Url { .. } => None,
-            JwtKeys::Set { file, .. } | JwtKeys::Public { file, .. } => Some(file),
-            JwtKeys::Secret { file, .. } => file.as_ref(),
+            JwtKeys::Set { file, .. } => Some(file),
+            JwtKeys::Public { file, .. } | JwtKeys::Secret { file, .. } => file.as_ref(),
         };
         keys.into_iter().chain(self.revoked.iter().map(|list| &list.file)).map(PathBuf::as_path)
     }
@@ -94,7 +94,7 @@ impl JwtPolicy {
     pub fn is_of_same_files(&self, other: &Self) -> bool {
         let keys = match (&self.keys, &other.keys) {
             (JwtKeys::Set { file: one, .. }, JwtKeys::Set { file: two, .. })
-            | (JwtKeys::Public { file: one, .. }, JwtKeys::Public { file: two, .. })
+            | (JwtKeys::Public { file: Some(one), .. }, JwtKeys::Public { file: Some(two), .. })
             | (JwtKeys::Secret { file: Some(one), .. }, JwtKeys::Secret { file: Some(two), .. }) => {
                 one == two
             }

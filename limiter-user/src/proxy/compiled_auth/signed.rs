@@ -122,15 +122,10 @@ fn in_header(name: &str) -> String {
     if HeaderValue::from_str(name).is_ok() && !name.contains('%') {
         return name.to_owned();
     }
-    let mut text = String::with_capacity(name.len() + 16);
-    for byte in name.bytes() {
-        if matches!(byte, b' '..=b'~') && byte != b'%' {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
+    name.bytes().fold(String::with_capacity(name.len() + 16), |text, byte| match byte {
+        b'%' | ..b' ' | b'\x7f'.. => format!("{text}%{byte:02X}"),
+        _ => text + char::from(byte).encode_utf8(&mut [0; 4]),
+    })
 }
 
 #[cfg(test)]

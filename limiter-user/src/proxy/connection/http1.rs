@@ -134,6 +134,7 @@ fn facts(framer: &Framer, refusal: Refusal, id: &HeaderValue) -> Option<Box<Requ
         status: refusal.status(),
         route: String::new(),
         principal: None,
+        limit: None,
     }))
 }
 

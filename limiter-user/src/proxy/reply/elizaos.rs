@@ -33,7 +33,7 @@ macro_rules! coded {
 }
 
 /// Words for a refusal, by a limit if it was one.
-pub(super) fn words(refusal: Refusal, limit: Option<&str>) -> Words {
+pub(super) fn words(refusal: Refusal, limit: Option<&str>, asks_token: bool) -> Words {
     let json = |status, body: &'static str| Words {
         status,
         media_type: JSON,
@@ -41,6 +41,13 @@ pub(super) fn words(refusal: Refusal, limit: Option<&str>) -> Words {
     };
     let status = refusal.status();
     match refusal {
+        Refusal::Unauthorized if asks_token => {
+            json(status, "{\"error\":\"JWT token required for data isolation\"}")
+        }
+        Refusal::InvalidCredential if asks_token => json(
+            status,
+            "{\"error\":\"Invalid JWT token\",\"details\":\"JWT verification failed\"}",
+        ),
         Refusal::Unauthorized | Refusal::InvalidCredential => json(
             status,
             "{\"error\":\"API key required\",\"message\":\"Missing or invalid X-API-KEY header\"}",
@@ -109,7 +116,7 @@ mod tests {
     use super::*;
 
     fn json(refusal: Refusal, limit: Option<&str>) -> (u16, Value) {
-        let words = words(refusal, limit);
+        let words = words(refusal, limit, false);
         (words.status, serde_json::from_slice(&words.body).unwrap())
     }
 
@@ -158,10 +165,22 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_asked_for_as_such() {
+        for (refusal, error) in [
+            (Refusal::Unauthorized, "JWT token required for data isolation"),
+            (Refusal::InvalidCredential, "Invalid JWT token"),
+        ] {
+            let words = words(refusal, None, true);
+            let body: Value = serde_json::from_slice(&words.body).unwrap();
+            assert_eq!((words.status, &body["error"]), (401, &Value::from(error)));
+        }
+    }
+
+    #[test]
     fn media_types_are_a_bad_request_there_and_pages_forbidden() {
         let (status, body) = json(Refusal::UnsupportedMediaType, None);
         assert_eq!((status, &body["error"]["code"]), (400, &"INVALID_CONTENT_TYPE".into()));
-        let words = words(Refusal::NotFound, None);
+        let words = words(Refusal::NotFound, None, false);
         assert_eq!((words.status, &*words.body), (403, &b"Forbidden"[..]));
     }
 }

@@ -124,6 +124,8 @@ enum Presented {
     Invalid,
     /// One that was valid once: not the client's doing, as if nothing had been presented.
     Lapsed,
+    /// As `Lapsed`, and its holder is to know (RFC 6750, 3.1), who can ask for another.
+    Expired,
     /// A good one.
     Valid(Principal),
 }
@@ -202,14 +204,15 @@ fn is_repeated(headers: &HeaderMap) -> bool {
 struct Found {
     principal: Option<Principal>,
     invalid: bool,
-    lapsed: bool,
+    expired: bool,
 }
 
 impl Found {
     fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
         match (presented, &self.principal) {
             (Presented::Invalid, _) => self.invalid = true,
-            (Presented::Lapsed, _) => self.lapsed = true,
+            (Presented::Lapsed, _) => {}
+            (Presented::Expired, _) => self.expired = true,
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
@@ -228,7 +231,7 @@ impl Found {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
             Self { principal: Some(principal), .. } => Ok(principal),
-            Self { lapsed, .. } => Err(challenge(Refusal::Unauthorized, lapsed)),
+            Self { expired, .. } => Err(challenge(Refusal::Unauthorized, expired)),
         }
     }
 }
@@ -283,6 +286,9 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
         for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {
             headers.remove(name);
         }
+    }
+    if let Some(second) = &route.second {
+        hide(policy, second, headers);
     }
     if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
         headers.remove(AUTHORIZATION);

@@ -2,6 +2,8 @@
 //!
 //! In: the head and what admission proved; out: the same head, edited in place.
 
+mod hop;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
@@ -9,6 +11,9 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body::Body;
+
+pub(in crate::proxy) use self::hop::hop_by_hop;
+use self::hop::{begins, remove};
 
 use crate::proxy::{
     compiled::{Compiled, Route},
@@ -91,9 +96,14 @@ pub(in crate::proxy) fn headers(
     principal: Option<&Principal>,
 ) {
     debug_assert!(forwarded.client == client.address, "address headers of another client");
-    hop_by_hop(headers);
-    one_cookie(headers);
-    remove(headers, |name| matches!(name, "expect" | "proxy-authorization") || is_forged(name));
+    let mut has_cookie = false;
+    hop::and(headers, |name| {
+        has_cookie |= name == "cookie";
+        matches!(name, "expect" | "proxy-authorization") || is_forged(name)
+    });
+    if has_cookie {
+        one_cookie(headers);
+    }
     hide(policy, route, headers);
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
@@ -118,9 +128,8 @@ pub(in crate::proxy) fn about(
     headers: &mut HeaderMap,
     forwarded: &ForwardedFor,
 ) {
-    hop_by_hop(headers);
     one_cookie(headers);
-    remove(headers, |name| {
+    hop::and(headers, |name| {
         matches!(
             name,
             "expect"
@@ -180,31 +189,12 @@ fn is_forged(name: &str) -> bool {
         "x-http-method",
         "x-method-override",
     ];
-    begins(name, IDENTITY_PREFIX)
-        || begins(name, "x-forwarded-")
-        || NAMES.iter().any(|known| name.len() == known.len() && begins(name, known))
-        || (name.contains('_') && begins(name, "x-request-id"))
-}
-
-/// Whether a name begins so, however its separators are written (CGI-like upstreams read
-/// `X_Auth-Subject` as `X-Auth-Subject`).
-fn begins(name: &str, prefix: &str) -> bool {
-    name.len() >= prefix.len()
-        && name
-            .bytes()
-            .zip(prefix.bytes())
-            .all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
-}
-
-/// Removes the headers of these names. Few requests have any: one walk over the names costs less
-/// than looking each one up.
-fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    if headers.keys().any(|name| unwanted(name.as_str())) {
-        let names: Vec<HeaderName> =
-            headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
+    // Most names are none of these by their first letter.
+    matches!(name.as_bytes(), [b'x' | b't' | b'c' | b'f', ..]) && {
+        begins(name, IDENTITY_PREFIX)
+            || begins(name, "x-forwarded-")
+            || NAMES.iter().any(|known| name.len() == known.len() && begins(name, known))
+            || (name.contains('_') && begins(name, "x-request-id"))
     }
 }
 
@@ -272,74 +262,6 @@ pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
     });
 }
 
-/// Removes what is only for this hop (RFC 9110, 7.6.1): the fields that `Connection` names, but
-/// none that carries the request's meaning, and the fixed ones.
-pub(in crate::proxy) fn hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii().as_bytes()).ok())
-            .filter(may_be_named)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    remove(headers, |name| {
-        matches!(
-            name,
-            "keep-alive"
-                | "proxy-connection"
-                | "http2-settings"
-                | "te"
-                | "transfer-encoding"
-                | "upgrade"
-        )
-    });
-}
-
-/// Not what says who asks, for what and how: named here by a client, it would be taken from under
-/// a policy or an upstream that relies on it.
-fn may_be_named(name: &HeaderName) -> bool {
-    const MEANING: [&str; 16] = [
-        "host",
-        "authorization",
-        "cookie",
-        "set-cookie",
-        "origin",
-        "date",
-        "cache-control",
-        "range",
-        "user-agent",
-        "referer",
-        "forwarded",
-        "via",
-        "traceparent",
-        "tracestate",
-        "signature",
-        "signature-input",
-    ];
-    const FAMILIES: [&str; 11] = [
-        "content-",
-        "accept",
-        "access-control-",
-        "if-",
-        "sec-",
-        "x-api-",
-        "x-auth-",
-        "x-forwarded-",
-        "x-hub-signature",
-        "x-request-id",
-        "x-signature",
-    ];
-    let name = name.as_str();
-    !MEANING.contains(&name) && !FAMILIES.iter().any(|family| name.starts_with(family))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,25 +271,6 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
-    }
-
-    #[test]
-    fn hop_by_hop_goes_and_meaning_stays() {
-        let mut headers = map(&[
-            ("connection", "close, Foo, x-hop, host, authorization, x-api-key, x-forwarded-for"),
-            ("foo", "1"),
-            ("x-hop", "1"),
-            ("host", "a"),
-            ("authorization", "b"),
-            ("x-api-key", "c"),
-            ("te", "trailers"),
-            ("upgrade", "websocket"),
-            ("keep-alive", "timeout=5"),
-        ]);
-        hop_by_hop(&mut headers);
-        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["authorization", "host", "x-api-key"]);
     }
 
     #[test]

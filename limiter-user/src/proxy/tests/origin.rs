@@ -145,6 +145,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         allow: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        second_auth: Vec::new(),
         strip_prefix: None,
         max_body_bytes: None,
         content_types: Vec::new(),

@@ -38,47 +38,39 @@ const MAX_UNSENT: u32 = 4;
 /// What a request was, if it may be sent twice.
 #[derive(Debug)]
 pub(super) struct Replay {
-    method: Method,
-    uri: Uri,
     /// Not only if nothing was done with it.
     always: bool,
     /// Where there is no head to read once more: over HTTP/2, and of our own questions.
-    headers: Option<HeaderMap>,
+    kept: Option<Box<(Method, Uri, HeaderMap)>>,
 }
 
 impl Replay {
     pub(super) fn of(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Self> {
         request.body().is_end_stream().then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
             always: request.method().is_idempotent(),
-            headers: exchange
-                .connection
-                .is_stream(&exchange.watch)
-                .then(|| request.headers().clone()),
+            kept: exchange.connection.is_stream(&exchange.watch).then(|| head_of(request)),
         })
     }
 
     pub(super) fn of_question(question: &Request<RequestBody>) -> Self {
-        Self {
-            method: question.method().clone(),
-            uri: question.uri().clone(),
-            always: true,
-            headers: Some(question.headers().clone()),
-        }
+        Self { always: true, kept: Some(head_of(question)) }
     }
 
     fn request(&self, exchange: &Exchange) -> Option<Request<RequestBody>> {
-        let (method, uri) = (self.method.clone(), self.uri.clone());
-        let Some(headers) = &self.headers else {
-            return pipeline::again(exchange, method, uri);
+        let Some(kept) = &self.kept else {
+            return pipeline::again(exchange);
         };
         let mut request = Request::new(RequestBody::none(exchange));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
+        let (method, uri, headers) = &**kept;
+        method.clone_into(request.method_mut());
+        uri.clone_into(request.uri_mut());
         headers.clone_into(request.headers_mut());
         Some(request)
     }
+}
+
+fn head_of(request: &Request<RequestBody>) -> Box<(Method, Uri, HeaderMap)> {
+    Box::new((request.method().clone(), request.uri().clone(), request.headers().clone()))
 }
 
 /// A request on its way from server to server.

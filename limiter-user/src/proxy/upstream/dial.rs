@@ -98,6 +98,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     http1::Builder::new()
+        // Heads without bodies, mostly: gathering them costs more than copying the few that have.
+        .writev(false)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(READ_BUFFER_BYTES)
         .handshake(TokioIo::new(wire))

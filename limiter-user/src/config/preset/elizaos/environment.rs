@@ -50,7 +50,6 @@ pub(in crate::config) fn read(sources: &Sources<'_>, report: &mut Report) -> Set
         .and_then(|text| report.parsed("EXPRESS_MAX_PAYLOAD", &text, bytes));
     let host = variable("SERVER_HOST").and_then(|text| report.parsed("SERVER_HOST", &text, host));
     let port = variable("SERVER_PORT").and_then(|text| report.parsed("SERVER_PORT", &text, port));
-    refuse_isolation(variable("ENABLE_DATA_ISOLATION").as_deref(), report);
     Settings {
         has_ui: ui.unwrap_or(!is_production),
         is_production,
@@ -109,10 +108,10 @@ fn listed(name: &str, text: Option<&str>, report: &mut Report) -> Option<Vec<Ori
 fn boolean(text: &str) -> Result<bool, String> {
     const YES: [&str; 7] = ["YES", "Y", "TRUE", "T", "1", "ON", "ENABLE"];
     const NO: [&str; 7] = ["NO", "N", "FALSE", "F", "0", "OFF", "DISABLE"];
-    let is = |word: &&str| word.eq_ignore_ascii_case(text);
-    if YES.iter().any(|word| is(&word)) {
+    let is_among = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if is_among(&YES) {
         Ok(true)
-    } else if NO.iter().any(|word| is(&word)) {
+    } else if is_among(&NO) {
         Ok(false)
     } else {
         Err("expected \"true\" or \"false\"".to_owned())
@@ -165,14 +164,6 @@ fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port @ 1..) => Ok(port),
         _ => Err("a port lies between 1 and 65535".to_owned()),
-    }
-}
-
-/// Tokens are then required beside the key; to leave that to the server alone would let requests
-/// through unverified where it has no verifier.
-fn refuse_isolation(text: Option<&str>, report: &mut Report) {
-    if text == Some("true") {
-        report.unsupported("ENABLE_DATA_ISOLATION", "\"true\"", "\"false\"");
     }
 }
 

@@ -28,6 +28,15 @@ const UPLOADS: [&str; 2] = ["/api/audio", "/api/media"];
 const UPLOAD_GLOBS: [&str; 2] =
     ["/api/messaging/channels/*/upload-media", "/api/messaging/central-channels/*/upload-media"];
 
+/// Calls of the API for which that server asks for no token.
+const WITHOUT_TOKEN: [&str; 5] = [
+    "/api/auth/login",
+    "/api/auth/refresh",
+    "/api/auth/register",
+    "/api/system/config",
+    "/api/system/version",
+];
+
 /// What a route of the file gets that says nothing about it: as the API's.
 pub(in crate::config) fn fill(
     settings: &Settings,
@@ -54,6 +63,7 @@ pub(in crate::config) fn add(
     let Some(auth) = defaults.auth.clone() else {
         return;
     };
+    let key = defaults.key.clone().unwrap_or_else(|| auth.clone());
     let open = RoutePolicy {
         auth: RouteAuth::Public,
         cors: Some(cors_at(resources, cross_origin("app", settings.origins.as_deref()))),
@@ -62,6 +72,7 @@ pub(in crate::config) fn add(
     };
     let api = RoutePolicy {
         auth,
+        second_auth: defaults.second_auth.clone(),
         limits: defaults.limits.clone(),
         cors: defaults.cors,
         headers: defaults.headers,
@@ -89,6 +100,13 @@ pub(in crate::config) fn add(
     }
     for path in UPLOAD_GLOBS {
         add(glob(path), &uploads);
+    }
+    if defaults.key.is_some() {
+        // How one comes by a token, and what pages ask before that.
+        let without_token = RoutePolicy { auth: key, second_auth: Vec::new(), ..api.clone() };
+        for path in WITHOUT_TOKEN {
+            add(exact(path), &without_token);
+        }
     }
     for path in ["/health", "/healthz"] {
         add(exact(path), &open);
@@ -133,6 +151,7 @@ fn bare(upstream: usize) -> RoutePolicy {
         allow: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        second_auth: Vec::new(),
         strip_prefix: None,
         max_body_bytes: None,
         content_types: Vec::new(),

@@ -15,7 +15,10 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("glob = \"a*\"", "expected a path such as"),
     ("path = \"/a*\"", "`glob` has wildcards"),
     ("path = \"/a\"\nglob = \"/b*\"", "either `path` or `exact` or `glob`"),
-    ("[[http.route]]\nglob = \"/**\"\nauth = \"none\"", "another route matches the same requests"),
+    (
+        "methods = [\"GET\"]\n[[http.route]]\nglob = \"/**\"\nmethods = [\"GET\", \"PUT\"]\nauth = \"none\"",
+        "another route matches some of the same requests",
+    ),
     ("validate = \"x\"", "http.route[0].validate: not supported"),
     ("detect = \"default\"", "\"default\" is not supported by this version (supported: \"off\")"),
     ("request_headers = { set = { host = \"a\", Host = \"b\" } }", "host is set twice"),
@@ -39,7 +42,6 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("methods = [\"get\"]", "written in upper case"),
     ("methods = []", "admits no method"),
     ("allow = [\"10.0.0.1/8\"]", "http.route[0].allow[0]"),
-    ("[[http.route]]\nauth = \"none\"", "another route matches the same requests"),
     ("[[http.route]]\npath = \"/a\"", "http.route[1]: the route does not say who may call"),
     ("[[http.route]]\npath = \"/a\"\nauth = [\"keys\"]", "define [auth.keys]"),
     ("[[http.route]]\npath = \"/a\"\nauth = []", "names no scheme"),
@@ -135,12 +137,60 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("[limits.a]\nrate = \"2000000/s\"\nalgorithm = \"sliding_window\"", "at most 1000000"),
     (
         "[limits.a]\nrate = \"10/s\"\nalgorithm = \"fixed_window\"\nburst = 20",
-        "only a token_bucket has a burst",
+        "only a bucket has a burst",
     ),
     ("[limits.a]\nrate = \"1/365d\"\nburst = 2", "within 365 days"),
     ("[limits.none]\nrate = \"1/s\"", "choose another name"),
     ("[auth.a]\nheader = \"x\"", "`kind` is missing"),
     ("[auth.a]\nkind = \"magic\"", "\"magic\" is not one of \"api_key\""),
+    ("[auth.a]\nkind = \"jwt\"", "auth.a: `issuer` is missing"),
+    ("[auth.a]\nkind = \"jwt\"\nissuer = \"i\"", "auth.a: `audience` is missing"),
+    ("[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = []", "auth.a: `audience` is missing"),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"",
+        "exactly one of `jwks_url`, `jwks_file`, `public_key` and `secret` is needed",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\njwks_file = \"f\"",
+        "exactly one of",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://id.test/\"",
+        "http:// is for this host only",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\nsecret = \"s\"",
+        "a secret is never written here",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\nalgorithms = [\"HS256\"]",
+        "with public keys it is one of RS256,",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\nsecret = { env = \"S\" }\nalgorithms = [\"RS256\"]",
+        "with a shared secret it is one of HS256, HS384, HS512",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\nalgorithms = [\"none\"]",
+        "\"none\" cannot be used",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\nalgorithms = []",
+        "an empty list accepts no token",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\ntolerance = \"1h\"",
+        "at most 5m",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"missing.pem\"",
+        "missing.pem",
+    ),
+    (
+        "[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = \"k\"\nca = \"ca.pem\"",
+        "`ca` is for `jwks_url`",
+    ),
+    ("[auth.a]\nkind = \"jwt\"\nkeys_file = \"k\"", "`keys_file` belongs to kind \"api_key\""),
     ("[auth.a]\nkind = \"forward\"", "auth.a: `url` is missing"),
     (
         "[auth.a]\nkind = \"forward\"\nurl = \"http://user:secret@127.0.0.1/\"",

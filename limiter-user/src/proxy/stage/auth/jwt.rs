@@ -204,7 +204,7 @@ fn stands(asked: &Asked<'_>, claims: &Claims) -> Result<(), Flaw> {
 /// Time passes for the best client: neither that nor a clock that is off is an attempt at anything.
 fn presented(flaw: Flaw) -> Presented {
     match flaw {
-        Flaw::Expired | Flaw::NotYet => Presented::Lapsed,
+        Flaw::Expired | Flaw::NotYet => Presented::Expired,
         _ => Presented::Invalid,
     }
 }
