@@ -68,6 +68,7 @@ pub(super) fn check(
     // What one lacks that cannot be used is nobody's mistake.
     if are_whole {
         listener::agree(written, &listeners, client_address, report);
+        auth::agree(&document.auth, &listeners, report);
     }
     Some(HttpPolicy {
         listeners,
@@ -82,6 +83,7 @@ pub(super) fn check(
         routes,
         auth: resources.auth,
         limits: resources.limits,
+        store: None,
         cors: resources.cors,
         headers: resources.headers,
         error_shape: match scope.elizaos {
@@ -209,7 +211,7 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
 fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     const AT_LEAST: u64 = 30;
     if scope.elizaos.is_some() {
-        return GuardPolicy { failures: elizaos::FAILURES, mode: Mode::Enforce };
+        return GuardPolicy { failures: elizaos::FAILURES, by_window: true, mode: Mode::Enforce };
     }
     let points = escalation
         .scores
@@ -220,6 +222,7 @@ fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     let period = escalation.window.max(Duration::from_secs(1));
     GuardPolicy {
         failures: Rate { count: AT_LEAST.max(2 * failures), period },
+        by_window: false,
         mode: Mode::Enforce,
     }
 }

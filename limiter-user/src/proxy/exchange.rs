@@ -198,6 +198,9 @@ impl Exchange {
         self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
+            if let Some(tunnel) = self.connection.tunnel.borrow_mut().as_mut() {
+                tunnel.places = self.quota.take_places();
+            }
         }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))
