@@ -239,7 +239,8 @@ fn the_file_puts_its_own_in_place() {
     let http = load_with(text, &[TOKEN]).unwrap_or_else(|error| panic!("{error}"));
     let http = http.policy.http.unwrap();
     assert_eq!(limits(&http, "/api")[0].1, 5_000);
-    let own = route(&http, "/api/agents");
+    let own = route(&http, "/API/agents");
+    assert_eq!(own.path.text(), "/api/agents", "as requests are compared with it");
     assert_eq!((&own.auth, own.limits.len()), (&RouteAuth::AnyOf(vec![0]), 1));
     assert_eq!(own.cors, route(&http, "/api").cors);
     // The sockets need a key then, and there is one route for them.
