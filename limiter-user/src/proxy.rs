@@ -35,6 +35,7 @@ mod framing;
 pub mod fuzzing;
 mod identity;
 mod jwks;
+mod lasting;
 mod limiting;
 mod listener;
 mod meeting;
@@ -51,6 +52,8 @@ mod recent;
 mod registry;
 mod reply;
 mod report;
+mod shared_limits;
+mod shared_store;
 mod stage;
 mod stream;
 #[cfg(test)]

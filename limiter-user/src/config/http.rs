@@ -64,6 +64,7 @@ pub(super) fn check(
     }
     let (client_address, trusted_proxies) = client_address(written, report);
     listener::agree(written, &listeners, client_address, report);
+    auth::agree(&document.auth, &listeners, report);
     Some(HttpPolicy {
         listeners,
         client_address,
@@ -77,6 +78,7 @@ pub(super) fn check(
         routes,
         auth: resources.auth,
         limits: resources.limits,
+        store: None,
         cors: resources.cors,
         headers: resources.headers,
         error_shape: match scope.elizaos {
