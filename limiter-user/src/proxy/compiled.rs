@@ -135,7 +135,7 @@ pub(super) struct Route {
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
     /// The same route with the schemes of whoever the caller must be beside that.
-    pub(super) second: Option<Box<Route>>,
+    pub(super) second: Option<Box<Self>>,
     /// Whether only tokens let in.
     pub(super) asks_token: bool,
     pub(super) scopes: Vec<Box<str>>,
