@@ -13,6 +13,7 @@ mod atomic;
 pub mod concurrency;
 mod hash;
 mod key;
+mod place;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
