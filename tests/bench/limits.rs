@@ -91,7 +91,8 @@ pub(crate) fn measure() -> String {
         let Ok(counter) = counters.counter(name, meter, Duration::from_hours(1)) else {
             return format!("{name}: no memory\n");
         };
-        let Ok(tight) = counters.counter("tight", Meter::fixed_window(hour(1)), Duration::from_hours(1))
+        let Ok(tight) =
+            counters.counter("tight", Meter::fixed_window(hour(1)), Duration::from_hours(1))
         else {
             return format!("{name}: no memory\n");
         };

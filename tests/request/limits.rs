@@ -223,7 +223,8 @@ fn only_so_many_requests_of_one_client_are_under_way() {
 #[test]
 fn a_leaky_bucket_lets_requests_out_one_by_one() {
     const EVERY: Duration = Duration::from_millis(100);
-    let site = site("algorithm = \"leaky_bucket\"\nrate = \"10/s\"\nburst = 50\nmax_delay = \"450ms\"");
+    let site =
+        site("algorithm = \"leaky_bucket\"\nrate = \"10/s\"\nburst = 50\nmax_delay = \"450ms\"");
     let began = Instant::now();
     let mut taken: Vec<(u16, Duration)> = thread::scope(|scope| {
         let ask = || {
@@ -292,7 +293,11 @@ fn a_request_that_one_limit_refuses_counts_against_none() {
     assert!(fields.contains("\"narrow\";r=0;t="), "{fields}");
     assert!(fields.contains("\"few\";r=1"), "{fields}");
     assert_eq!(refused.json()["violated-policies"], serde_json::json!(["narrow"]));
-    assert_eq!(number(&refused, "x-ratelimit-limit"), 2, "the first of two of which nothing is left");
+    assert_eq!(
+        number(&refused, "x-ratelimit-limit"),
+        2,
+        "the first of two of which nothing is left"
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::{Reply, Wording},
-    stage::{cors, older_limits, request_id, response_headers, trace, transform::ForwardedFor},
+    stage::{cors, older_limits, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
@@ -82,7 +82,7 @@ impl Exchange {
         parts: &Parts,
     ) -> Box<Self> {
         let unix_ns = clock::coarse_unix_ns();
-        let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
+        let id = core.request_id(&parts.headers, unix_ns);
         core.counters.requests.bump();
         let policy = &in_force.policy;
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
