@@ -1,13 +1,7 @@
 //! What one decision costs where a million clients are known, on one thread and on more, and the
 //! memory that they take. In this process, over the library that the proxy counts with.
 
-use std::{
-    fmt::Write as _,
-    hint::black_box,
-    sync::Barrier,
-    thread,
-    time::Duration,
-};
+use std::{fmt::Write as _, hint::black_box, sync::Barrier, thread, time::Duration};
 
 use limiter_user::{
     limits::{Answer, Ask, Counter, Counters, Key, Meter, decide},

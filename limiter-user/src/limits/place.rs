@@ -156,4 +156,3 @@ impl Drop for Lock<'_> {
         let _gone = atomic::change(self.0, self.1, 0);
     }
 }
-
