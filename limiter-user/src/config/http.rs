@@ -78,6 +78,7 @@ pub(super) fn check(
         routes,
         auth: resources.auth,
         limits: resources.limits,
+        store: None,
         cors: resources.cors,
         headers: resources.headers,
         error_shape: match scope.elizaos {
