@@ -332,7 +332,7 @@ async fn start_proxy(
         }
     }
     drop(found);
-    let memory = memory.or_else(supervisor::limiter_memory);
+    let memory = supervisor::limiter_memory(memory);
     let setup = ProxySetup { sockets, rendezvous_path, user, memory };
     let supervised = Rc::clone(agent);
     tokio::task::spawn_local(supervisor::supervise(supervised, setup, messages, earlier));

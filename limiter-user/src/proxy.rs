@@ -35,6 +35,7 @@ mod framing;
 pub mod fuzzing;
 mod identity;
 mod jwks;
+mod lasting;
 mod limiting;
 mod listener;
 mod meeting;

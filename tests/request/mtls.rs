@@ -45,7 +45,8 @@ fn get(
     let said = edge.curl(&arguments).stdout;
     let seen = if said == "200" { Some(edge.origin.take_one(SOON)) } else { None };
     let header = |name: &str| seen.as_ref().and_then(|seen| seen.header(name));
-    (said.clone(), header("x-auth-subject"), header("x-auth-tier"))
+    let (subject, tier) = (header("x-auth-subject"), header("x-auth-tier"));
+    (said, subject, tier)
 }
 
 #[test]

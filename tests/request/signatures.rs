@@ -70,22 +70,26 @@ impl Signer {
             format!("sha-256=:{}:", base64(digest::digest(&digest::SHA256, body).as_ref()))
         });
         let mut names = vec!["\"@method\"", "\"@authority\"", "\"@path\""];
-        let mut base = format!("\"@method\": {method}\n\"@authority\": test\n\"@path\": {path}\n");
+        let mut lines = vec![
+            format!("\"@method\": {method}"),
+            "\"@authority\": test".to_owned(),
+            format!("\"@path\": {path}"),
+        ];
         if let Some(query) = query {
             names.push("\"@query\"");
-            base += &format!("\"@query\": ?{query}\n");
+            lines.push(format!("\"@query\": ?{query}"));
         }
         if let Some(digest) = &digest {
             names.push("\"content-digest\"");
-            base += &format!("\"content-digest\": {digest}\n");
+            lines.push(format!("\"content-digest\": {digest}"));
         }
         let input = format!(
             "({});created={created};nonce=\"{}\";keyid=\"k1\"",
             names.join(" "),
             self.count
         );
-        base += &format!("\"@signature-params\": {input}");
-        let signature = base64(self.key.sign(base.as_bytes()).as_ref());
+        lines.push(format!("\"@signature-params\": {input}"));
+        let signature = base64(self.key.sign(lines.join("\n").as_bytes()).as_ref());
         Message { input: format!("s={input}"), signature: format!("s=:{signature}:"), digest }
     }
 }
@@ -268,7 +272,7 @@ fn what_another_implementation_signs_is_let_in() {
         ("ECDSA_P256_SHA256", "EC", vec![curve("P-256")]),
         ("RSA_PSS_SHA512", "RSA", vec!["rsa_keygen_bits:2048".to_owned()]),
     ];
-    let mut written = String::new();
+    let mut written = Vec::new();
     for (name, kind, options) in &keys {
         let mut arguments = vec!["genpkey", "-algorithm", kind, "-out"];
         let private = format!("{name}.key");
@@ -276,11 +280,12 @@ fn what_another_implementation_signs_is_let_in() {
         arguments.extend(options.iter().flat_map(|option| ["-pkeyopt", option]));
         openssl(&arguments);
         openssl(&["pkey", "-in", &private, "-pubout", "-out", &format!("{name}.pem")]);
-        written += &format!("{name} = {{ file = \"{name}.pem\" }}, ");
+        written.push(format!("{name} = {{ file = \"{name}.pem\" }}"));
     }
     let secret = "a-secret-that-both-sides-have";
     site.limiter.scratch().write("HMAC_SHA256.key", secret);
-    written += "HMAC_SHA256 = { env = \"SHARED\", algorithm = \"hmac-sha256\" }";
+    written.push("HMAC_SHA256 = { env = \"SHARED\", algorithm = \"hmac-sha256\" }".to_owned());
+    let written = written.join(", ");
     let sections = format!(
         "[auth.message]\nkind = \"signature\"\nkeys = {{ {written} }}\n\
          [escalation]\nenabled = false\n"

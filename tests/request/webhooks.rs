@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use aws_lc_rs::hmac;
-use limiter_tests::http;
+use limiter_tests::{http, wait::eventually};
 use limiter_user::clock;
 
 use crate::support::{SOON, Site};
@@ -22,6 +22,23 @@ fn write_secret(site: &Site, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let path = site.limiter.scratch().write(name, secret);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn what_was_accepted_is_known_to_the_next_proxy() {
+    let mut site = start("", SECTIONS);
+    let value = signed(now(), b"{}");
+    assert_eq!(post(&site, "X-Signature", &value, b"{}"), 200);
+    site.limiter.kill_proxy();
+    eventually(SOON, "another proxy serves", || {
+        let request = http::request("GET", "/hook", &[], b"");
+        site.try_send(&request).is_ok_and(|answer| answer.status == 401)
+    });
+    assert_eq!(post(&site, "X-Signature", &value, b"{}"), 401);
+    site.refused("replayed", 1);
+    assert_eq!(post(&site, "X-Signature", &signed(now(), b"{ }"), b"{ }"), 200);
+    let shown = site.limiter.status().signed_messages;
+    assert!(shown["capacity"] > 2_000_000, "{shown:?}");
 }
 
 fn start(http: &str, sections: &str) -> Site {

@@ -21,6 +21,7 @@ use super::{
 use crate::policy::{
     Mode,
     auth::{AuthKind, AuthPolicy, Grants},
+    listener::ListenerPolicy,
 };
 
 /// How long a signed message is accepted where nothing is said.
@@ -81,6 +82,28 @@ pub(super) fn check(
     }
     let name = report.value(name, values::name)?;
     Some(AuthPolicy { name, kind, hide_credentials, mode })
+}
+
+/// A scheme for certificates needs a listener that asks for them.
+pub(super) fn agree(
+    written: &Tables<AuthDocument>,
+    listeners: &[ListenerPolicy],
+    report: &mut Report,
+) {
+    let asks =
+        |listener: &ListenerPolicy| listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let is_mtls = |table: &Spanned<AuthDocument>| {
+        table.get_ref().kind.as_ref().is_some_and(|kind| kind.get_ref() == "mtls")
+    };
+    for (name, _) in written.iter().filter(|(_, table)| is_mtls(table)) {
+        if !listeners.iter().any(asks) {
+            report.refuse_with(
+                name.span(),
+                "no listener asks clients for certificates",
+                "client_ca = \"ca.pem\" in the `tls` of a [[http.listener]]",
+            );
+        }
+    }
 }
 
 /// `tier` and `scopes` as written beside each other.

@@ -64,6 +64,7 @@ pub(super) fn check(
     }
     let (client_address, trusted_proxies) = client_address(written, report);
     listener::agree(written, &listeners, client_address, report);
+    auth::agree(&document.auth, &listeners, report);
     Some(HttpPolicy {
         listeners,
         client_address,
@@ -205,7 +206,7 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
 fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     const AT_LEAST: u64 = 30;
     if scope.elizaos.is_some() {
-        return GuardPolicy { failures: elizaos::FAILURES, mode: Mode::Enforce };
+        return GuardPolicy { failures: elizaos::FAILURES, by_window: true, mode: Mode::Enforce };
     }
     let points = escalation
         .scores
@@ -216,6 +217,7 @@ fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     let period = escalation.window.max(Duration::from_secs(1));
     GuardPolicy {
         failures: Rate { count: AT_LEAST.max(2 * failures), period },
+        by_window: false,
         mode: Mode::Enforce,
     }
 }

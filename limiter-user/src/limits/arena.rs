@@ -1,7 +1,7 @@
 //! Memory that outlives the proxy which counts in it, shared with the one that comes after it.
 //!
 //! In: a memory file that the agent made ([`create`]) and never reads; out: lines of atomic words:
-//! a table of clients' words for all limits, and a slot for each limit. A proxy that is replaced,
+//! a table of clients' words for all limits, a slot for each limit, and words for others. A proxy that is replaced,
 //! after a crash or by another version, leaves its words in place: the next maps the same file, and
 //! while one drains both count in the same words. Nothing is copied, so nothing is lost or counted
 //! twice.
@@ -61,10 +61,14 @@ const COUNTS_LINE: usize = 1;
 const TOUCHED_LINE: usize = 2;
 const LOCKS_LINE: usize = TOUCHED_LINE + SETS / PAGE_LINES / 64 / LINE_WORDS;
 const SLOTS_LINE: usize = (LOCKS_LINE + LOCKS / LINE_WORDS).next_multiple_of(PAGE_LINES);
-const SETS_LINE: usize = SLOTS_LINE + SLOTS * SLOT_LINES;
+const REPLAYS_LINE: usize = SLOTS_LINE + SLOTS * SLOT_LINES;
+const SETS_LINE: usize = REPLAYS_LINE + REPLAY_LINES;
+
+/// Lines for signed messages that were accepted: a page, and 16 MiB.
+const REPLAY_LINES: usize = PAGE_LINES + (1 << 21) / LINE_WORDS;
 
 /// First word: what this memory is, and which layout it has. Another layout is never opened.
-const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x03");
 
 /// Places in the first line.
 const SECRET: usize = 1;
@@ -105,6 +109,11 @@ pub(super) fn create_for(secret: [u64; 2], sets: usize) -> io::Result<OwnedFd> {
     // A file that another process could cut off would end whoever reads beyond its end.
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
     Ok(file.into())
+}
+
+/// Whether [`Arena::open`] can open it, in this version.
+pub fn check(file: impl AsFd) -> io::Result<()> {
+    Arena::open(file).map(drop)
 }
 
 fn seals() -> SealFlag {
@@ -159,6 +168,11 @@ impl Arena {
     /// How many sets of entries there are, a power of two.
     pub(super) fn sets(&self) -> usize {
         self.sets
+    }
+
+    /// Words that are nothing to limits: for signed messages that were accepted.
+    pub fn replays(&self) -> &[AtomicU64] {
+        self.all()[REPLAYS_LINE..SETS_LINE].as_flattened()
     }
 
     /// One set of entries.

@@ -101,6 +101,10 @@ pub(super) fn holding(used: u64, now_ns: u64, period_ns: u64) -> u64 {
 
 /// What a window's count still weighs with `left_ns` of overlap, rounded up.
 fn weighted(count: u64, left_ns: u64, period_ns: u64) -> u64 {
+    // Nearly always; dividing twice as many bits takes longer than all the rest.
+    if let Some(product) = count.checked_mul(left_ns) {
+        return product.div_ceil(period_ns);
+    }
     let weight = (u128::from(count) * u128::from(left_ns)).div_ceil(u128::from(period_ns));
     u64::try_from(weight).unwrap_or(u64::MAX)
 }

@@ -166,6 +166,8 @@ pub struct HttpTimeouts {
 pub struct GuardPolicy {
     /// Failed attempts allowed.
     pub failures: Rate,
+    /// Whether no window of time has more of them (sliding window); else as a bucket fills.
+    pub by_window: bool,
     /// Enforce, or only count.
     pub mode: Mode,
 }

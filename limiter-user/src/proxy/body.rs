@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    checked::Checked,
+    checked::{Checked, Fault},
     content::Whole,
     exchange::Exchange,
     framing::MAX_TRAILER_BYTES,
@@ -180,35 +180,6 @@ impl RequestBody {
             },
         }
     }
-
-    fn poll_checked(
-        &mut self,
-        checked: &mut Checked,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            if let Some(frame) = checked.next() {
-                return Poll::Ready(Some(Ok(frame)));
-            }
-            if checked.is_over() {
-                return Poll::Ready(None);
-            }
-            let trailers = match ready!(self.poll_origin(context)).transpose()? {
-                None => None,
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => {
-                        checked.take(data);
-                        continue;
-                    }
-                    Err(frame) => frame.into_trailers().ok(),
-                },
-            };
-            if !checked.end(trailers) {
-                return self
-                    .fail(Refusal::InvalidCredential, "the request body is not what was signed");
-            }
-        }
-    }
 }
 
 impl Body for RequestBody {
@@ -222,9 +193,16 @@ impl Body for RequestBody {
         match self.checked.take() {
             None => self.poll_origin(context),
             Some(mut checked) => {
-                let polled = self.poll_checked(&mut checked, context);
+                let polled = checked.poll(|| self.poll_origin(context));
                 self.checked = Some(checked);
-                polled
+                match ready!(polled) {
+                    Some(Err(Fault::Wrong)) => {
+                        self.fail(Refusal::InvalidCredential, Checked::WRONG)
+                    }
+                    Some(Err(Fault::Body(error))) => Poll::Ready(Some(Err(error))),
+                    Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+                    None => Poll::Ready(None),
+                }
             }
         }
     }

@@ -1,7 +1,10 @@
 //! A body that is checked as it streams: its last part is kept back until all of it is known to be
 //! what was signed, so that nobody gets the whole of another one.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    task::{Poll, ready},
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -23,16 +26,51 @@ pub(super) struct Checked {
     ready: VecDeque<Frame<Bytes>>,
 }
 
+/// Why it does not go on.
+#[derive(Debug)]
+pub(super) enum Fault<E> {
+    /// It is not what was signed.
+    Wrong,
+    /// It does not come.
+    Body(E),
+}
+
 impl Checked {
     /// `digest` is that of `beginning` so far.
     pub(super) fn new(digest: BodyDigest, beginning: Option<Whole>) -> Self {
         Self { digest: Some(digest), beginning, kept: None, ready: VecDeque::new() }
     }
 
-    /// The next part that may go on.
-    pub(super) fn next(&mut self) -> Option<Frame<Bytes>> {
-        let beginning = self.beginning.take().map(|whole| Frame::data(whole.data));
-        beginning.or_else(|| self.ready.pop_front())
+    /// What is said of a body that is another one.
+    pub(super) const WRONG: &str = "the request body is not what was signed";
+
+    /// The next part that may go on, of what `come` says that comes.
+    pub(super) fn poll<E>(
+        &mut self,
+        mut come: impl FnMut() -> Poll<Option<Result<Frame<Bytes>, E>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault<E>>>> {
+        loop {
+            let beginning = self.beginning.take().map(|whole| Frame::data(whole.data));
+            if let Some(frame) = beginning.or_else(|| self.ready.pop_front()) {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.digest.is_none() {
+                return Poll::Ready(None);
+            }
+            let trailers = match ready!(come()).transpose().map_err(Fault::Body)? {
+                None => None,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        self.take(data);
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().ok(),
+                },
+            };
+            if !self.end(trailers) {
+                return Poll::Ready(Some(Err(Fault::Wrong)));
+            }
+        }
     }
 
     /// Bytes that came and did not go on.
@@ -43,13 +81,8 @@ impl Checked {
         (ready.sum::<usize>() + others.sum::<usize>()) as u64
     }
 
-    /// Whether its end was found to be right.
-    pub(super) fn is_over(&self) -> bool {
-        self.digest.is_none()
-    }
-
     /// The next part came.
-    pub(super) fn take(&mut self, data: Bytes) {
+    fn take(&mut self, data: Bytes) {
         if data.is_empty() {
             return;
         }
@@ -60,7 +93,7 @@ impl Checked {
     }
 
     /// It ended; whether all of it is right.
-    pub(super) fn end(&mut self, trailers: Option<HeaderMap>) -> bool {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> bool {
         let is_right = self.digest.take().is_none_or(BodyDigest::is_right);
         if is_right {
             self.ready.extend(self.kept.take().map(Frame::data));

@@ -13,21 +13,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
-    compiled_auth::Scheme,
-    compiled_cors::Cors,
-    compiled_limits::Limit,
-    content::Budget,
-    jwks::Issuers,
-    overload::known_meter,
-    shared_store::{SharedStore, Stores},
-    tokens::Verified,
-    upstream::{Directory, Upstream},
+    compiled_auth::Scheme, compiled_cors::Cors, compiled_limits::Limit, content::Budget,
+    lasting::Lasting, overload::known_meter, shared_store::SharedStore, tokens::Verified,
+    upstream::Upstream,
 };
 use crate::{
     clock,
     credentials::replay::Replays,
-    limits::{AddressKey, Counter, Counters, Key, Meter, concurrency::UnderWay},
-    link::SignedCount,
+    limits::{AddressKey, Counter, Key, Meter, concurrency::UnderWay},
     policy::{
         HttpPolicy, Mode, Rate,
         auth::AuthKind,
@@ -38,52 +31,6 @@ use crate::{
         routing::Router,
     },
 };
-
-/// What goes on from policy to policy.
-#[derive(Debug)]
-pub(super) struct Lasting {
-    pub(super) counters: Counters,
-    pub(super) upstreams: Directory,
-    pub(super) inspection: Arc<Budget>,
-    /// From the first scheme on that needs it.
-    pub(super) replays: Option<Arc<Replays>>,
-    pub(super) issuers: Issuers,
-    pub(super) verified: Arc<Verified>,
-    pub(super) stores: Stores,
-}
-
-impl Lasting {
-    pub(super) fn new(upstreams: Directory, stores: Stores) -> Self {
-        Self {
-            counters: Counters::default(),
-            upstreams,
-            inspection: Arc::default(),
-            replays: None,
-            issuers: Issuers::default(),
-            verified: Arc::default(),
-            stores,
-        }
-    }
-}
-
-impl Lasting {
-    /// What is known of signed messages.
-    pub(super) fn signed(&self) -> SignedCount {
-        let Some(replays) = &self.replays else { return SignedCount::default() };
-        let (remembered, capacity) = replays.room(clock::coarse_unix_ns() / 1_000_000_000);
-        let [full, repeated, unknown] = replays.refused();
-        SignedCount {
-            remembered: remembered as u64,
-            capacity: capacity as u64,
-            full,
-            repeated,
-            unknown,
-        }
-    }
-}
-
-/// Signed messages that are remembered at once: 7,000 a second for five minutes, in 16 MiB.
-const REPLAYS: usize = 1 << 21;
 
 /// A policy in force.
 #[derive(Debug)]
@@ -239,11 +186,15 @@ impl Compiled {
 
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, replays, issuers, verified, stores } =
+        let Lasting { counters, upstreams, inspection, signed, issuers, verified, stores } =
             lasting;
         counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = if policy.guard.by_window {
+            Meter::sliding_window(policy.guard.failures)
+        } else {
+            Meter::bucket(policy.guard.failures, policy.guard.failures.count)
+        };
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
@@ -263,11 +214,7 @@ impl Compiled {
         let mut asked = policy.upstreams.clone();
         let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
         let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
-        if let Some(seconds) = auth.iter().filter_map(Scheme::once_within).max() {
-            let now = clock::unix_ns() / 1_000_000_000;
-            let kept = replays.get_or_insert_with(|| Arc::new(Replays::alone(REPLAYS, now)));
-            kept.widen(seconds, now);
-        }
+        let once_within = auth.iter().filter_map(Scheme::once_within).max();
         let (finder, groups) = group(&policy.routes, &routes)?;
         let compiled = Self {
             bounds: policy.bounds,
@@ -279,7 +226,7 @@ impl Compiled {
             guard,
             inspection: Arc::clone(inspection),
             waiting: Arc::clone(counters.under_way()),
-            replays: replays.clone(),
+            replays: once_within.map(|seconds| signed.within(seconds)),
             verified: Arc::clone(verified),
             known,
             router: finder,

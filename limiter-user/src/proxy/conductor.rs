@@ -14,10 +14,11 @@ use tokio::{
 
 use super::{
     access_log::Writer,
-    compiled::{Compiled, Lasting},
+    compiled::Compiled,
     compiled_listener,
     core::ToCore,
     cores::Cores,
+    lasting::Lasting,
     meeting::{finished, greet, meet, receive, rendezvous},
     outbox::Outbox,
     overload::{self, Watchman},
@@ -268,6 +269,7 @@ impl Conductor {
         };
         match Arena::open(&memory) {
             Ok(arena) => {
+                self.lasting.signed.share(Arc::clone(&arena));
                 self.lasting.counters.share(arena);
                 self.memory = Some(memory);
             }
@@ -327,7 +329,7 @@ impl Conductor {
         totals.servers = self.lasting.upstreams.counts();
         totals.store = self.lasting.stores.counts();
         totals.access_lost = self.access_log.lost();
-        totals.signed = self.lasting.signed();
+        totals.signed = self.lasting.signed.count();
         totals
     }
 

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::{
     runtime::LocalOptions,
     sync::{Notify, mpsc},
@@ -127,6 +128,8 @@ pub(super) struct Core {
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
     random: Cell<u64>,
+    /// Of request ids.
+    room: RefCell<BytesMut>,
     /// Sockets that were answered and refused, and are not closed yet.
     parting: Cell<usize>,
 }
@@ -155,6 +158,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             tokens: Tokens::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
+            room: RefCell::default(),
             parting: Cell::new(0),
         });
         let flusher = Rc::clone(&core);
@@ -295,8 +299,12 @@ impl Core {
 
     /// An id for what is answered without a request.
     pub(super) fn new_request_id(&self) -> http::HeaderValue {
-        let none = http::HeaderMap::new();
-        take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
+        self.request_id(&http::HeaderMap::new(), clock::coarse_unix_ns())
+    }
+
+    /// The id of a request.
+    pub(super) fn request_id(&self, headers: &http::HeaderMap, unix_ns: u64) -> http::HeaderValue {
+        take_or_make(headers, unix_ns, || self.random_bytes(), &self.room)
     }
 
     /// Sends the only answer that a connection gets, as much as the socket takes, and closes it so

@@ -10,8 +10,9 @@ use std::{
 use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
-    compiled::{Compiled, Lasting},
+    compiled::Compiled,
     content::Content,
+    lasting::Lasting,
     shared_store::Stores,
     stage::{
         address,

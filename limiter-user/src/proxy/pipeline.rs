@@ -85,8 +85,7 @@ pub(super) fn handle(
     let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
     Answering::Working(Box::pin(async move {
         let outcome = match admit(&mut exchange, &mut parts, body).await {
-            // Apart, so that a refusal costs no room for it.
-            Ok(cleared) => Box::pin(upstream::send(&mut exchange, cleared)).await,
+            Ok(cleared) => upstream::send(&mut exchange, cleared).await,
             Err(reply) => Err(reply),
         };
         let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));

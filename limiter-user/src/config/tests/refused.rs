@@ -2,6 +2,7 @@
 
 mod kernel;
 mod routes;
+mod signed;
 
 use std::fmt::Write as _;
 

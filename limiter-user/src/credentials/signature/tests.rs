@@ -1,5 +1,6 @@
 //! What a signature has to be like beyond being right.
 
+use super::*;
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{
@@ -9,9 +10,6 @@ use aws_lc_rs::{
 };
 use http::HeaderValue;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
-use sfv::BareItem;
-
-use super::*;
 
 mod vectors;
 

@@ -225,6 +225,15 @@ impl Quota {
         }
     }
 
+    /// The places among requests under way, for whoever is under way for longer.
+    pub(in crate::proxy) fn take_places(&mut self) -> Vec<Permit> {
+        let places = self.standings.iter_mut().filter_map(|standing| match &mut standing.state {
+            State::UnderWay { place, .. } => place.take(),
+            State::Counted { .. } => None,
+        });
+        places.collect()
+    }
+
     /// Gives up the places among requests under way.
     fn leave(&mut self) {
         for standing in &mut self.standings {

@@ -168,6 +168,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         guard: GuardPolicy {
             failures: Rate { count: 5, period: 600 * second },
+            by_window: false,
             mode: Mode::Enforce,
         },
         upstreams: vec![upstream(origin)],
