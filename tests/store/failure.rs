@@ -27,7 +27,9 @@ fn without_the_store_each_host_counts_for_itself() {
     // The first goes on from what it saw itself.
     assert_eq!(cluster.hosts[0].admitted(12, 429), 6);
     assert_eq!(cluster.hosts[1].admitted(12, 429), 10);
-    assert!(cluster.hosts.iter().all(|host| host.requests("absent") > 0));
+    for host in &cluster.hosts {
+        eventually(SOON, "it is counted", || host.requests("absent") > 0);
+    }
     cluster.redis.launch();
     cluster.wait_up();
     // It comes back empty, and counts for all.
@@ -79,13 +81,13 @@ fn a_store_that_stands_still_holds_nobody_up() {
     assert!(slowest < Duration::from_millis(600), "{slowest:?}");
     // One for each core waits; all others are not asked to.
     assert!((1..=8).contains(&slow), "{slow}");
-    assert!(host.store_is("lost"));
+    eventually(SOON, "the loss is told", || host.store_is("lost"));
     assert!(host.requests("failed") <= 8, "{}", host.requests("failed"));
     cluster.redis.resume();
     cluster.wait_up();
-    let before = host.requests("answered");
+    let before = cluster.redis.calls("mget");
     assert_eq!(host.get(&[]).status, 200);
-    eventually(SOON, "it is asked again", || host.requests("answered") > before);
+    assert_eq!(cluster.redis.calls("mget"), before + 1, "it is asked again");
 }
 
 #[test]
@@ -120,7 +122,9 @@ fn under_load_no_request_fails_and_nobody_rushes_back() {
     });
     cluster.wait_up();
     for host in &cluster.hosts {
-        assert!(host.requests("answered") > 0 && host.requests("absent") > 0);
+        eventually(SOON, "both are counted", || {
+            host.requests("answered") > 0 && host.requests("absent") > 0
+        });
         assert!(host.limiter.status().degraded.is_empty());
     }
     // Connections since it last started: of two hosts, with a core or two each and an agent.

@@ -5,7 +5,10 @@
 //! means for headers is calculated here from the state it found, by the same [`Meter`] that counts
 //! locally. Keys hold a digest of who is counted, and expire when they say nothing any more.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    hash::{Hash as _, Hasher},
+};
 
 use aws_lc_rs::hmac;
 use redis::{Cmd, Value, aio::MultiplexedConnection};
@@ -66,6 +69,10 @@ impl SharedLimit {
         let prefix = format!("{PREFIX}limit:{name}:");
         let arguments = numbers(meter, 1).map(|number| number.to_string());
         Self { meter, is_enforced, gives_back, prefix, arguments }
+    }
+
+    pub(super) fn hash_numbers(&self, hasher: &mut impl Hasher) {
+        self.arguments.hash(hasher);
     }
 
     pub(super) const fn is_enforced(&self) -> bool {

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},
 };
 
 use super::charge::{Ask, Charged};
@@ -81,8 +81,14 @@ impl Refusals {
 
     fn who(&self, keys: &[Vec<u8>], asks: &[Ask<'_>]) -> [u64; 2] {
         self.secrets.each_ref().map(|secret| {
-            let costs = asks.iter().map(|ask| ask.cost);
-            secret.hash_one((keys, costs.collect::<Vec<_>>()))
+            let mut hasher = secret.build_hasher();
+            keys.hash(&mut hasher);
+            for ask in asks {
+                // A limit that changes is asked about at once.
+                ask.limit.hash_numbers(&mut hasher);
+                ask.cost.hash(&mut hasher);
+            }
+            hasher.finish()
         })
     }
 }
@@ -134,6 +140,9 @@ mod tests {
         assert_eq!(found.decisions[0].retry_after_ns, 400);
         assert_eq!(refusals.find(&keys, &ask(&strict, 2), 110), None);
         assert_eq!(refusals.find(&[b"b".to_vec()], &asks, 110), None);
+        let meter = Meter::fixed_window(Rate { count: 2, period: Duration::from_secs(1) });
+        let changed = SharedLimit::new("a", meter, true, false);
+        assert_eq!(refusals.find(&keys, &ask(&changed, 1), 110), None);
         assert_eq!(refusals.find(&keys, &asks, 510), None, "the limit admits again");
         refusals.keep(&keys, &asks, &said(true, u64::MAX), 10);
         assert!(refusals.find(&keys, &asks, 999_999_999).is_some());
