@@ -13,6 +13,7 @@ mod atomic;
 pub mod concurrency;
 mod hash;
 mod key;
+mod place;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
@@ -164,6 +165,11 @@ impl Counter {
         key.hash(self.secret, self.identity)
     }
 
+    /// Counts an attempt that was refused elsewhere; whether the client goes on regardless.
+    pub fn goes_on(&self, key: Key<'_>, now_ns: u64) -> bool {
+        !self.persists(self.hash(key), now_ns)
+    }
+
     /// Counts a refused attempt; whether it is still within what an honest client does.
     fn persists(&self, hash: u64, now_ns: u64) -> bool {
         // Elsewhere in the table than the client's other entry.
@@ -213,12 +219,11 @@ impl Counters {
             self.by_name.insert(name.to_owned(), Arc::clone(&counter));
             return Ok(counter);
         }
-        let arena = match &self.arena {
-            Some(arena) => Arc::clone(arena),
-            None => {
-                let own = own_arena().map_err(|error| format!("no memory for limits: {error}"))?;
-                Arc::clone(self.arena.insert(own))
-            }
+        let arena = if let Some(arena) = &self.arena {
+            Arc::clone(arena)
+        } else {
+            let own = own_arena().map_err(|error| format!("no memory for limits: {error}"))?;
+            Arc::clone(self.arena.insert(own))
         };
         let secret = arena.secret();
         let identity = secret.of_bytes(0, name.as_bytes());

@@ -159,6 +159,11 @@ impl Windows {
         self.left_ns(now_ns, period_ns).min(period_ns)
     }
 
+    /// Counts of window `index` and of the one before.
+    pub(super) fn counted(index: u64, previous: u64, current: u64) -> Self {
+        Self { index: index & Self::INDEX_MASK, is_ahead: false, previous, current }
+    }
+
     pub(super) fn word(self) -> u64 {
         (self.index & Self::INDEX_MASK) << (2 * Self::COUNT_BITS)
             | self.previous.min(MAX_WINDOW_COUNT) << Self::COUNT_BITS

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
+    store::StorePolicy,
 };
 pub use super::{
     auth::{ApiKeyPolicy, AuthKind, AuthPolicy, KeyRecord},
@@ -45,6 +46,8 @@ pub struct HttpPolicy {
     pub auth: Vec<AuthPolicy>,
     /// Rate limits.
     pub limits: Vec<LimitPolicy>,
+    /// Where limits are counted that hosts share; `None`: each host for itself.
+    pub store: Option<StorePolicy>,
     /// CORS policies.
     pub cors: Vec<CorsPolicy>,
     /// Response header policies.
@@ -233,6 +236,7 @@ pub enum PathPattern {
 
 impl PathPattern {
     /// The same in lower case.
+    #[must_use]
     pub fn to_lowercase(&self) -> Self {
         match self {
             Self::Prefix(text) => Self::Prefix(text.to_ascii_lowercase()),

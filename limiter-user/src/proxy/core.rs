@@ -30,6 +30,7 @@ use super::{
     recent::Recent,
     registry::Registry,
     report::{Batch, CoreCounters, Report},
+    shared_store::StoreLine,
     stage::{
         bans::{self, Bans},
         request_id::take_or_make,
@@ -43,6 +44,7 @@ use crate::{
     limits::{AddressKey, Key},
     link::HttpBan,
     policy::{http::ErrorShape, listener::ListenAddress},
+    store::Line,
 };
 
 /// How often deadlines are looked at while connections are open: their precision.
@@ -94,6 +96,8 @@ pub(super) struct InForce {
     listeners: Listeners,
     /// In the order of the policy's upstreams.
     pub(super) pools: Vec<Rc<Pool>>,
+    /// To where limits are counted, if not here.
+    pub(super) store: Option<Rc<Line>>,
 }
 
 impl InForce {
@@ -108,6 +112,8 @@ impl InForce {
 pub(super) struct Core {
     in_force: RefCell<Option<Rc<InForce>>>,
     pools: Pools,
+    store: RefCell<StoreLine>,
+    number: usize,
     pub(super) bans: RefCell<Bans>,
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
@@ -138,6 +144,8 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
         let core = Rc::new(Core {
             in_force: RefCell::new(None),
             pools: Pools::new(setup.number),
+            store: RefCell::default(),
+            number: setup.number,
             bans: RefCell::default(),
             connections: Registry::default(),
             clients: setup.clients,
@@ -177,7 +185,11 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
             }
             ToCore::Policy(policy, listeners, acknowledge) => {
                 let pools = core.pools.select(&policy.upstreams);
-                core.in_force.replace(Some(Rc::new(InForce { policy, listeners, pools })));
+                let seed = core.random_word();
+                let store =
+                    core.store.borrow_mut().select(policy.store.as_ref(), core.number, seed);
+                let in_force = InForce { policy, listeners, pools, store };
+                core.in_force.replace(Some(Rc::new(in_force)));
                 if accepting.is_empty() {
                     accepting = start(core, sockets.as_deref());
                 }

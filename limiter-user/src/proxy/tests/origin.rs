@@ -201,6 +201,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             Algorithm::FixedWindow,
             Rate { count: 100, period: 3600 * second },
         )],
+        store: None,
         cors: vec![CorsPolicy {
             name: "app".into(),
             origins: CorsOrigins::List(vec![OriginPattern {
