@@ -396,7 +396,7 @@ mod tests {
         for skew in 0..2 {
             let counts = accepted(skew);
             assert!(counts.iter().all(|count| *count <= 1));
-            assert!(counts.iter().any(|count| *count == 1));
+            assert!(counts.contains(&1));
         }
     }
 }
