@@ -25,6 +25,7 @@ mod proxy_side;
 mod reload;
 mod rules;
 mod safety;
+mod shared_bans;
 mod sockets;
 mod start;
 mod supervisor;
@@ -68,6 +69,7 @@ use self::{
     proxy_side::ProxyOverload,
     reload::Trial,
     safety::Safety,
+    shared_bans::SharedBans,
     supervisor::ProxySetup,
     upkeep::End,
 };
@@ -105,6 +107,7 @@ pub(crate) struct Agent {
     events: EventStream,
     to_proxy: mpsc::Sender<ToProxy>,
     outbox: Outbox,
+    shared_bans: SharedBans,
     stopping: Cell<bool>,
     /// A message to the proxy found no room.
     proxy_missed: Cell<bool>,
@@ -230,6 +233,7 @@ async fn live(
         events,
         to_proxy,
         outbox: Outbox::default(),
+        shared_bans: SharedBans::default(),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
         lists_lag: Cell::new(true),
@@ -275,6 +279,7 @@ async fn live(
     let backend = Rc::clone(&agent);
     tokio::task::spawn_local(async move { server.serve(backend).await });
     tokio::task::spawn_local(outbox::run(Rc::clone(&agent)));
+    tokio::task::spawn_local(shared_bans::run(Rc::clone(&agent)));
     start_proxy(&agent, messages, user, passed).await?;
 
     match upkeep::attend(&agent, &mut terminate, &mut interrupt, &mut hangup).await? {
@@ -327,7 +332,7 @@ async fn start_proxy(
         }
     }
     drop(found);
-    let memory = memory.or_else(supervisor::limiter_memory);
+    let memory = supervisor::limiter_memory(memory);
     let setup = ProxySetup { sockets, rendezvous_path, user, memory };
     let supervised = Rc::clone(agent);
     tokio::task::spawn_local(supervisor::supervise(supervised, setup, messages, earlier));

@@ -20,6 +20,7 @@ mod locate;
 mod preset;
 mod route;
 mod secret;
+mod store;
 pub(crate) mod tls;
 mod upstream;
 mod values;
@@ -266,15 +267,16 @@ fn warn_if_writable(written: Option<&Written>, report: &mut Report) {
 
 fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy {
     report.later(&[&document.validate, &document.detect, &document.feeds], "none of it");
-    report.later(&[&document.store.url, &document.store.password], "kind = \"local\"");
-    report.choice(document.store.kind.as_ref(), &[("local", ())], &["redis"]);
-    report.choice(document.store.on_failure.as_ref(), &[("local", ())], &["open", "closed"]);
+    let store = store::check(&document.store, scope, report);
     report.later(&[&document.admin.listen, &document.admin.token], "the control socket");
     let kernel = kernel::check(document.kernel.as_ref(), scope, report);
     let escalation = escalation::check(&document.escalation, scope, report);
     // The proxy cannot tell on which interface a request came.
     let trusted = kernel.iter().flat_map(KernelPolicy::trusted_everywhere).collect();
-    let http = http::check(document, &escalation, trusted, scope, report);
+    let mut http = http::check(document, &escalation, trusted, scope, report);
+    if let Some(http) = &mut http {
+        http.store.clone_from(&store);
+    }
     if kernel.is_none() && http.is_none() && report.is_clean() {
         report.refuse_with(
             "configuration",
@@ -287,6 +289,7 @@ fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy 
         agent: agent::check(&document.agent, scope, report),
         kernel,
         http,
+        store,
         escalation,
         sinks: events::check(&document.events, scope, report),
     }

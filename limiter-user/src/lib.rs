@@ -22,4 +22,5 @@ pub mod link;
 pub mod policy;
 pub mod proxy;
 pub mod refusal;
+pub mod store;
 mod sys;

@@ -164,6 +164,11 @@ impl Counter {
         key.hash(self.secret, self.identity)
     }
 
+    /// Counts an attempt that was refused elsewhere; whether the client goes on regardless.
+    pub fn goes_on(&self, key: Key<'_>, now_ns: u64) -> bool {
+        !self.persists(self.hash(key), now_ns)
+    }
+
     /// Counts a refused attempt; whether it is still within what an honest client does.
     fn persists(&self, hash: u64, now_ns: u64) -> bool {
         // Elsewhere in the table than the client's other entry.

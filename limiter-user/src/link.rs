@@ -89,6 +89,8 @@ pub enum FromProxy {
     Overload(Option<Strain>),
     /// An upstream's server is no longer, or again, sent requests.
     Server(ServerNotice),
+    /// The shared store is lost, or back.
+    Store(StoreNotice),
 }
 
 /// What there is too much of, or too little.
@@ -126,6 +128,32 @@ pub enum ServerChange {
     Down(String),
     /// It says that it is well again.
     Up,
+}
+
+/// A change in what limits and bans are shared through.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum StoreNotice {
+    /// Some core cannot use it; why.
+    Lost(String),
+    /// Every core can.
+    Back,
+}
+
+/// How often the shared store was asked about requests.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StoreCounts {
+    /// Asked.
+    pub asked: u64,
+    /// Not asked, because it refused the same a moment ago.
+    pub remembered: u64,
+    /// Asked, and no answer, or none in time, or none that helps.
+    pub failed: u64,
+    /// Not asked, because it was lost.
+    pub absent: u64,
+    /// Connections made.
+    pub connected: u64,
+    /// Some core cannot use it now, or not yet.
+    pub is_lost: bool,
 }
 
 /// Who is speaking.
@@ -234,6 +262,8 @@ pub struct ProxyCounters {
     pub access_lost: u64,
     /// The servers of the policy in force.
     pub servers: Vec<ServerCount>,
+    /// How often the shared store was asked; `None`: there is none.
+    pub store: Option<StoreCounts>,
     /// Signed messages.
     pub signed: SignedCount,
 }

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod networks;
 pub mod rate;
 pub mod routing;
+pub mod store;
 pub mod upstream;
 
 use std::{path::PathBuf, time::Duration};
@@ -22,6 +23,7 @@ pub use self::{
     kernel::KernelPolicy,
     networks::Networks,
     rate::{ByteRateLimit, Rate, RateLimit},
+    store::StorePolicy,
 };
 
 /// Whether a control acts, or only decides and counts.
@@ -44,6 +46,8 @@ pub struct Policy {
     pub kernel: Option<KernelPolicy>,
     /// The request half; `None`: packets only.
     pub http: Option<HttpPolicy>,
+    /// Where limits and bans are kept that hosts share; `None`: nowhere.
+    pub store: Option<StorePolicy>,
     /// How evidence becomes bans.
     pub escalation: EscalationPolicy,
     /// Where events go.

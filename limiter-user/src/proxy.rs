@@ -52,6 +52,8 @@ mod recent;
 mod registry;
 mod reply;
 mod report;
+mod shared_limits;
+mod shared_store;
 mod stage;
 mod stream;
 #[cfg(test)]

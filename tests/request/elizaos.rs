@@ -255,6 +255,32 @@ fn who_goes_on_guessing_is_banned() {
 }
 
 #[test]
+fn logins_that_fail_and_channels_that_are_guessed_are_counted() {
+    let eliza = Eliza::start(&[], "");
+    eliza.origin.on("/api/auth/login", Behaviour::status(401));
+    let login = http::request("POST", "/api/auth/login", &[KEY, JSON], b"{}");
+    let tried = eliza.send_often(12, &login);
+    assert_eq!(tried.iter().filter(|answer| answer.status == 401).count(), 10);
+    let expected = error(
+        "AUTH_RATE_LIMIT_EXCEEDED",
+        "Too many authentication attempts. Please try again later.",
+    );
+    assert_eq!(tried.last().unwrap().json(), expected);
+    eliza.limiter.event("Auth rate limit exceeded for IP: 127.0.0.1, endpoint: /api/auth/login");
+
+    let good = http::request("GET", "/api/messaging/channels/good/messages", &[KEY], b"");
+    assert_eq!(statuses(&eliza.send_often(210, &good)), (210, 0));
+    let guess = "/api/messaging/channels/guess/messages";
+    eliza.origin.on(guess, Behaviour::status(400));
+    let guessed = eliza.send_often(202, &http::request("GET", guess, &[KEY], b""));
+    assert_eq!(guessed.iter().filter(|answer| answer.status == 400).count(), 200);
+    let code = &guessed.last().unwrap().json()["error"]["code"];
+    assert_eq!(code, "CHANNEL_VALIDATION_RATE_LIMIT_EXCEEDED");
+    let line = "Channel validation rate limit exceeded for IP: 127.0.0.1, attempted channel: guess";
+    eliza.limiter.event(line);
+}
+
+#[test]
 fn bodies_are_bounded_and_of_a_known_kind() {
     let eliza = Eliza::start(&[("EXPRESS_MAX_PAYLOAD", "1kb")], "");
     let post = |path: &str, headers: &[(&str, &str)], body: &[u8]| {

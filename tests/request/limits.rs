@@ -11,6 +11,10 @@ use limiter_tests::{
     origin::Behaviour,
     wait::eventually,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::support::{SOON, Site};
 
@@ -294,4 +298,45 @@ fn a_request_that_one_limit_refuses_counts_against_none() {
         2,
         "the first of two of which nothing is left"
     );
+}
+
+#[test]
+fn a_connection_that_goes_on_in_another_protocol_is_under_way_until_it_ends() {
+    let site = site("concurrent = 1");
+    let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                     Upgrade: websocket\r\n\r\n";
+    site.origin.on("/chat", Behaviour::Tunnel(switching.as_bytes().to_vec()));
+    let mut chat = site.connect();
+    let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    chat.send(&http::request("GET", "/chat", &fields, b"")).unwrap();
+    chat.read_through(b"\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(site.get("/", &[]).status, 429);
+    chat.send(b"bye").unwrap();
+    chat.read_through(b"bye").unwrap();
+    drop(chat);
+    eventually(SOON, "there is room again", || site.get("/", &[]).status == 200);
+}
+
+#[test]
+fn a_change_while_the_proxy_dies_refills_nobody() {
+    let limit = |rate: &str| {
+        format!(
+            "[limits.a]\nalgorithm = \"sliding_window\"\nrate = \"{rate}\"\n\
+             [escalation]\nmode = \"monitor\"\n"
+        )
+    };
+    let site = site("algorithm = \"sliding_window\"\nrate = \"3/2h\"");
+    assert_eq!(statuses(&site, 4), [200, 200, 200, 429]);
+    for (rate, more) in [("5/2h", 2), ("6/4h", 1), ("8/2h", 2)] {
+        let before = site.limiter.proxy_pid();
+        let proxy = i32::try_from(before.unwrap()).unwrap();
+        kill(Pid::from_raw(proxy), Signal::SIGKILL).unwrap();
+        site.reload("", PUBLIC, &limit(rate));
+        eventually(SOON, "the next proxy is known", || {
+            site.limiter.proxy_pid().is_some_and(|pid| Some(pid) != before)
+        });
+        let expected: Vec<u16> = (0..=more).map(|n| if n < more { 200 } else { 429 }).collect();
+        assert_eq!(statuses(&site, more + 1), expected, "{rate}");
+    }
 }

@@ -20,6 +20,7 @@ pub mod process;
 pub mod program;
 pub mod random;
 pub mod raw;
+pub mod redis;
 pub mod reference;
 pub mod scratch;
 pub mod tokens;

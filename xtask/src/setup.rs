@@ -78,6 +78,7 @@ pub(crate) fn for_namespaces() -> Result<()> {
 /// What the tests need: other people's clients beside namespaces.
 pub(crate) fn for_tests() -> Result<()> {
     for_namespaces()?;
+    for_stores()?;
     let purpose = "to test with clients that are not ours";
     ensure(&[
         Need::program("curl", "curl", purpose),
@@ -107,6 +108,13 @@ pub(crate) fn for_tests() -> Result<()> {
     ])
 }
 
+/// A real store for limits and bans that hosts share; each test starts its own.
+fn for_stores() -> Result<()> {
+    let purpose = "to test limits that hosts share, and nothing of it is left running";
+    let servers = [Need::program("redis-server", "redis-server", purpose)];
+    ensure_held_back(&servers, |need| need.package.as_str())
+}
+
 /// The peers that `cargo xtask bench` compares with, and what makes the load.
 pub(crate) fn for_bench() -> Result<()> {
     for_namespaces()?;
@@ -115,16 +123,17 @@ pub(crate) fn for_bench() -> Result<()> {
         Need::program("nginx", "nginx-light", purpose),
         Need::program("haproxy", "haproxy", purpose),
     ];
-    let brought: Vec<&str> = peers
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.package.as_str().trim_end_matches("-light"))
-        .collect();
-    services::held_back(&brought, || ensure(&peers))?;
+    ensure_held_back(&peers, |need| need.package.trim_end_matches("-light"))?;
     ensure(&[
         Need::program("wrk", "wrk", "to make the load of the HTTP benchmark"),
         Need::program("taskset", "util-linux", "to bind what is measured to one CPU"),
     ])
+}
+
+/// As [`ensure`] for packages that bring services, named by `service`, which do not start.
+fn ensure_held_back(needs: &[Need], service: impl Fn(&Need) -> &str) -> Result<()> {
+    let brought: Vec<&str> = needs.iter().filter(|need| !need.is_met()).map(service).collect();
+    services::held_back(&brought, || ensure(needs))
 }
 
 /// Meets every need that is not met yet, or says which cannot be.

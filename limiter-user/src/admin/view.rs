@@ -14,7 +14,7 @@ pub use self::{
     lists::{ListChange, ListEntryRequest, ListEntryView, ListKind, ListOrigin, ListsView},
     status::{
         ConnectionsView, DurationView, InterfaceView, MapFillView, OutcomeView, PacketCountView,
-        ServerView, StatusView,
+        ServerView, StatusView, StoreView,
     },
 };
 
@@ -207,7 +207,7 @@ pub struct BanView {
     pub seconds_left: u64,
     /// Why, for people.
     pub reason: String,
-    /// `manual` or `escalation`.
+    /// `manual`, `escalation`, `restored`, or `shared by HOST`.
     pub origin: String,
     /// Packets dropped by it (scope `kernel`).
     pub packets: u64,

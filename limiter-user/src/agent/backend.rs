@@ -12,7 +12,7 @@ use super::{
     safety::ban_prefix,
     view::{
         ban_view, by_label, durations, explain_packets, failure, handshakes, kernel, kernel_status,
-        outcomes, servers, signed_messages, signed_refused, source_view,
+        outcomes, servers, signed_messages, signed_refused, source_view, store,
     },
 };
 use crate::{
@@ -83,6 +83,9 @@ impl Backend for Agent {
                 .collect();
             view.servers = servers(http, &inner.proxy_counters.servers);
         }
+        let shared = inner.policy.store.as_ref();
+        let counts = inner.proxy_counters.store.as_ref();
+        view.store = shared.map(|policy| store(policy, counts, self.shared_bans.counts()));
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
@@ -170,7 +173,10 @@ impl Backend for Agent {
             IpNet::V6(v6) if v6.prefix_len() > 64 => ban_prefix(IpAddr::V6(v6.addr())),
             other => other,
         };
-        self.lift(|ban| prefix.contains(&ban.prefix)).map_err(|error| failure(&error))
+        let lifted = self.lift(|ban| prefix.contains(&ban.prefix));
+        let lifted = lifted.map_err(|error| failure(&error))?;
+        lifted.iter().for_each(|ban| self.share_lift(ban));
+        Ok(lifted.len())
     }
 
     fn bans(&self) -> Result<Vec<BanView>, Failure> {

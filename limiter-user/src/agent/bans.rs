@@ -1,6 +1,6 @@
 //! Bans made and lifted, wherever they are enforced.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use ipnet::IpNet;
 
@@ -27,8 +27,8 @@ pub(super) struct BanOrder {
     pub(super) scope: BanScope,
     pub(super) length: Duration,
     pub(super) reason: String,
-    /// `manual` or `escalation`.
-    pub(super) origin: &'static str,
+    /// `manual`, `escalation`, or which host shared it.
+    pub(super) origin: Cow<'static, str>,
     /// What it is for, where the agent decided it.
     pub(super) evidence: Option<Box<Evidence>>,
 }
@@ -63,7 +63,7 @@ impl Agent {
             scope: request.scope,
             length: Duration::from_secs(request.seconds),
             reason: reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect(),
-            origin: "manual",
+            origin: "manual".into(),
             evidence: None,
         })
     }
@@ -75,7 +75,7 @@ impl Agent {
         let length_ns = nanoseconds(length);
         let expires_ns = clock::monotonic_ns().saturating_add(length_ns);
         let ban =
-            book::Ban { prefix, scope, expires_ns, length_ns, reason, origin: origin.to_owned() };
+            book::Ban { prefix, scope, expires_ns, length_ns, reason, origin: origin.into_owned() };
         {
             let mut inner = self.inner.borrow_mut();
             let made = put_in_force(&mut inner, &ban);
@@ -93,7 +93,12 @@ impl Agent {
             BanScope::Kernel => self.outbox.close(prefix),
             BanScope::Http => self.tell_http_ban(HttpBan { prefix, expires_ns }),
         }
-        let event = Event::banned(clock::unix_ns(), prefix, length, &ban.reason, Mode::Enforce);
+        self.share_ban(&ban);
+        let told = match ban.origin.as_str() {
+            "manual" | "escalation" => Cow::Borrowed(ban.reason.as_str()),
+            origin => Cow::Owned(format!("{} ({origin})", ban.reason)),
+        };
+        let event = Event::banned(clock::unix_ns(), prefix, length, &told, Mode::Enforce);
         self.publish(Event { evidence, ..event });
         Ok(ban)
     }
@@ -104,8 +109,11 @@ impl Agent {
         }
     }
 
-    /// Lifts these bans and says so; how many.
-    pub(super) fn lift(&self, which: impl Fn(&book::Ban) -> bool) -> Result<usize, KernelError> {
+    /// Lifts these bans and says so.
+    pub(super) fn lift(
+        &self,
+        which: impl Fn(&book::Ban) -> bool,
+    ) -> Result<Vec<book::Ban>, KernelError> {
         let lifted = {
             let mut inner = self.inner.borrow_mut();
             let inner = &mut *inner;
@@ -123,7 +131,7 @@ impl Agent {
             }
             self.publish(Event::unbanned(clock::unix_ns(), ban.prefix));
         }
-        Ok(lifted.len())
+        Ok(lifted)
     }
 
     /// Trusted sources are never banned: the packet path relies on it. A kernel ban of a /64 goes

@@ -100,7 +100,7 @@ impl Agent {
             scope,
             length: verdict.length,
             reason: verdict.reason,
-            origin: "escalation",
+            origin: "escalation".into(),
             evidence: Some(Box::new(verdict.evidence)),
         };
         let made = self.enforce_ban(order);

@@ -39,6 +39,10 @@ pub(super) enum Problem {
     ProxyDown,
     /// The proxy refuses unknown clients because there is too much to do.
     Overloaded,
+    /// Limits are not counted in the store that hosts share.
+    StoreLost,
+    /// Bans are not shared with other hosts.
+    BansUnshared,
 }
 
 /// The problems of the moment.

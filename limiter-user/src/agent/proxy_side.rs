@@ -3,9 +3,10 @@
 use super::{Agent, Inner, host::host_facts, problems::Problem};
 use crate::{
     clock,
+    events::escape::line,
     kernel::image::HostFacts,
-    link::{FromProxy, HttpBan, ProxyCounters, Strain, ToProxy},
-    policy::{BanScope, HttpPolicy, Policy},
+    link::{FromProxy, HttpBan, ProxyCounters, StoreNotice, Strain, ToProxy},
+    policy::{BanScope, HttpPolicy, Policy, store::OnFailure},
 };
 
 /// How long new connections stay tightened after the proxy had too much to do: changing the kernel
@@ -86,6 +87,7 @@ impl Agent {
             inner.overload.tell(false, clock::monotonic_ns());
         }
         self.judge(Problem::Overloaded, Ok(()));
+        self.judge(Problem::StoreLost, Ok(()));
         if !self.is_stopping() {
             let sentence = format!("the proxy ended and is replaced: {why}");
             self.judge(Problem::ProxyDown, Err(sentence));
@@ -107,6 +109,26 @@ impl Agent {
         self.judge(Problem::Overloaded, Err(sentence));
     }
 
+    /// Limits are no longer, or again, counted where hosts share them.
+    fn store_changed(&self, notice: StoreNotice) {
+        let lost = match notice {
+            StoreNotice::Back => None,
+            StoreNotice::Lost(why) => {
+                let inner = self.inner.borrow();
+                inner.policy.store.as_ref().map(|store| {
+                    let instead = match store.on_failure {
+                        OnFailure::Local => "each host counts for itself",
+                        OnFailure::Open => "nothing is limited",
+                        OnFailure::Closed => "what is limited is refused",
+                    };
+                    // What a server said.
+                    format!("the store {store} is lost ({}): {instead}", line(&why, 200))
+                })
+            }
+        };
+        self.judge(Problem::StoreLost, lost.map_or(Ok(()), Err));
+    }
+
     pub(super) fn received(&self, message: FromProxy) {
         match message {
             FromProxy::Observations { observations, lost } => {
@@ -118,6 +140,7 @@ impl Agent {
             FromProxy::Server(notice) => self.server_changed(&notice),
             FromProxy::Counters(counters) => self.inner.borrow_mut().proxy_counters = *counters,
             FromProxy::Overload(strain) => self.overloaded(strain),
+            FromProxy::Store(notice) => self.store_changed(notice),
             FromProxy::Hello(_) | FromProxy::PolicyApplied { .. } | FromProxy::HandOver(_) => {}
         }
     }

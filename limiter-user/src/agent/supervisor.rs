@@ -308,8 +308,14 @@ pub(super) async fn take_over(path: &std::path::Path) -> Option<HandedOver> {
     }
 }
 
-/// New memory for limits to be counted in; without it each proxy counts in its own.
-pub(super) fn limiter_memory() -> Option<OwnedFd> {
+/// Memory for limits to be counted in: what an earlier agent made, unless its layout is another;
+/// without any each proxy counts in its own.
+pub(super) fn limiter_memory(earlier: Option<OwnedFd>) -> Option<OwnedFd> {
+    match earlier.map(|memory| (arena::check(&memory), memory)) {
+        Some((Ok(()), memory)) => return Some(memory),
+        Some((Err(error), _)) => log::warn!("limits begin anew: {error}"),
+        None => {}
+    }
     let mut secret = [0; 16];
     let made = aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other).and_then(|()| {
         let words = u128::from_ne_bytes(secret);

@@ -4,18 +4,20 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Inner, book, rules};
+use super::{Inner, book, rules, shared_bans::SharedCounts};
 use crate::{
     admin::view::{
         BanView, ConnectionsView, DurationView, Failure, InterfaceView, MapFillView, OutcomeView,
-        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView, WhyView,
+        PacketCountView, PacketProtocol, PacketQuery, ServerView, SourceView, StatusView,
+        StoreView, WhyView,
     },
     clock,
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
     link::{
         DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, SignedCount,
+        StoreCounts,
     },
-    policy::{BanScope, HttpPolicy, Mode},
+    policy::{BanScope, HttpPolicy, Mode, store::StorePolicy},
     refusal::Refusal,
 };
 
@@ -67,6 +69,42 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .filter(|(_, count)| **count > 0)
         .map(|(refusal, count)| (refusal.label().to_owned(), *count))
         .collect()
+}
+
+/// The store of the policy, with what the proxy counted of it.
+pub(super) fn store(
+    policy: &StorePolicy,
+    counts: Option<&StoreCounts>,
+    bans: SharedCounts,
+) -> StoreView {
+    let known = counts.copied().unwrap_or_default();
+    let state = match counts {
+        None => "unknown",
+        Some(StoreCounts { is_lost: true, .. }) => "lost",
+        Some(_) => "up",
+    };
+    let requests = [
+        ("answered", known.asked.saturating_sub(known.failed)),
+        ("failed", known.failed),
+        ("absent", known.absent),
+        ("remembered", known.remembered),
+    ];
+    StoreView {
+        url: policy.to_string(),
+        state: state.to_owned(),
+        on_failure: policy.on_failure.label().to_owned(),
+        requests: requests.map(|(result, count)| (result.to_owned(), count)).into(),
+        connected: known.connected,
+        bans: [
+            ("said", bans.said),
+            ("followed", bans.followed),
+            ("refused", bans.refused),
+            ("left_out", bans.left_out),
+            ("unreadable", bans.unreadable),
+        ]
+        .map(|(what, count)| (what.to_owned(), count))
+        .into(),
+    }
 }
 
 /// The servers of the policy, with what the proxy counted of them.

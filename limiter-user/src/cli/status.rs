@@ -93,6 +93,10 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     if let Some(connections) = &status.connections {
         line(&mut out, "connections", &connections_text(connections)?)?;
     }
+    if let Some(store) = &status.store {
+        let text = format!("{} {}: {}", store.url, store.state, counts(&store.requests));
+        line(&mut out, "store", &text)?;
+    }
     line(&mut out, "bans", &counts(&status.bans))?;
     if !status.bans_refused.is_empty() {
         line(&mut out, "bans refused", &counts(&status.bans_refused))?;

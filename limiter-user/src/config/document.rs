@@ -18,6 +18,7 @@ use self::{
     access::{AuthDocument, CorsDocument, HeadersDocument, LimitDocument},
     http::HttpDocument,
     kernel::KernelDocument,
+    shapes::SecretDocument,
 };
 
 /// A string with its place.
@@ -162,17 +163,25 @@ pub(super) struct FilterDocument {
     pub(super) kinds: Option<Vec<Text>>,
 }
 
-/// `[store]`: only the local one in this version.
+/// `[store]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct StoreDocument {
-    /// `local`.
+    /// `local` (default) or `redis` (Valkey, too).
     pub(super) kind: Option<Text>,
-    /// Not supported by this version.
-    pub(super) url: Option<Later>,
-    /// Not supported by this version.
-    pub(super) password: Option<Later>,
-    /// `local`.
+    /// `redis://HOST:PORT`, with `/NUMBER` for another database than 0; `rediss://` with TLS.
+    pub(super) url: Option<Text>,
+    /// ACL user.
+    pub(super) user: Option<Text>,
+    /// Password of the user.
+    pub(super) password: Option<Spanned<SecretDocument>>,
+    /// PEM file of the authorities that the server's certificate must lead to. Default: the
+    /// system's.
+    pub(super) ca: Option<Text>,
+    /// How long a request waits for an answer. Default `100ms`.
+    pub(super) timeout: Option<Text>,
+    /// What holds for limits while the store does not answer: `local` (default), `open` or
+    /// `closed`.
     pub(super) on_failure: Option<Text>,
 }
 

@@ -78,6 +78,7 @@ pub(super) fn check(
         routes,
         auth: resources.auth,
         limits: resources.limits,
+        store: None,
         cors: resources.cors,
         headers: resources.headers,
         error_shape: match scope.elizaos {
@@ -205,7 +206,7 @@ fn timeouts(written: &TimeoutsDocument, report: &mut Report) -> HttpTimeouts {
 fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     const AT_LEAST: u64 = 30;
     if scope.elizaos.is_some() {
-        return GuardPolicy { failures: elizaos::FAILURES, mode: Mode::Enforce };
+        return GuardPolicy { failures: elizaos::FAILURES, by_window: true, mode: Mode::Enforce };
     }
     let points = escalation
         .scores
@@ -216,6 +217,7 @@ fn guard(escalation: &EscalationPolicy, scope: &Scope<'_>) -> GuardPolicy {
     let period = escalation.window.max(Duration::from_secs(1));
     GuardPolicy {
         failures: Rate { count: AT_LEAST.max(2 * failures), period },
+        by_window: false,
         mode: Mode::Enforce,
     }
 }

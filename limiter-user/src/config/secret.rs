@@ -14,6 +14,8 @@ use crate::keys::file::read_private;
 /// No secret is longer.
 const MAX_BYTES: u64 = 4096;
 
+const ADVICE: &str = "write { env = \"NAME\" } or { file = \"PATH\" }";
+
 /// The file of a secret that is in one.
 pub(super) fn file(
     written: &toml::Spanned<SecretDocument>,
@@ -24,6 +26,21 @@ pub(super) fn file(
             Some(scope.base.join(Path::new(path.get_ref())))
         }
         _ => None,
+    }
+}
+
+/// Where the secret is found, unless it stands in the configuration itself.
+pub(super) fn refuse_inline<'a>(
+    place: Range<usize>,
+    written: &'a SecretDocument,
+    report: &mut Report,
+) -> Option<&'a SecretReference> {
+    match written {
+        SecretDocument::Inline => {
+            report.refuse_with(place, "a secret is never written here", ADVICE);
+            None
+        }
+        SecretDocument::Reference(reference) => Some(reference),
     }
 }
 
@@ -43,15 +60,7 @@ pub(super) fn read_at(
     scope: &Scope<'_>,
     report: &mut Report,
 ) -> Option<String> {
-    let advice = "write { env = \"NAME\" } or { file = \"PATH\" }";
-    let reference = match written {
-        SecretDocument::Inline => {
-            report.refuse_with(place, "a secret is never written here", advice);
-            return None;
-        }
-        SecretDocument::Reference(reference) => reference,
-    };
-    match reference {
+    match refuse_inline(place.clone(), written, report)? {
         SecretReference { env: Some(name), file: None } => {
             let found = (scope.environment)(name.get_ref());
             if found.as_deref().is_none_or(str::is_empty) {
@@ -79,7 +88,7 @@ pub(super) fn read_at(
             }
         }
         _ => {
-            report.refuse_with(place, "exactly one source of the secret is needed", advice);
+            report.refuse_with(place, "exactly one source of the secret is needed", ADVICE);
             None
         }
     }

@@ -225,11 +225,22 @@ fn roots(
     report: &mut Report,
 ) -> Vec<Vec<u8>> {
     let is_tls = servers.iter().any(|server| server.scheme == Scheme::Https);
+    if let (Some(file), false) = (ca, is_tls) {
+        report.refuse(file.span(), "no server of this upstream is https://");
+    }
+    authorities(is_tls, place, ca, scope, report)
+}
+
+/// The authorities that a server's certificate must lead to: those of `ca`, else the system's.
+pub(super) fn authorities(
+    is_tls: bool,
+    place: Place,
+    ca: Option<&Text>,
+    scope: &Scope<'_>,
+    report: &mut Report,
+) -> Vec<Vec<u8>> {
     match ca {
-        Some(file) if !is_tls => {
-            report.refuse(file.span(), "no server of this upstream is https://");
-            Vec::new()
-        }
+        _ if !is_tls => Vec::new(),
         Some(file) => match read_roots(&scope.base.join(Path::new(file.get_ref()))) {
             Ok(roots) => roots,
             Err(error) => {
@@ -237,8 +248,7 @@ fn roots(
                 Vec::new()
             }
         },
-        None if is_tls => system_roots(place, report),
-        None => Vec::new(),
+        None => system_roots(place, report),
     }
 }
 
@@ -266,7 +276,7 @@ fn system_roots(place: Place, report: &mut Report) -> Vec<Vec<u8>> {
     if found.certs.is_empty() {
         report.refuse_with(
             place,
-            "this system has no certificates of authorities to verify an https:// server with",
+            "this system has no certificates of authorities to verify a server with",
             "install ca-certificates, or name a file: ca = \"ca.pem\"",
         );
     }

@@ -16,7 +16,7 @@ pub(super) const WORD_BITS: u32 = 62;
 
 /// Bucket times are in quarters of a nanosecond: 27 years of uptime fit into a word beside a bucket
 /// that takes nine years to drain.
-const TICKS_PER_NS: u64 = 4;
+pub const TICKS_PER_NS: u64 = 4;
 
 /// The whole bucket.
 const MAX_DEPTH_TICKS: u64 = 1 << 60;
@@ -150,6 +150,22 @@ impl Meter {
                 Windows::at(word, now_ns, period_ns).current == 0
             }
         }
+    }
+
+    /// What a window says about one request of this cost where it and the one before have these
+    /// counts.
+    pub fn charge_windows(
+        &self,
+        [previous, current]: [u64; 2],
+        cost: u64,
+        now_ns: u64,
+    ) -> Decision {
+        let (Self::SlidingWindow { period_ns, .. } | Self::FixedWindow { period_ns, .. }) = *self
+        else {
+            return self.charge(0, cost, now_ns).0;
+        };
+        let windows = Windows::counted(now_ns / period_ns, previous, current);
+        self.charge(windows.word(), cost, now_ns).0
     }
 
     /// Decides one request of this cost at `now_ns`; the next word is the same one if it is not

@@ -111,6 +111,11 @@ pub(super) fn create_for(secret: [u64; 2], sets: usize) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Whether [`Arena::open`] can open it, in this version.
+pub fn check(file: impl AsFd) -> io::Result<()> {
+    Arena::open(file).map(drop)
+}
+
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }

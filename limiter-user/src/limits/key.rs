@@ -28,6 +28,11 @@ impl AddressKey {
         IpAddr::V6(Ipv6Addr::from_bits(self.0)).to_canonical()
     }
 
+    /// The same in bytes.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
     fn halves(self) -> [u64; 2] {
         let half = |half| u64::try_from(half).unwrap_or_default();
         [half(self.0 >> 64), half(self.0 & u128::from(u64::MAX))]

@@ -101,6 +101,10 @@ pub(super) fn holding(used: u64, now_ns: u64, period_ns: u64) -> u64 {
 
 /// What a window's count still weighs with `left_ns` of overlap, rounded up.
 fn weighted(count: u64, left_ns: u64, period_ns: u64) -> u64 {
+    // Nearly always; dividing twice as many bits takes longer than all the rest.
+    if let Some(product) = count.checked_mul(left_ns) {
+        return product.div_ceil(period_ns);
+    }
     let weight = (u128::from(count) * u128::from(left_ns)).div_ceil(u128::from(period_ns));
     u64::try_from(weight).unwrap_or(u64::MAX)
 }
@@ -153,6 +157,11 @@ impl Windows {
     /// How much of a window that ends now lies in the previous one.
     fn overlap_ns(&self, now_ns: u64, period_ns: u64) -> u64 {
         self.left_ns(now_ns, period_ns).min(period_ns)
+    }
+
+    /// Counts of window `index` and of the one before.
+    pub(super) fn counted(index: u64, previous: u64, current: u64) -> Self {
+        Self { index: index & Self::INDEX_MASK, is_ahead: false, previous, current }
     }
 
     pub(super) fn word(self) -> u64 {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Mode, Rate,
     listener::{ListenAddress, ListenerPolicy},
+    store::StorePolicy,
 };
 pub use super::{
     auth::{ApiKeyPolicy, AuthKind, AuthPolicy, KeyRecord},
@@ -45,6 +46,8 @@ pub struct HttpPolicy {
     pub auth: Vec<AuthPolicy>,
     /// Rate limits.
     pub limits: Vec<LimitPolicy>,
+    /// Where limits are counted that hosts share; `None`: each host for itself.
+    pub store: Option<StorePolicy>,
     /// CORS policies.
     pub cors: Vec<CorsPolicy>,
     /// Response header policies.
@@ -163,6 +166,8 @@ pub struct HttpTimeouts {
 pub struct GuardPolicy {
     /// Failed attempts allowed.
     pub failures: Rate,
+    /// Whether no window of time has more of them (sliding window); else as a bucket fills.
+    pub by_window: bool,
     /// Enforce, or only count.
     pub mode: Mode,
 }

@@ -14,7 +14,8 @@ use ipnet::IpNet;
 
 use super::{
     compiled_auth::Scheme, compiled_cors::Cors, compiled_limits::Limit, content::Budget,
-    lasting::Lasting, overload::known_meter, tokens::Verified, upstream::Upstream,
+    lasting::Lasting, overload::known_meter, shared_store::SharedStore, tokens::Verified,
+    upstream::Upstream,
 };
 use crate::{
     clock,
@@ -59,6 +60,8 @@ pub(super) struct Compiled {
     pub(super) routes: Vec<Route>,
     pub(super) auth: Vec<Scheme>,
     pub(super) limits: Vec<Limit>,
+    /// Where limits are counted, if not here.
+    pub(super) store: Option<Arc<SharedStore>>,
     pub(super) cors: Vec<Cors>,
     pub(super) headers: Vec<Headers>,
     pub(super) error_shape: ErrorShape,
@@ -183,10 +186,15 @@ impl Compiled {
 
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, signed, issuers, verified } = lasting;
+        let Lasting { counters, upstreams, inspection, signed, issuers, verified, stores } =
+            lasting;
         counters.begin(clock::monotonic_ns());
         let guard_period = policy.guard.failures.period;
-        let failures = Meter::bucket(policy.guard.failures, policy.guard.failures.count);
+        let failures = if policy.guard.by_window {
+            Meter::sliding_window(policy.guard.failures)
+        } else {
+            Meter::bucket(policy.guard.failures, policy.guard.failures.count)
+        };
         let guard = Guard {
             mode: policy.guard.mode,
             failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
@@ -196,7 +204,7 @@ impl Compiled {
         let limits: Vec<Limit> = policy
             .limits
             .iter()
-            .map(|limit| Limit::new(limit, counters))
+            .map(|limit| Limit::new(limit, counters, policy.store.is_some()))
             .collect::<Result<_, _>>()?;
         let routes: Vec<Route> = policy
             .routes
@@ -228,6 +236,7 @@ impl Compiled {
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
             headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            store: stores.select(policy.store.as_ref())?,
             error_shape: policy.error_shape,
             ignore_path_case: policy.ignore_path_case,
             // Last: what went before cannot undo it.

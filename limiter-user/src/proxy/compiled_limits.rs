@@ -17,6 +17,7 @@ use crate::{
             QuotaPolicy,
         },
     },
+    store::charge::SharedLimit,
 };
 
 /// One rate limit.
@@ -40,6 +41,8 @@ pub(super) struct Limit {
 pub(super) struct Budget {
     tier: Option<String>,
     pub(super) counter: Arc<Counter>,
+    /// The same where hosts share limits.
+    pub(super) shared: Option<Arc<SharedLimit>>,
     pub(super) fields: Fields,
 }
 
@@ -80,7 +83,12 @@ pub(super) struct Caller<'a> {
 }
 
 impl Limit {
-    pub(super) fn new(policy: &LimitPolicy, counters: &mut Counters) -> Result<Self, String> {
+    /// `is_shared`: it is counted where hosts share limits, too.
+    pub(super) fn new(
+        policy: &LimitPolicy,
+        counters: &mut Counters,
+        is_shared: bool,
+    ) -> Result<Self, String> {
         let text = |what: &str| format!("\"{}\"", what.replace('\\', "\\\\").replace('"', "\\\""));
         let quoted_name = text(&policy.name);
         let budgets = policy.quota.iter().flat_map(|quota| {
@@ -96,7 +104,14 @@ impl Limit {
                 );
                 let seconds = ceil_seconds(amount.rate.period);
                 let item = format!("{quoted_name};q={};w={seconds}", meter.limit());
+                let shared = is_shared.then(|| {
+                    let (name, gives_back) =
+                        (known_as.replace('\0', ":"), policy.count != Counting::All);
+                    let is_enforced = policy.mode == Mode::Enforce;
+                    Arc::new(SharedLimit::new(&name, meter, is_enforced, gives_back))
+                });
                 Ok(Budget {
+                    shared,
                     tier: tier.map(str::to_owned),
                     counter: counters.counter(&known_as, meter, amount.rate.period)?,
                     fields: Fields {

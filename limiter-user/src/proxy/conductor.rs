@@ -24,6 +24,7 @@ use super::{
     overload::{self, Watchman},
     peers::Peers,
     report::Batch,
+    shared_store::Stores,
     tls::TlsConfigs,
     upstream::Directory,
 };
@@ -31,7 +32,7 @@ use crate::{
     clock,
     limits::arena::Arena,
     link::{
-        FromProxy, ProxyCounters, ServerNotice, ToProxy,
+        FromProxy, ProxyCounters, ServerNotice, StoreNotice, ToProxy,
         codec::{Link, LinkReceiver},
     },
     policy::{HttpPolicy, listener::ListenAddress},
@@ -77,10 +78,11 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
     let (access_log, access_log_thread) = Writer::start()?;
     let watchman = Watchman::default();
     let (upstreams, mut notices) = Directory::new(cores.max(1));
+    let (stores, mut store_notices) = Stores::new();
     let mut conductor = Conductor {
         cores: Cores::start(cores, &batches, &watchman, &access_log)?,
         watchman,
-        lasting: Lasting::new(upstreams),
+        lasting: Lasting::new(upstreams, stores),
         memory: None,
         tls: TlsConfigs::default(),
         sockets: Arc::default(),
@@ -106,7 +108,8 @@ pub(super) async fn conduct(link: Link, cores: usize) -> io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    conductor.run(&mut incoming, &mut notices, &mut terminate).await;
+    let notices = (&mut notices, &mut store_notices);
+    conductor.run(&mut incoming, notices, &mut terminate).await;
     let access_log = conductor.access_log.clone();
     conductor.drain(&mut incoming).await;
     access_log.finish(access_log_thread).await;
@@ -133,7 +136,10 @@ impl Conductor {
     async fn run(
         &mut self,
         batches: &mut mpsc::Receiver<Batch>,
-        notices: &mut mpsc::Receiver<ServerNotice>,
+        (notices, store_notices): (
+            &mut mpsc::Receiver<ServerNotice>,
+            &mut mpsc::Receiver<StoreNotice>,
+        ),
         terminate: &mut Signal,
     ) {
         let mut tick = tokio::time::interval(COUNTERS_EVERY);
@@ -167,6 +173,9 @@ impl Conductor {
                 }
                 Some(batch) = batches.recv() => self.report(batch),
                 Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
+                Some(notice) = store_notices.recv() => {
+                    self.send(FromProxy::Store(notice), Vec::new());
+                }
                 _ = tick.tick() => {
                     self.count();
                     self.watchman.look_at_memory();
@@ -318,6 +327,7 @@ impl Conductor {
         let mut totals = self.cores.totals();
         (totals.limiter_entries, totals.limiter_full) = self.lasting.counters.usage();
         totals.servers = self.lasting.upstreams.counts();
+        totals.store = self.lasting.stores.counts();
         totals.access_lost = self.access_log.lost();
         totals.signed = self.lasting.signed.count();
         totals

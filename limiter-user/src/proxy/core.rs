@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::{
     runtime::LocalOptions,
     sync::{Notify, mpsc},
@@ -29,6 +30,7 @@ use super::{
     recent::Recent,
     registry::Registry,
     report::{Batch, CoreCounters, Report},
+    shared_store::StoreLine,
     stage::{
         bans::{self, Bans},
         request_id::take_or_make,
@@ -42,6 +44,7 @@ use crate::{
     limits::{AddressKey, Key},
     link::HttpBan,
     policy::{http::ErrorShape, listener::ListenAddress},
+    store::Line,
 };
 
 /// How often deadlines are looked at while connections are open: their precision.
@@ -93,6 +96,8 @@ pub(super) struct InForce {
     listeners: Listeners,
     /// In the order of the policy's upstreams.
     pub(super) pools: Vec<Rc<Pool>>,
+    /// To where limits are counted, if not here.
+    pub(super) store: Option<Rc<Line>>,
 }
 
 impl InForce {
@@ -107,6 +112,8 @@ impl InForce {
 pub(super) struct Core {
     in_force: RefCell<Option<Rc<InForce>>>,
     pools: Pools,
+    store: RefCell<StoreLine>,
+    number: usize,
     pub(super) bans: RefCell<Bans>,
     pub(super) connections: Registry,
     pub(super) clients: Arc<ClientConnections>,
@@ -121,6 +128,8 @@ pub(super) struct Core {
     /// Wakes the sweeper when there is a connection again.
     pub(super) opened: Notify,
     random: Cell<u64>,
+    /// Of request ids.
+    room: RefCell<BytesMut>,
     /// Sockets that were answered and refused, and are not closed yet.
     parting: Cell<usize>,
 }
@@ -135,6 +144,8 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
         let core = Rc::new(Core {
             in_force: RefCell::new(None),
             pools: Pools::new(setup.number),
+            store: RefCell::default(),
+            number: setup.number,
             bans: RefCell::default(),
             connections: Registry::default(),
             clients: setup.clients,
@@ -147,6 +158,7 @@ pub(super) fn run(setup: CoreSetup) -> std::io::Result<()> {
             tokens: Tokens::default(),
             opened: Notify::new(),
             random: Cell::new(setup.seed | 1),
+            room: RefCell::default(),
             parting: Cell::new(0),
         });
         let flusher = Rc::clone(&core);
@@ -173,7 +185,11 @@ async fn serve(core: &Rc<Core>, mut messages: mpsc::Receiver<ToCore>) {
             }
             ToCore::Policy(policy, listeners, acknowledge) => {
                 let pools = core.pools.select(&policy.upstreams);
-                core.in_force.replace(Some(Rc::new(InForce { policy, listeners, pools })));
+                let seed = core.random_word();
+                let store =
+                    core.store.borrow_mut().select(policy.store.as_ref(), core.number, seed);
+                let in_force = InForce { policy, listeners, pools, store };
+                core.in_force.replace(Some(Rc::new(in_force)));
                 if accepting.is_empty() {
                     accepting = start(core, sockets.as_deref());
                 }
@@ -283,8 +299,12 @@ impl Core {
 
     /// An id for what is answered without a request.
     pub(super) fn new_request_id(&self) -> http::HeaderValue {
-        let none = http::HeaderMap::new();
-        take_or_make(&none, clock::coarse_unix_ns(), || self.random_bytes())
+        self.request_id(&http::HeaderMap::new(), clock::coarse_unix_ns())
+    }
+
+    /// The id of a request.
+    pub(super) fn request_id(&self, headers: &http::HeaderMap, unix_ns: u64) -> http::HeaderValue {
+        take_or_make(headers, unix_ns, || self.random_bytes(), &self.room)
     }
 
     /// Sends the only answer that a connection gets, as much as the socket takes, and closes it so

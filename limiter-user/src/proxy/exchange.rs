@@ -20,7 +20,7 @@ use super::{
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
     reply::{Reply, Wording},
-    stage::{cors, older_limits, request_id, response_headers, trace, transform::ForwardedFor},
+    stage::{cors, older_limits, response_headers, trace, transform::ForwardedFor},
     watch::{Phase, Watch},
 };
 use crate::{
@@ -82,7 +82,7 @@ impl Exchange {
         parts: &Parts,
     ) -> Box<Self> {
         let unix_ns = clock::coarse_unix_ns();
-        let id = request_id::take_or_make(&parts.headers, unix_ns, || core.random_bytes());
+        let id = core.request_id(&parts.headers, unix_ns);
         core.counters.requests.bump();
         let policy = &in_force.policy;
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
@@ -198,6 +198,9 @@ impl Exchange {
         self.complete(&mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.connection.framer().open();
+            if let Some(tunnel) = self.connection.tunnel.borrow_mut().as_mut() {
+                tunnel.places = self.quota.take_places();
+            }
         }
         self.watch.enter(Phase::Response, self.in_force.policy.timeouts.idle);
         Response::from_parts(parts, ResponseBody::new(source, self))

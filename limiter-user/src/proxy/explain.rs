@@ -13,6 +13,7 @@ use super::{
     compiled::Compiled,
     content::Content,
     lasting::Lasting,
+    shared_store::Stores,
     stage::{
         address,
         auth::{self, Authenticated},
@@ -56,7 +57,8 @@ pub(crate) fn explain(
     asked: &Asked<'_>,
     unix_seconds: u64,
 ) -> Result<Fate, String> {
-    let compiled = Compiled::new(policy, &mut Lasting::new(Directory::new(1).0))?;
+    let mut lasting = Lasting::new(Directory::new(1).0, Stores::new().0);
+    let compiled = Compiled::new(policy, &mut lasting)?;
     let mut builder = Request::builder().method(asked.method).uri(asked.target);
     for (name, value) in asked.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("not a header name: {name}"))?;

@@ -36,7 +36,7 @@ impl Identity {
         scopes: impl IntoIterator<Item = Box<str>>,
     ) -> Result<Self, &'static str> {
         let value = |text: &str, what| HeaderValue::from_str(text).map_err(|_| what);
-        let tier = tier.map(|tier| {
+        let tier = tier.map(|tier| -> Result<_, &'static str> {
             Ok(Tier { name: tier.into(), label: value(tier, "the tier is not a header value")? })
         });
         Ok(Self {

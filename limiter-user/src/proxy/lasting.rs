@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use super::{content::Budget, jwks::Issuers, tokens::Verified, upstream::Directory};
+use super::{
+    content::Budget, jwks::Issuers, shared_store::Stores, tokens::Verified, upstream::Directory,
+};
 use crate::{
     clock,
     credentials::replay::{Replays, Words},
@@ -23,10 +25,11 @@ pub(super) struct Lasting {
     pub(super) signed: Signed,
     pub(super) issuers: Issuers,
     pub(super) verified: Arc<Verified>,
+    pub(super) stores: Stores,
 }
 
 impl Lasting {
-    pub(super) fn new(upstreams: Directory) -> Self {
+    pub(super) fn new(upstreams: Directory, stores: Stores) -> Self {
         Self {
             counters: Counters::default(),
             upstreams,
@@ -34,6 +37,7 @@ impl Lasting {
             signed: Signed::default(),
             issuers: Issuers::default(),
             verified: Arc::default(),
+            stores,
         }
     }
 }

@@ -6,10 +6,20 @@ use std::{rc::Rc, time::Duration};
 use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
 
 use super::{
-    compiled::Route, compiled_limits::Caller, exchange::Exchange, proof::Client, reply::Reply,
+    compiled::Route,
+    compiled_limits::Caller,
+    exchange::Exchange,
+    proof::{Client, Quota},
+    reply::Reply,
+    shared_limits,
     stage::limits,
 };
-use crate::{clock, limits::Key, policy::Mode, refusal::Refusal};
+use crate::{
+    clock,
+    limits::Key,
+    policy::{Mode, store::OnFailure},
+    refusal::Refusal,
+};
 
 /// Of the requests that there may be in all, so many may wait for their turn.
 const WAITING_SHARE: usize = 4;
@@ -45,35 +55,65 @@ fn keep_to_limits(exchange: &mut Exchange) -> Result<(), Reply> {
     Ok(())
 }
 
-/// Counts the request against its route's limits, and refuses it beyond one.
-pub(super) fn charge(
+/// Counts the request against its route's limits, and refuses it beyond one. Waits for the store
+/// that hosts share, if there is one.
+pub(super) async fn charge(
     exchange: &mut Exchange,
     route: &Route,
     client: &Client,
     headers: &HeaderMap,
 ) -> Result<(), Reply> {
-    let in_force = Rc::clone(&exchange.in_force);
-    let caller = caller(exchange, route, client, headers);
-    exchange.quota = limits::charge(&in_force.policy, route, &caller, clock::monotonic_ns());
+    exchange.quota = count(exchange, route, client, headers, false).await?;
     keep_to_limits(exchange)
 }
 
 /// Limits of failures count one that was refused before them, and refuse it where it is too many.
-pub(super) fn count_failure(
+pub(super) async fn count_failure(
     exchange: &mut Exchange,
     route: &Route,
     client: &Client,
     headers: &HeaderMap,
     reply: Reply,
 ) -> Reply {
-    let in_force = Rc::clone(&exchange.in_force);
     if client.trusted || route.limits.is_empty() {
         return reply;
     }
-    let caller = caller(exchange, route, client, headers);
-    let now_ns = clock::monotonic_ns();
-    exchange.quota = limits::charge_failure(&in_force.policy, route, &caller, now_ns);
+    match count(exchange, route, client, headers, true).await {
+        Ok(quota) => exchange.quota = quota,
+        // Refused all the same.
+        Err(_) => return reply,
+    }
     keep_to_limits(exchange).err().unwrap_or(reply)
+}
+
+/// Counts a request, here or where hosts share limits. `Err`: nobody can, and it must be.
+async fn count(
+    exchange: &Exchange,
+    route: &Route,
+    client: &Client,
+    headers: &HeaderMap,
+    is_failure: bool,
+) -> Result<Quota, Reply> {
+    let policy = &*exchange.in_force.policy;
+    let caller = caller(exchange, route, client, headers);
+    let charging = limits::begin(policy, route, &caller, is_failure);
+    let now_ns = clock::monotonic_ns();
+    let (Some(store), Some(line), false) =
+        (&policy.store, &exchange.in_force.store, charging.asks().is_empty())
+    else {
+        return Ok(charging.here(policy, now_ns));
+    };
+    if let Ok(answers) = shared_limits::ask(line, policy, &charging, now_ns).await {
+        return Ok(charging.finish(policy, answers));
+    }
+    match store.on_failure() {
+        OnFailure::Local => Ok(charging.here(policy, now_ns)),
+        OnFailure::Closed if charging.asks().iter().any(|ask| ask.is_enforced) => {
+            let soon = HeaderValue::from_static("1");
+            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+        }
+        OnFailure::Open | OnFailure::Closed => Ok(charging.finish(policy, [])),
+    }
 }
 
 /// Waits until what came before in a leaky bucket has leaked. How many wait is bounded.

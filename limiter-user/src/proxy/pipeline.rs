@@ -85,8 +85,7 @@ pub(super) fn handle(
     let mut exchange = Exchange::begin(core, connection, watch, in_force, &parts);
     Answering::Working(Box::pin(async move {
         let outcome = match admit(&mut exchange, &mut parts, body).await {
-            // Apart, so that a refusal costs no room for it.
-            Ok(cleared) => Box::pin(upstream::send(&mut exchange, cleared)).await,
+            Ok(cleared) => upstream::send(&mut exchange, cleared).await,
             Err(reply) => Err(reply),
         };
         let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));
@@ -158,7 +157,7 @@ async fn admit(
         authenticated = Box::pin(authenticate(exchange, policy, second, &client, read)).await;
     }
     if let Err(reply) = authenticated {
-        return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply));
+        return Err(limiting::count_failure(exchange, route, &client, &parts.headers, reply).await);
     }
     if exchange.principal.is_none()
         && !client.trusted
@@ -167,7 +166,7 @@ async fn admit(
         return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
     }
     if !route.limits.is_empty() && !client.trusted {
-        limiting::charge(exchange, route, &client, &parts.headers)?;
+        limiting::charge(exchange, route, &client, &parts.headers).await?;
         limiting::wait_turn(exchange).await?;
     }
     declared_length(route, &parts.headers)?;

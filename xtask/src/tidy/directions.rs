@@ -8,13 +8,14 @@ use super::source::{Source, Token};
 const ROOT: &str = "limiter-user/src/";
 
 /// Third-party crates that only some modules may name.
-const ONLY_IN: [(&[&str], &[&str], &str); 2] = [
+const ONLY_IN: [(&[&str], &[&str], &str); 3] = [
     (&["aya", "aya_log", "aya_obj"], &["kernel"], "only kernel speaks to the kernel's BPF"),
     (&["hyper", "hyper_util"], &["proxy", "admin", "cli"], "only proxy, admin and cli speak HTTP"),
+    (&["redis"], &["store"], "only store speaks to the server that hosts share"),
 ];
 
 /// Modules that may not name others.
-const NEVER: [(&str, &[&str], &str); 5] = [
+const NEVER: [(&str, &[&str], &str); 6] = [
     ("kernel", &["proxy", "config"], "kernel and proxy meet in agent; config is read into policy"),
     ("proxy", &["kernel", "config"], "kernel and proxy meet in agent; config is read into policy"),
     (
@@ -26,6 +27,11 @@ const NEVER: [(&str, &[&str], &str); 5] = [
         "credentials",
         &["config", "kernel", "proxy", "events", "agent", "clock"],
         "credentials are judged by what is handed in: no file, no wire, no clock",
+    ),
+    (
+        "store",
+        &["config", "kernel", "proxy", "events", "agent"],
+        "the store counts and shares what it is handed, for the agent and for the proxy alike",
     ),
     (
         "proxy::stage",

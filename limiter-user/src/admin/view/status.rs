@@ -42,6 +42,9 @@ pub struct StatusView {
     /// The same servers: how they are, and what they were sent.
     #[serde(default)]
     pub servers: Vec<ServerView>,
+    /// What limits and bans are shared through; `null`: nothing.
+    #[serde(default)]
+    pub store: Option<StoreView>,
     /// Packets by verdict (`pass`, `drop`, `monitor`, `tx`) and reason.
     pub packets: Vec<PacketCountView>,
     /// Malformed packets by what was wrong with them.
@@ -114,6 +117,27 @@ pub struct ServerView {
     pub connections: u64,
     /// Requests in flight now.
     pub active: u64,
+}
+
+/// The store that hosts share.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StoreView {
+    /// Where it is.
+    pub url: String,
+    /// `up`, `lost`, or `unknown` (no proxy).
+    pub state: String,
+    /// What holds for limits while it is lost: `local`, `open` or `closed`.
+    pub on_failure: String,
+    /// Requests that it was asked about: `answered`, `failed` (no answer, or none in time); and
+    /// those that it was not asked about: `absent` (it was lost), `remembered` (it refused the same
+    /// a moment ago).
+    pub requests: BTreeMap<String, u64>,
+    /// Connections made since the proxy started.
+    pub connected: u64,
+    /// Bans since the agent started: `said` to others, `followed` (others made or lifted them),
+    /// `refused` (others made them, and they are not enforced here), `left_out` (the store has no
+    /// room), `unreadable`.
+    pub bans: BTreeMap<String, u64>,
 }
 
 /// Requests that were answered alike, since the proxy started.

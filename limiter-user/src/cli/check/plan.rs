@@ -17,6 +17,7 @@ use crate::policy::{
     },
     limits::{AppliesTo, Counting, KeyPart},
     listener::ListenerPolicy,
+    store::{OnFailure, StorePolicy},
 };
 
 pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
@@ -29,6 +30,9 @@ pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         None => writeln!(out, "\nhttp: off (packets only)")?,
     }
     write_escalation(&policy.escalation, out)?;
+    if let Some(store) = &policy.store {
+        write_store(store, out)?;
+    }
     writeln!(out, "\nevents")?;
     for sink in &policy.sinks {
         writeln!(out, "  {}", sink_words(sink))?;
@@ -217,6 +221,17 @@ fn write_escalation(escalation: &EscalationPolicy, out: &mut dyn Write) -> io::R
         duration_words(escalation.decay),
         escalation.scope.label()
     )
+}
+
+fn write_store(store: &StorePolicy, out: &mut dyn Write) -> io::Result<()> {
+    let without = match store.on_failure {
+        OnFailure::Local => "each host counts for itself",
+        OnFailure::Open => "nothing is limited",
+        OnFailure::Closed => "what is limited is refused",
+    };
+    writeln!(out, "\nstore")?;
+    writeln!(out, "  {store}: limits and bans are shared with all who use it")?;
+    writeln!(out, "  without an answer in {}: {without}", duration_words(store.timeout))
 }
 
 fn sink_words(sink: &SinkPolicy) -> String {

@@ -21,7 +21,7 @@ use super::super::cors;
 use crate::policy::{
     Mode, Rate,
     http::{CorsOrigins, CorsPolicy, LimitPolicy, OriginPattern},
-    limits::Algorithm,
+    limits::{Algorithm, Counting},
 };
 
 /// Failed attempts of a client address: 10 in 15 minutes, as that server allows logins.
@@ -44,6 +44,16 @@ fn file_system_limit() -> LimitPolicy {
 
 fn upload_limit() -> LimitPolicy {
     limit("upload", 50, 15)
+}
+
+/// Of logins that fail, beside those that the guard counts.
+fn authentication_limit() -> LimitPolicy {
+    LimitPolicy { count: Counting::Failures, ..limit("authentication", 10, 15) }
+}
+
+/// Of calls for channels that fail: whoever guesses their names.
+fn channel_validation_limit() -> LimitPolicy {
+    LimitPolicy { count: Counting::Failures, ..limit("channel-validation", 200, 10) }
 }
 
 fn limit(name: &str, count: u64, minutes: u64) -> LimitPolicy {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::http::{
-    CorsOrigins, CorsPolicy, ErrorShape, HttpPolicy, RouteAuth, RoutePolicy,
+use crate::policy::{
+    http::{CorsOrigins, CorsPolicy, ErrorShape, HttpPolicy, RouteAuth, RoutePolicy},
+    limits::Counting,
 };
 
 const TOKEN: (&str, &str) = ("ELIZA_SERVER_AUTH_TOKEN", "correct-horse-battery");
@@ -81,16 +82,24 @@ fn limits_stand_where_that_server_has_them() {
     let http = http(&[TOKEN]);
     let named = |name: &str, count, seconds| (name.to_owned(), count, seconds);
     let api = named("api", 1_000, 900);
-    let uploads = [api.clone(), named("upload", 50, 900), named("file-system", 100, 300)];
-    assert_eq!(limits(&http, "/api"), [api]);
-    for path in [
-        "/api/audio",
-        "/api/media",
-        "/api/messaging/channels/*/upload-media",
-        "/api/messaging/central-channels/*/upload-media",
-    ] {
-        assert_eq!(limits(&http, path), uploads, "{path}");
+    let files = [named("upload", 50, 900), named("file-system", 100, 300)];
+    let channel = named("channel-validation", 200, 600);
+    let login = named("authentication", 10, 900);
+    assert_eq!(limits(&http, "/api"), [api.clone()]);
+    assert_eq!(limits(&http, "/api/auth"), [api.clone(), login]);
+    for path in ["/api/audio", "/api/media"] {
+        assert_eq!(limits(&http, path), [&[api.clone()], &files[..]].concat(), "{path}");
         assert!(route(&http, path).max_body_bytes.unwrap() > 50 << 20);
+    }
+    for path in ["/api/messaging/channels", "/api/messaging/central-channels"] {
+        let of_channels = [api.clone(), channel.clone()];
+        assert_eq!(limits(&http, path), of_channels, "{path}");
+        let upload = format!("{path}/*/upload-media");
+        assert_eq!(limits(&http, &upload), [&of_channels, &files[..]].concat(), "{path}");
+    }
+    for limit in &http.limits {
+        let of_failures = ["authentication", "channel-validation"].contains(&&*limit.name);
+        assert_eq!(limit.count == Counting::Failures, of_failures, "{}", limit.name);
     }
 }
 
@@ -225,7 +234,7 @@ fn tokens_are_asked_for_beside_the_key() {
 #[test]
 fn the_file_puts_its_own_in_place() {
     let text = "preset = \"elizaos\"\n[limits.api]\nrate = \"5000/15m\"\napplies_to = \"all\"\n\
-                [[http.route]]\npath = \"/api/agents\"\nmethods = [\"DELETE\"]\nallow = [\"10.0.0.0/8\"]\n\
+                [[http.route]]\npath = \"/API/agents\"\nmethods = [\"DELETE\"]\nallow = [\"10.0.0.0/8\"]\n\
                 [[http.route]]\npath = \"/socket.io\"\n[cors.app]\norigins = [\"https://x.example\"]\n";
     let http = load_with(text, &[TOKEN]).unwrap_or_else(|error| panic!("{error}"));
     let http = http.policy.http.unwrap();

@@ -42,7 +42,23 @@ const ALONE: &[(&str, &str)] = &[
     ("[kernel]\nfailsafe_ports = [70000]", "not a port"),
     ("[kernel]\nfailsafe_ports = [\"udp/53\"]", "\"udp/53\" is not supported by this version"),
     ("[kernel]\n[admin]\nlisten = \"127.0.0.1:9900\"", "admin.listen: not supported"),
-    ("[kernel]\n[store]\nkind = \"redis\"", "\"redis\" is not supported"),
+    ("[kernel]\n[store]\nkind = \"redis\"", "`url` is missing"),
+    ("[kernel]\n[store]\nkind = \"memcached\"", "is not one of"),
+    ("[kernel]\n[store]\nkind = \"redis\"\nurl = \"http://x\"", "expected redis://"),
+    ("[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://x/y\"", "/NUMBER for a database"),
+    ("[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://u@x\"", "no user or password"),
+    (
+        "[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://x\"\nca = \"a.pem\"",
+        "is not rediss://",
+    ),
+    (
+        "[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://x\"\nuser = \"u\"",
+        "a user without a password",
+    ),
+    (
+        "[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://x\"\ntimeout = \"1m\"",
+        "between 5ms and 5s",
+    ),
     ("[kernel]\n[[feeds]]\nname = \"drop\"", "feeds[0]: not supported"),
     ("[kernel]\n[validate.orders]\nopenapi = \"o.yaml\"", "validate"),
     ("[kernel]\n[detect.default]\nclasses = {}", "detect"),
@@ -111,6 +127,8 @@ fn no_secret_is_shown() {
         "[[http.upstream]]\nname = \"b\"\nservers = [\"http://me:hunter2@host\"]\n",
         "[store]\nkind = \"local\"\npassword = \"hunter2\"\n",
         "[store]\nurl = \"redis://:hunter2@host\"\n",
+        "[store]\nkind = \"redis\"\nurl = \"redis://:hunter2@host\"\n",
+        "[store]\nkind = \"redis\"\nurl = \"redis://host\"\npassword = \"hunter2\"\n",
     ] {
         let error = refused(&format!("{API}{tail}"));
         assert!(!error.contains("hunter2"), "{error}");

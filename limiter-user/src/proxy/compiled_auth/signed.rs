@@ -119,7 +119,7 @@ fn identity(name: &str, grants: &Grants) -> Result<Identity, &'static str> {
 /// As it is if it can be a header's value, else with `%` and what is beyond ASCII encoded, so that
 /// no two names become one.
 fn in_header(name: &str) -> String {
-    if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !name.contains('%') {
+    if name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'%') {
         return name.to_owned();
     }
     name.bytes().fold(String::with_capacity(name.len() + 16), |text, byte| match byte {

@@ -12,7 +12,8 @@ use crate::{
     policy::{Mode, limits::Counting},
     proxy::{
         compiled::{Compiled, Route},
-        compiled_limits::{Caller, Fields, Limit},
+        compiled_limits::{Budget, Caller, Fields, Limit},
+        shared_limits::Charge,
     },
     refusal::Refusal,
 };
@@ -33,43 +34,36 @@ struct Standing {
 
 #[derive(Debug)]
 enum State {
-    /// How much in a time: the limit's budget that it is counted in, and what that said.
-    Counted { budget: usize, answer: Answer },
+    /// How much in a time: the limit's budget that it is counted in, and what that said; what was
+    /// charged where hosts share it.
+    Counted { budget: usize, answer: Answer, charge: Option<Charge> },
     /// How many at once, with this one, and its place among them as long as it has one.
     UnderWay { count: u64, is_admitted: bool, place: Option<Permit> },
 }
 
-/// Counts one request that `caller` makes against the limits of its route.
-pub(in crate::proxy) fn charge(
-    policy: &Compiled,
-    route: &Route,
-    caller: &Caller<'_>,
-    now_ns: u64,
-) -> Quota {
-    charge_those(policy, route, caller, now_ns, |_| true)
+/// A request about to be counted: what it asks the limits of its route.
+pub(in crate::proxy) struct Charging<'a> {
+    quota: Quota,
+    /// There are too many under way: what is asked is not charged.
+    is_refused: bool,
+    /// Places of limits, and of budgets in them.
+    budgets: Vec<(usize, usize)>,
+    asks: Vec<Ask<'a>>,
 }
 
-/// As [`charge`], for a request that is refused anyway: only limits that count failures do.
-pub(in crate::proxy) fn charge_failure(
-    policy: &Compiled,
-    route: &Route,
-    caller: &Caller<'_>,
-    now_ns: u64,
-) -> Quota {
-    charge_those(policy, route, caller, now_ns, |limit| limit.count == Counting::Failures)
-}
-
-fn charge_those(
-    policy: &Compiled,
-    route: &Route,
-    caller: &Caller<'_>,
-    now_ns: u64,
-    is_asked: impl Fn(&Limit) -> bool,
-) -> Quota {
+/// Begins to count one request that `caller` makes. One that is refused anyway is counted only by
+/// limits of failures.
+pub(in crate::proxy) fn begin<'a>(
+    policy: &'a Compiled,
+    route: &'a Route,
+    caller: &Caller<'a>,
+    is_failure: bool,
+) -> Charging<'a> {
     let mut quota = Quota::default();
     let limits = || {
         let limits = route.limits.iter().map(|index| (*index, &policy.limits[*index]));
-        limits.filter(|(_, limit)| limit.applies(caller) && is_asked(limit))
+        let is_asked = |limit: &Limit| !is_failure || limit.count == Counting::Failures;
+        limits.filter(move |(_, limit)| limit.applies(caller) && is_asked(limit))
     };
     let mut is_refused = false;
     for (index, limit) in limits() {
@@ -92,25 +86,56 @@ fn charge_those(
             is_enforced: limit.mode == Mode::Enforce,
         }
     };
-    let asks: Vec<Ask<'_>> = budgets.iter().map(ask).collect();
-    let mut answers = Vec::with_capacity(asks.len());
-    if is_refused {
-        answers.extend(asks.iter().map(|ask| {
-            let decision = ask.counter.look(ask.key, now_ns);
-            Answer { verdict: Verdict { decision, far: false }, receipt: None }
+    let asks = budgets.iter().map(ask).collect();
+    Charging { quota, is_refused, budgets, asks }
+}
+
+impl<'a> Charging<'a> {
+    /// What is to be charged, if anything is.
+    pub(in crate::proxy) fn asks(&self) -> &[Ask<'a>] {
+        if self.is_refused { &[] } else { &self.asks }
+    }
+
+    /// The budgets of [`Self::asks`].
+    pub(in crate::proxy) fn budgets(
+        &self,
+        policy: &'a Compiled,
+    ) -> impl Iterator<Item = &'a Budget> {
+        self.budgets.iter().map(|(limit, budget)| policy.limits[*limit].budget(*budget))
+    }
+
+    /// Counts it on this host.
+    pub(in crate::proxy) fn here(self, policy: &Compiled, now_ns: u64) -> Quota {
+        let mut answers = Vec::with_capacity(self.asks.len());
+        if self.is_refused {
+            answers.extend(self.asks.iter().map(|ask| {
+                let decision = ask.counter.look(ask.key, now_ns);
+                Answer { verdict: Verdict { decision, far: false }, receipt: None }
+            }));
+        } else {
+            decide(&self.asks, now_ns, &mut answers);
+        }
+        self.finish(policy, answers.into_iter().map(|answer| (answer, None)))
+    }
+
+    /// It was counted, here or where hosts share limits, with these answers to what was asked; none
+    /// where nobody counts it.
+    pub(in crate::proxy) fn finish(
+        self,
+        policy: &Compiled,
+        answers: impl IntoIterator<Item = (Answer, Option<Charge>)>,
+    ) -> Quota {
+        let mut quota = self.quota;
+        let counted = self.budgets.iter().zip(answers);
+        quota.standings.extend(counted.map(|((limit, budget), (answer, charge))| Standing {
+            limit: *limit,
+            state: State::Counted { budget: *budget, answer, charge },
         }));
-    } else {
-        decide(&asks, now_ns, &mut answers);
+        if quota.violations(policy).any(|(mode, _)| mode == Mode::Enforce) {
+            quota.leave();
+        }
+        quota
     }
-    let counted = budgets.iter().zip(answers).map(|((limit, budget), answer)| Standing {
-        limit: *limit,
-        state: State::Counted { budget: *budget, answer },
-    });
-    quota.standings.extend(counted);
-    if quota.violations(policy).any(|(mode, _)| mode == Mode::Enforce) {
-        quota.leave();
-    }
-    quota
 }
 
 impl Quota {
@@ -183,14 +208,30 @@ impl Quota {
     fn give_back(&mut self, policy: &Compiled, now_ns: u64, is_free: impl Fn(&Limit) -> bool) {
         for standing in &mut self.standings {
             let limit = &policy.limits[standing.limit];
-            if let State::Counted { budget, answer } = &mut standing.state
-                && is_free(limit)
-                && let Some(receipt) = answer.receipt.take()
-            {
-                let counter = &limit.budget(*budget).counter;
-                answer.verdict.decision = counter.give_back(&receipt, now_ns);
+            let State::Counted { budget, answer, charge } = &mut standing.state else { continue };
+            if !is_free(limit) {
+                continue;
+            }
+            let decision = &mut answer.verdict.decision;
+            if let Some(receipt) = answer.receipt.take() {
+                let here = limit.budget(*budget).counter.give_back(&receipt, now_ns);
+                if charge.is_none() {
+                    *decision = here;
+                }
+            }
+            if let Some(charge) = charge.take() {
+                charge.give_back(decision);
             }
         }
+    }
+
+    /// The places among requests under way, for whoever is under way for longer.
+    pub(in crate::proxy) fn take_places(&mut self) -> Vec<Permit> {
+        let places = self.standings.iter_mut().filter_map(|standing| match &mut standing.state {
+            State::UnderWay { place, .. } => place.take(),
+            State::Counted { .. } => None,
+        });
+        places.collect()
     }
 
     /// Gives up the places among requests under way.

@@ -168,6 +168,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
         },
         guard: GuardPolicy {
             failures: Rate { count: 5, period: 600 * second },
+            by_window: false,
             mode: Mode::Enforce,
         },
         upstreams: vec![upstream(origin)],
@@ -200,6 +201,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
             Algorithm::FixedWindow,
             Rate { count: 100, period: 3600 * second },
         )],
+        store: None,
         cors: vec![CorsPolicy {
             name: "app".into(),
             origins: CorsOrigins::List(vec![OriginPattern {

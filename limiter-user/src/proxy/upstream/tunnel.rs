@@ -14,7 +14,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{lane::Open, pool::Lease, wire::Wire};
-use crate::proxy::watch::{Phase, Watch};
+use crate::{
+    limits::concurrency::Permit,
+    proxy::watch::{Phase, Watch},
+};
 
 /// For how long nothing may pass when one side has ended.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
@@ -29,6 +32,8 @@ pub(in crate::proxy) struct Tunnel {
     pub(super) idle: Duration,
     pub(super) lease: Lease,
     pub(super) open: Open,
+    /// Of the request that it began with, among those under way.
+    pub(in crate::proxy) places: Vec<Permit>,
 }
 
 impl Tunnel {
@@ -37,14 +42,14 @@ impl Tunnel {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { mut wire, unread: from_server, idle, lease, open } = self;
+        let Self { mut wire, unread: from_server, idle, lease, open, places } = self;
         watch.enter(Phase::Response, idle);
         let idle = &Cell::new(idle);
         let mut client = End { stream: client, before: unread, watch, idle };
         let mut server = End { stream: &mut wire, before: from_server, watch, idle };
         // However it ended, it is over.
         drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
-        drop((lease, open));
+        drop((lease, open, places));
     }
 }
 

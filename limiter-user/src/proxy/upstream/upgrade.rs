@@ -103,7 +103,7 @@ pub(super) async fn send(
     lease.judge(Verdict::Answered, passage);
     let parts = connection.into_parts();
     let (wire, unread) = (parts.io.into_inner(), parts.read_buf);
-    let tunnel = Tunnel { wire, unread, idle: timeouts.idle, lease, open };
+    let tunnel = Tunnel { wire, unread, idle: timeouts.idle, lease, open, places: Vec::new() };
     exchange.connection.tunnelling.set(exchange.client);
     exchange.connection.tunnel.replace(Some(Box::new(tunnel)));
     let (mut parts, _) = response.into_parts();

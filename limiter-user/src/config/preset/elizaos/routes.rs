@@ -3,7 +3,10 @@
 //! A route of the file that matches the same requests goes before; a table of the file with the
 //! name of one of ours goes in its place.
 
-use super::{MAX_UPLOAD_BYTES, Settings, cross_origin, file_system_limit, headers, upload_limit};
+use super::{
+    MAX_UPLOAD_BYTES, Settings, authentication_limit, channel_validation_limit, cross_origin,
+    file_system_limit, headers, upload_limit,
+};
 use crate::{
     config::{
         error::{Place, Report},
@@ -24,7 +27,10 @@ const CONTENT_TYPES: [&str; 3] =
 /// Routes that receive files, below which path every request counts.
 const UPLOADS: [&str; 2] = ["/api/audio", "/api/media"];
 
-/// The same among other calls of the API.
+/// Channels, whose names can be guessed.
+const CHANNELS: [&str; 2] = ["/api/messaging/channels", "/api/messaging/central-channels"];
+
+/// Files for a channel.
 const UPLOAD_GLOBS: [&str; 2] =
     ["/api/messaging/channels/*/upload-media", "/api/messaging/central-channels/*/upload-media"];
 
@@ -80,11 +86,17 @@ pub(in crate::config) fn add(
         content_types: CONTENT_TYPES.map(str::to_owned).to_vec(),
         ..bare(upstream)
     };
-    let mut uploads = api.clone();
-    uploads.max_body_bytes = Some(MAX_UPLOAD_BYTES.max(settings.max_payload_bytes.unwrap_or(0)));
-    for limit in [upload_limit(), file_system_limit()] {
-        uploads.limits.push(limit_at(resources, limit));
-    }
+    let max_upload_bytes = MAX_UPLOAD_BYTES.max(settings.max_payload_bytes.unwrap_or(0));
+    let mut with = |route: &RoutePolicy, limits: &[LimitPolicy]| {
+        let mut route = route.clone();
+        route.limits.extend(limits.iter().map(|limit| limit_at(resources, limit)));
+        route
+    };
+    let channels = with(&api, &[channel_validation_limit()]);
+    let logins = with(&api, &[authentication_limit()]);
+    let files = [upload_limit(), file_system_limit()];
+    let [uploads, channel_uploads] = [&api, &channels]
+        .map(|route| RoutePolicy { max_body_bytes: Some(max_upload_bytes), ..with(route, &files) });
     let prefix = |path: &str| PathPattern::Prefix(path.to_owned());
     let exact = |path: &str| PathPattern::Exact(path.to_owned());
     let glob = |path: &str| PathPattern::Glob(path.to_owned());
@@ -98,14 +110,23 @@ pub(in crate::config) fn add(
     for path in UPLOADS {
         add(prefix(path), &uploads);
     }
-    for path in UPLOAD_GLOBS {
-        add(glob(path), &uploads);
+    for path in CHANNELS {
+        add(prefix(path), &channels);
     }
+    for path in UPLOAD_GLOBS {
+        add(glob(path), &channel_uploads);
+    }
+    add(prefix("/api/auth"), &logins);
     if defaults.key.is_some() {
         // How one comes by a token, and what pages ask before that.
-        let without_token = RoutePolicy { auth: key, second_auth: Vec::new(), ..api.clone() };
+        let [any, login] = [&api, &logins].map(|route| RoutePolicy {
+            auth: key.clone(),
+            second_auth: Vec::new(),
+            ..route.clone()
+        });
         for path in WITHOUT_TOKEN {
-            add(exact(path), &without_token);
+            let is_login = path.starts_with("/api/auth/");
+            add(exact(path), if is_login { &login } else { &any });
         }
     }
     for path in ["/health", "/healthz"] {
@@ -158,9 +179,9 @@ fn bare(upstream: usize) -> RoutePolicy {
     }
 }
 
-fn limit_at(resources: &mut Resources, policy: LimitPolicy) -> usize {
+fn limit_at(resources: &mut Resources, policy: &LimitPolicy) -> usize {
     let known = resources.limits.iter().position(|known| known.name == policy.name);
-    known.unwrap_or_else(|| push(&mut resources.limits, policy))
+    known.unwrap_or_else(|| push(&mut resources.limits, policy.clone()))
 }
 
 fn cors_at(resources: &mut Resources, policy: CorsPolicy) -> usize {

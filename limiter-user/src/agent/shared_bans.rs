@@ -1,0 +1,286 @@
+//! Bans that other hosts made, and those made here for others, through the shared store.
+//!
+//! Bans made here (by hand, by evidence) and lifted by hand here are said once; bans that came from
+//! elsewhere are enforced like any other, show where they came from, and are never said again.
+//! Whoever is trusted here is not banned on another host's word. Without the store every ban stays
+//! in force where it is; what is made meanwhile is said when the store is back.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time};
+
+use super::{Agent, bans::BanOrder, book, problems::Problem};
+use crate::{
+    clock,
+    events::escape::line,
+    policy::{BanScope, store::StorePolicy},
+    store::{
+        StoreError, Target,
+        bans::{BATCH, BanLine, Change, Terms, Word},
+    },
+};
+
+/// What the origin of a ban that came from elsewhere begins with.
+const ELSEWHERE: &str = "shared by ";
+
+/// How often others are listened to.
+const LISTEN_EVERY: Duration = Duration::from_millis(200);
+
+/// The first and the longest pause after the store was lost.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Changes that may wait to be said; beyond it all bans are said again.
+const MAX_WAITING: usize = 8192;
+
+/// A ban that ends within this of another is no longer one.
+const MOMENT_NS: u64 = 2_000_000_000;
+
+/// What waits to be said, and what was counted.
+#[derive(Debug, Default)]
+pub(super) struct SharedBans {
+    waiting: RefCell<VecDeque<Change>>,
+    filled: Notify,
+    /// Changes found no room: all bans are to be said again.
+    overflowed: Cell<bool>,
+    counts: Cell<SharedCounts>,
+}
+
+/// Since the agent started.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SharedCounts {
+    /// Changes said.
+    pub(super) said: u64,
+    /// Bans of others that are enforced here, and bans lifted because others did.
+    pub(super) followed: u64,
+    /// Bans of others that are not enforced here.
+    pub(super) refused: u64,
+    /// Changes of ours that the store has no room for.
+    pub(super) left_out: u64,
+    /// What was not understood.
+    pub(super) unreadable: u64,
+}
+
+impl SharedBans {
+    pub(super) fn counts(&self) -> SharedCounts {
+        self.counts.get()
+    }
+
+    fn count(&self, add: impl FnOnce(&mut SharedCounts)) {
+        let mut counts = self.counts.get();
+        add(&mut counts);
+        self.counts.set(counts);
+    }
+
+    fn say(&self, change: Change) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= MAX_WAITING {
+            self.overflowed.set(true);
+            return;
+        }
+        waiting.push_back(change);
+        self.filled.notify_one();
+    }
+}
+
+/// Keeps to the store of the policy in force until the agent ends.
+pub(super) async fn run(agent: Rc<Agent>) {
+    let own = format!("{:016x}", clock::unix_ns() ^ u64::from(std::process::id()) << 48);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(policy) = agent.store_policy() else {
+            agent.shared_bans.waiting.borrow_mut().clear();
+            agent.judge(Problem::BansUnshared, Ok(()));
+            time::sleep(LISTEN_EVERY).await;
+            continue;
+        };
+        match follow(&agent, &policy, &own, &mut pause).await {
+            // Another policy.
+            Ok(()) => pause = FIRST_PAUSE,
+            Err(error) => {
+                let why = line(&error.to_string(), 200).to_string();
+                let sentence = format!("bans are not shared through {policy}: {why}");
+                agent.judge(Problem::BansUnshared, Err(sentence));
+                time::sleep(pause.mul_f64(agent.shared_jitter())).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Says and listens until the policy names another store, or this one is lost.
+async fn follow(
+    agent: &Agent,
+    policy: &StorePolicy,
+    own: &str,
+    pause: &mut Duration,
+) -> Result<(), StoreError> {
+    let target = Target::new(policy).map_err(StoreError::Broken)?;
+    let mut line = BanLine::open(&target, own).await?;
+    // What others lifted meanwhile comes first: those are not said again.
+    while agent.take_news(&mut line, &[]).await? {}
+    agent.shared_bans.overflowed.set(true);
+    agent.judge(Problem::BansUnshared, Ok(()));
+    loop {
+        if agent.store_policy().as_ref() != Some(policy) {
+            return Ok(());
+        }
+        if agent.shared_bans.overflowed.replace(false) {
+            for change in agent.own_bans() {
+                agent.shared_bans.say(change);
+            }
+        }
+        let batch: Vec<Change> = {
+            let waiting = agent.shared_bans.waiting.borrow();
+            waiting.iter().take(BATCH).cloned().collect()
+        };
+        let has_more = agent.take_news(&mut line, &batch).await?;
+        // Said, and only now forgotten: what is lost on the way is said again.
+        agent.shared_bans.waiting.borrow_mut().drain(..batch.len());
+        *pause = FIRST_PAUSE;
+        if !has_more && agent.shared_bans.waiting.borrow().is_empty() {
+            // Whoever bans does not wait; whoever listens, a moment.
+            time::timeout(LISTEN_EVERY, agent.shared_bans.filled.notified()).await.ok();
+        }
+    }
+}
+
+impl Agent {
+    fn store_policy(&self) -> Option<StorePolicy> {
+        self.inner.borrow().policy.store.clone()
+    }
+
+    /// Between a half and one: hosts that lost the store together come back one by one.
+    fn shared_jitter(&self) -> f64 {
+        let mixed = clock::monotonic_ns().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        0.5 + f64::from(u32::try_from(mixed).unwrap_or_default()) / f64::from(1_u32 << 25)
+    }
+
+    /// A ban was made here.
+    pub(super) fn share_ban(&self, ban: &book::Ban) {
+        if !ban.origin.starts_with(ELSEWHERE)
+            && self.inner.borrow().policy.store.is_some()
+            && let Some(terms) = terms(ban)
+        {
+            let change = Change { prefix: ban.prefix, scope: ban.scope, word: Word::New(terms) };
+            self.shared_bans.say(change);
+        }
+    }
+
+    /// A ban was lifted here, wherever it came from.
+    pub(super) fn share_lift(&self, ban: &book::Ban) {
+        if self.inner.borrow().policy.store.is_some() {
+            let change = Change { prefix: ban.prefix, scope: ban.scope, word: Word::Lifted };
+            self.shared_bans.say(change);
+        }
+    }
+
+    /// All bans that were made here.
+    fn own_bans(&self) -> Vec<Change> {
+        let inner = self.inner.borrow();
+        let own = inner.book.iter().filter(|ban| !ban.origin.starts_with(ELSEWHERE));
+        own.filter_map(|ban| {
+            let word = Word::Known(terms(ban)?);
+            Some(Change { prefix: ban.prefix, scope: ban.scope, word })
+        })
+        .take(MAX_WAITING)
+        .collect()
+    }
+
+    /// One exchange with the store; whether there is more to be read.
+    async fn take_news(&self, line: &mut BanLine, batch: &[Change]) -> Result<bool, StoreError> {
+        let news = line.exchange(batch).await?;
+        let said = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        self.shared_bans.count(|counts| {
+            counts.said += said;
+            counts.left_out += news.left_out;
+            counts.unreadable += news.unreadable;
+        });
+        for change in news.changes {
+            let followed = match change.word {
+                Word::New(terms) | Word::Known(terms) => {
+                    self.follow_ban(change.prefix, change.scope, terms)
+                }
+                Word::Lifted => self.follow_lift(&change),
+            };
+            self.shared_bans.count(|counts| match followed {
+                Some(true) => counts.followed += 1,
+                Some(false) => counts.refused += 1,
+                None => {}
+            });
+        }
+        Ok(news.has_more)
+    }
+
+    /// Another host's ban; `None`: it is in force here already.
+    fn follow_ban(&self, prefix: ipnet::IpNet, scope: BanScope, terms: Terms) -> Option<bool> {
+        let scope = {
+            let inner = self.inner.borrow();
+            // What has no kernel half has its proxy.
+            let scope = if inner.kernel.is_some() { scope } else { BanScope::Http };
+            let until_ns = clock::monotonic_ns().saturating_add(nanoseconds(terms.left));
+            let known = inner.book.get(prefix, scope);
+            if known.is_some_and(|ban| ban.expires_ns.saturating_add(MOMENT_NS) >= until_ns) {
+                return None;
+            }
+            if let Some(objection) = inner.safety.objection(prefix, None) {
+                let (host, reason) = (&terms.host, objection.reason());
+                log::warn!("{prefix}, banned by {host}, is not banned here: {reason}");
+                return Some(false);
+            }
+            scope
+        };
+        let order = BanOrder {
+            prefix,
+            scope,
+            // Whole seconds, as people read them.
+            length: Duration::from_secs(
+                terms.left.as_millis().div_ceil(1000).try_into().unwrap_or(0),
+            ),
+            reason: terms.reason,
+            origin: format!("{ELSEWHERE}{}", terms.host).into(),
+            evidence: None,
+        };
+        match self.enforce_ban(order) {
+            Ok(_) => Some(true),
+            Err(error) => {
+                log::warn!("{prefix}, banned by {}, is not banned here: {error}", terms.host);
+                Some(false)
+            }
+        }
+    }
+
+    /// Another host lifted a ban; `None`: there is none here.
+    fn follow_lift(&self, change: &Change) -> Option<bool> {
+        let is_off = self.inner.borrow().kernel.is_none();
+        let lifted =
+            self.lift(|ban| ban.prefix == change.prefix && (is_off || ban.scope == change.scope));
+        match lifted {
+            Ok(lifted) => (!lifted.is_empty()).then_some(true),
+            Err(error) => {
+                self.judge(Problem::BanTable, Err(error.to_string()));
+                Some(false)
+            }
+        }
+    }
+}
+
+/// What is said of a ban; `None`: it has ended.
+fn terms(ban: &book::Ban) -> Option<Terms> {
+    let left_ns = ban.expires_ns.checked_sub(clock::monotonic_ns())?;
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    Some(Terms {
+        left: Duration::from_nanos(left_ns),
+        reason: ban.reason.clone(),
+        host: host.to_string_lossy().into_owned(),
+    })
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,123 @@
+//! Limits of a request counted where hosts share them, and given back there.
+//!
+//! In: what a request asks its limits; out: answers as if it had been counted here, or that the store
+//! is lost. What the store admits is charged here as well, so that this host can go on from it.
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{compiled::Compiled, stage::limits::Charging};
+use crate::{
+    limits::{Answer, Decision, Key, Part, Verdict},
+    store::{
+        Line, StoreError,
+        charge::{Ask, SharedLimit},
+    },
+};
+
+/// What was charged for one limit.
+#[derive(Debug)]
+pub(super) struct Charge {
+    line: Rc<Line>,
+    limit: Arc<SharedLimit>,
+    key: Vec<u8>,
+    cost: u64,
+    /// When, by the store's clock.
+    charged_us: u64,
+}
+
+impl Charge {
+    /// Gives it back, which nobody waits for; `decision` says where that leaves the client.
+    pub(super) fn give_back(self, decision: &mut Decision) {
+        decision.remaining = decision.remaining.saturating_add(self.cost).min(decision.limit);
+        tokio::task::spawn_local(async move {
+            let Self { line, limit, key, cost, charged_us } = self;
+            let ask = Ask { limit: &limit, key: &key, cost };
+            line.give_back(&[ask], charged_us).await;
+        });
+    }
+}
+
+/// Asks about all limits in one question.
+pub(super) async fn ask(
+    line: &Rc<Line>,
+    policy: &Compiled,
+    charging: &Charging<'_>,
+    now_ns: u64,
+) -> Result<Vec<(Answer, Option<Charge>)>, StoreError> {
+    let limits = charging.budgets(policy).map(|budget| budget.shared.clone());
+    // A policy has a store for all of its limits or for none.
+    let limits = limits.collect::<Option<Vec<_>>>().ok_or(StoreError::Absent)?;
+    let keys: Vec<Vec<u8>> = charging.asks().iter().map(|ask| bytes(ask.key)).collect();
+    let asks: Vec<Ask<'_>> = limits
+        .iter()
+        .zip(&keys)
+        .zip(charging.asks())
+        .map(|((limit, key), ask)| Ask { limit, key, cost: ask.cost })
+        .collect();
+    let charged = line.charge(&asks).await?;
+    drop(asks);
+    let said = charging.asks().iter().zip(charged.decisions);
+    let answers = said.zip(limits.into_iter().zip(keys)).map(|((ask, decision), (limit, key))| {
+        if !decision.allowed {
+            let far = ask.counter.goes_on(ask.key, now_ns);
+            return (Answer { verdict: Verdict { decision, far }, receipt: None }, None);
+        }
+        let verdict = Verdict { decision, far: false };
+        if charged.refused {
+            return (Answer { verdict, receipt: None }, None);
+        }
+        let receipt = ask.counter.charge(ask.key, ask.cost, now_ns).receipt;
+        let line = Rc::clone(line);
+        let charge = Charge { line, limit, key, cost: ask.cost, charged_us: charged.now_us };
+        (Answer { verdict, receipt }, Some(charge))
+    });
+    Ok(answers.collect())
+}
+
+/// What tells a key from every other key.
+fn bytes(key: Key<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32);
+    for part in key.parts() {
+        let (kind, text) = match part {
+            Part::Address(address) => {
+                bytes.push(0);
+                bytes.extend(address.bytes());
+                continue;
+            }
+            Part::Principal(name) => (1, name.as_bytes()),
+            Part::Route(name) => (2, name.as_bytes()),
+            Part::Header(Some(value)) => (3, *value),
+            Part::Header(None) => (4, &[][..]),
+        };
+        bytes.push(kind);
+        bytes.extend(text.len().to_le_bytes());
+        bytes.extend(text);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::limits::AddressKey;
+
+    #[test]
+    fn keys_are_told_apart() {
+        let address = Part::Address(AddressKey::new("192.0.2.1".parse().unwrap()));
+        let keys: [&[Part<'_>]; 9] = [
+            &[address],
+            &[address, address],
+            &[Part::Principal("ab"), Part::Principal("c")],
+            &[Part::Principal("a"), Part::Principal("bc")],
+            &[Part::Principal("abc")],
+            &[Part::Route("abc")],
+            &[Part::Header(Some(b"abc"))],
+            &[Part::Header(Some(b""))],
+            &[Part::Header(None)],
+        ];
+        let all: HashSet<_> = keys.iter().map(|key| bytes(Key::new(key.iter().copied()))).collect();
+        assert_eq!(all.len(), keys.len());
+    }
+}
