@@ -40,7 +40,7 @@ fn worked() -> Duration {
 }
 
 /// Nanoseconds of CPU that a decision takes each of so many threads.
-fn each_takes(threads: u64, decide: impl Fn(u64) + Sync) -> f64 {
+fn each_takes(threads: u64, decide: impl Fn(u64) + Sync) -> u128 {
     let barrier = Barrier::new(usize::try_from(threads).unwrap_or(1));
     let took: Vec<Duration> = thread::scope(|scope| {
         let work = |number: u64| {
@@ -58,7 +58,7 @@ fn each_takes(threads: u64, decide: impl Fn(u64) + Sync) -> f64 {
         running.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
     let all: Duration = took.iter().sum();
-    all.as_secs_f64() * 1e9 / (DECISIONS * threads) as f64
+    all.as_nanos() / u128::from(DECISIONS * threads)
 }
 
 pub(crate) fn measure() -> String {
@@ -95,7 +95,7 @@ pub(crate) fn measure() -> String {
         for number in 0..CLIENTS {
             counter.charge(client(number), 1, NOW_NS);
         }
-        let new_ns = worked().saturating_sub(began).as_secs_f64() * 1e9 / CLIENTS as f64;
+        let new_ns = worked().saturating_sub(began).as_nanos() / u128::from(CLIENTS);
         let memory = resident_kb().saturating_sub(before);
         let charge = |counter: &Counter, turn| {
             black_box(counter.charge(client(shuffled(turn)), 1, NOW_NS + turn));
@@ -106,11 +106,11 @@ pub(crate) fn measure() -> String {
         let (entries, full) = counters.usage();
         rows.push(vec![
             name.to_owned(),
-            format!("{new_ns:.0}"),
-            format!("{one:.0}"),
-            format!("{more:.0}"),
-            format!("{refused:.0}"),
-            format!("{:.0}", memory as f64 / 1e3),
+            new_ns.to_string(),
+            one.to_string(),
+            more.to_string(),
+            refused.to_string(),
+            (memory / 1_000).to_string(),
             format!("target 200 ns, 100 MB; {entries} entries, {full} without"),
         ]);
     }
@@ -139,7 +139,7 @@ fn two_limits() -> String {
             decide(&[ask(&*one), ask(&*two)], NOW_NS + turn, &mut answers);
             black_box(answers);
         });
-        text = format!("two limits of one request, looked at and charged: {took:.0} ns\n");
+        text = format!("two limits of one request, looked at and charged: {took} ns\n");
     }
     let (entries, full) = counters.usage();
     let _written = writeln!(text, "{entries} entries, {full} without one");
