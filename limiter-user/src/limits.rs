@@ -13,6 +13,7 @@ mod atomic;
 pub mod concurrency;
 mod hash;
 mod key;
+mod place;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
@@ -218,12 +219,11 @@ impl Counters {
             self.by_name.insert(name.to_owned(), Arc::clone(&counter));
             return Ok(counter);
         }
-        let arena = match &self.arena {
-            Some(arena) => Arc::clone(arena),
-            None => {
-                let own = own_arena().map_err(|error| format!("no memory for limits: {error}"))?;
-                Arc::clone(self.arena.insert(own))
-            }
+        let arena = if let Some(arena) = &self.arena {
+            Arc::clone(arena)
+        } else {
+            let own = own_arena().map_err(|error| format!("no memory for limits: {error}"))?;
+            Arc::clone(self.arena.insert(own))
         };
         let secret = arena.secret();
         let identity = secret.of_bytes(0, name.as_bytes());

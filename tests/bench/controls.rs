@@ -24,6 +24,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const START: Duration = Duration::from_secs(10);
 const PORT: u16 = 8001;
 
+const BEARER: &str = "Authorization";
+
 const BARE: Case = Case {
     name: "no control",
     address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -33,6 +35,21 @@ const BARE: Case = Case {
     own_status: None,
     target: None,
 };
+
+/// Of the key in `peers/issuer.pem`, whose private half nobody has; good until 2100.
+const TOKEN: &str = concat!(
+    "Bearer ",
+    "eyJhbGciOiJSUzI1NiIsImtpZCI6ImJlbmNoIiwidHlwIjoiYXQrand0In0.eyJpc3MiOiJodHRwczov",
+    "L2lkLmV4YW1wbGUuY29tIiwiYXVkIjpbImFwaSJdLCJzdWIiOiI1ZjFjMmE3ZS04ZDBiLTRjMWUtOWE1",
+    "NS0zZjBlNWQyYjdjMTEiLCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6NDEwMjQ0NDgwMCwianRpIjoiYTFi",
+    "MmMzZDQtZTVmNi00YTdiLThjOWQtMGUxZjJhM2I0YzVkIiwic2NvcGUiOiJvcmRlcnM6cmVhZCBvcmRl",
+    "cnM6d3JpdGUgcHJvZmlsZSIsImF6cCI6ImJlbmNoLWNsaWVudCIsImVtYWlsIjoidXNlckBleGFtcGxl",
+    "LmNvbSJ9.WON5vvrAMT2RqyIBtaBDfccJBPb7qzxuP0cJo7CgBiPFOxF4KghCnx17h_Pxcoxyl_GWKcs",
+    "4-FOFjYimihpSOYQrjrAE5KldCxHictbK6MT4bCPJjWwozAQFnK_7iqyaPEN8qOl3iJzA-LmhdaGjsYa",
+    "7i4Xsa5uD2YieWX1BFmlA5JS4z33RVqC3fjLs-vf2qjGYufKyoe25jlZa5J0Ozdyviiscnd5pmvLT1ok",
+    "AHQxiYOYLrYTzPHtuqtNtWmP5RaToo-ecxQL858kCmdDPKR1q_09HS3vsr-k_pIDW_NfYt3jFaHv89OT",
+    "lf4sSUrtRKFzMfwM4f7Mve38AmdG4Sw",
+);
 
 /// Targets in ns more than the bare route.
 const CASES: &[(Case, Option<u64>)] = &[
@@ -48,6 +65,17 @@ const CASES: &[(Case, Option<u64>)] = &[
         },
         Some(3_000),
     ),
+    (Case { name: "a token that nobody reads", credential: Some((BEARER, TOKEN)), ..BARE }, None),
+    (Case { name: "token", path: "/api/token", credential: Some((BEARER, TOKEN)), ..BARE }, None),
+    (
+        Case {
+            name: "token, two limits, headers",
+            path: "/api/token/limits",
+            credential: Some((BEARER, TOKEN)),
+            ..BARE
+        },
+        Some(4_000),
+    ),
 ];
 
 /// Measures everything; the table.
@@ -58,6 +86,8 @@ pub(crate) fn measure() -> String {
     let text = std::fs::read(servers::peer("origin.conf")).expect("a peer's file");
     nginx.arg("-p").arg(scratch.path()).arg("-c").arg(scratch.write("origin.conf", text));
     let _origin = Server::start("nginx", 3000, &mut nginx);
+    let issuer = std::fs::read(servers::peer("issuer.pem")).expect("a key of ours");
+    scratch.write("issuer.pem", issuer);
     let mut limiter = servers::limiter(&namespace, &scratch, "controls.toml");
     let server = Server::start("limiter", PORT, &mut limiter);
     for (case, _) in CASES {

@@ -146,10 +146,11 @@ fn limits_are_told_with_every_response_and_429_says_when() {
     assert_eq!(refused.status, 429);
     assert_eq!(refused.header("x-ratelimit-remaining"), Some("0"));
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=31_536_000).contains(&wait), "{wait}");
+    assert!((1..=31_536_060).contains(&wait), "{wait}");
     let reset: u64 = refused.header("x-ratelimit-reset").unwrap().parse().unwrap();
     let now = limiter_user::clock::unix_ns() / 1_000_000_000;
-    assert!(reset.abs_diff(now + wait) <= 2, "{reset} {now} {wait}");
+    // Up to a minute later, at random.
+    assert!((reset - 2..=reset + 62).contains(&(now + wait)), "{reset} {now} {wait}");
     assert_eq!(refused.json()["status"], 429);
     // The connection is kept, and others have limits of their own.
     assert_eq!(connection.exchange(&bytes).unwrap().status, 429);

@@ -7,7 +7,7 @@ mod issuer;
 mod peers;
 
 use std::{
-    cell::Cell,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -31,7 +31,6 @@ struct Scene {
     site: Site,
     issuer: Origin,
     rsa: Signer,
-    addresses: Cell<u32>,
 }
 
 impl Scene {
@@ -49,23 +48,27 @@ impl Scene {
         issuer.by_default(Behaviour::status(404));
         let section = section(&format!("jwks_url = \"{}/keys\"\n{more}", issuer.url()));
         site.limiter.configure(&configuration(&site.origin, "", route, &section));
-        Self { site, issuer, rsa: Signer::rsa(), addresses: Cell::default() }
+        Self { site, issuer, rsa: Signer::rsa() }
     }
 
     fn publish(&self, keys: &[Value]) {
         self.issuer.on("/keys", document(&key_set(keys)));
     }
 
-    /// The status of a request with this token, from an address of its own: what is refused there
-    /// counts against nobody else.
     fn status(&self, token: &str) -> u16 {
-        let number = self.addresses.get();
-        self.addresses.set(number + 1);
-        let source = format!("127.9.{}.{}", number / 250, number % 250 + 1);
-        let bearer = format!("Bearer {token}");
-        let request = http::request("GET", "/", &[("Authorization", &bearer)], b"");
-        self.site.send_from(&source, &request).status
+        status(&self.site, token)
     }
+}
+
+/// The status of a request with this token, from an address of its own: what is refused there
+/// counts against nobody else.
+fn status(site: &Site, token: &str) -> u16 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let [_, high, middle, low] = NUMBER.fetch_add(1, Relaxed).to_be_bytes();
+    let source = format!("127.{}.{middle}.{low}", 100 + high % 100);
+    let bearer = format!("Bearer {token}");
+    let request = http::request("GET", "/", &[("Authorization", &bearer)], b"");
+    site.send_from(&source, &request).status
 }
 
 fn section(more: &str) -> String {
@@ -243,25 +246,31 @@ fn several_issuers_and_other_schemes_beside_them() {
     assert_eq!(scene.site.get("/", &wrong).status, 401, "an invalid one beside a valid one");
 }
 
-/// Beyond the budget of its address no signature is looked at, and who is known is served.
+/// Beyond the budget of an address no signature of a stranger's is looked at; tokens that are known
+/// are served, and so is whoever comes from where others proved who they are.
 #[test]
 fn the_guard_stands_before_signatures() {
     let scene = Scene::start(ROUTE, "");
-    let known = scene.rsa.token("rsa", &claims(&json!({ "jti": "known" })));
-    eventually(SOON, "the keys", || get(&scene.site, &known).status == 200);
-    let other = Signer::rsa();
-    let guarded = (0..200).find(|number| {
-        let forged = other.token("rsa", &claims(&json!({ "jti": number.to_string() })));
-        get(&scene.site, &forged).status == 429
-    });
-    assert!(guarded.is_some(), "an address may guess for ever");
-    let fresh = scene.rsa.token("rsa", &claims(&json!({ "jti": "fresh" })));
-    let refused = get(&scene.site, &fresh);
+    let from = |source: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        let request = http::request("GET", "/", &[("Authorization", &bearer)], b"");
+        scene.site.send_from(source, &request)
+    };
+    let token = |jti: &str| scene.rsa.token("rsa", &claims(&json!({ "jti": jti })));
+    let known = token("known");
+    eventually(SOON, "the keys", || from("127.0.0.2", &known).status == 200);
+    let forger = Signer::rsa();
+    for source in ["127.0.0.2", "127.0.0.3"] {
+        let guarded = (0..200).find(|number| {
+            let wrong = forger.token("rsa", &claims(&json!({ "jti": number.to_string() })));
+            from(source, &wrong).status == 429
+        });
+        assert!(guarded.is_some(), "{source} may guess for ever");
+    }
+    let refused = from("127.0.0.3", &token("fresh"));
     assert_eq!(refused.status, 429, "not looked at");
     assert!(refused.header("retry-after").is_some());
-    assert_eq!(get(&scene.site, &known).status, 200, "known, and served");
-    let bearer = format!("Bearer {fresh}");
-    let elsewhere = http::request("GET", "/", &[("Authorization", &bearer)], b"");
-    assert_eq!(scene.site.send_from("127.0.0.9", &elsewhere).status, 200);
-    assert_eq!(get(&scene.site, &fresh).status, 200, "known by now");
+    assert_eq!(from("127.0.0.3", &known).status, 200, "known, and served");
+    assert_eq!(from("127.0.0.2", &token("fresh")).status, 200, "from where somebody is known");
+    assert_eq!(from("127.0.0.3", &token("fresh")).status, 200, "known by now");
 }

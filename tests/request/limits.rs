@@ -326,7 +326,7 @@ fn a_change_while_the_proxy_dies_refills_nobody() {
              [escalation]\nmode = \"monitor\"\n"
         )
     };
-    let site = site("algorithm = \"sliding_window\"\nrate = \"3/2h\"");
+    let mut site = site("algorithm = \"sliding_window\"\nrate = \"3/2h\"");
     assert_eq!(statuses(&site, 4), [200, 200, 200, 429]);
     for (rate, more) in [("5/2h", 2), ("6/4h", 1), ("8/2h", 2)] {
         let before = site.limiter.proxy_pid();

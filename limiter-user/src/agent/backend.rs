@@ -175,7 +175,9 @@ impl Backend for Agent {
         };
         let lifted = self.lift(|ban| prefix.contains(&ban.prefix));
         let lifted = lifted.map_err(|error| failure(&error))?;
-        lifted.iter().for_each(|ban| self.share_lift(ban));
+        for ban in &lifted {
+            self.share_lift(ban);
+        }
         Ok(lifted.len())
     }
 

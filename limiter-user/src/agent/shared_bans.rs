@@ -106,7 +106,7 @@ pub(super) async fn run(agent: Rc<Agent>) {
                 let why = line(&error.to_string(), 200).to_string();
                 let sentence = format!("bans are not shared through {policy}: {why}");
                 agent.judge(Problem::BansUnshared, Err(sentence));
-                time::sleep(pause.mul_f64(agent.shared_jitter())).await;
+                time::sleep(pause.mul_f64(Agent::shared_jitter())).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -156,7 +156,7 @@ impl Agent {
     }
 
     /// Between a half and one: hosts that lost the store together come back one by one.
-    fn shared_jitter(&self) -> f64 {
+    fn shared_jitter() -> f64 {
         let mixed = clock::monotonic_ns().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         0.5 + f64::from(u32::try_from(mixed).unwrap_or_default()) / f64::from(1_u32 << 25)
     }

@@ -107,6 +107,16 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
     line(&mut out, "events lost", &counts(&status.events_lost))?;
     let sysctls = status.sysctls.iter().map(|(name, value)| format!("{name} {value}"));
     line(&mut out, "sysctls", &list(&sysctls.collect::<Vec<_>>()))?;
+    for table in tables(status) {
+        if !table.is_empty() {
+            write!(out, "\n{table}")?;
+        }
+    }
+    Ok(out)
+}
+
+/// Servers, packets and maps.
+fn tables(status: &StatusView) -> [Table; 3] {
     let mut packets = Table::new(&["INTERFACE", "VERDICT", "REASON", ">PACKETS", ">BYTES"]);
     for count in status.packets.iter().filter(|count| count.packets > 0) {
         let bytes = output::bytes(count.bytes);
@@ -138,12 +148,7 @@ fn text(status: &StatusView) -> Result<String, fmt::Error> {
             &one.active,
         ]);
     }
-    for table in [servers, packets, maps] {
-        if !table.is_empty() {
-            write!(out, "\n{table}")?;
-        }
-    }
-    Ok(out)
+    [servers, packets, maps]
 }
 
 fn connections_text(connections: &ConnectionsView) -> Result<String, fmt::Error> {

@@ -128,6 +128,11 @@ impl Report {
         self.risks.push((place.into(), sentence.into()));
     }
 
+    /// How many things were refused.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
     /// `true` while nothing was refused.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()

@@ -44,7 +44,9 @@ pub(super) fn check(
     }
     let fallback = HttpDocument::default();
     let written = document.http.as_ref().unwrap_or(&fallback);
+    let before = report.count();
     let listeners = listener::check(written, scope, report);
+    let are_whole = report.count() == before;
     let server = scope.elizaos.as_ref().map(|settings| &settings.server);
     let mut resources = Resources {
         upstreams: upstream::check(&written.upstream, server, scope, report),
@@ -63,8 +65,11 @@ pub(super) fn check(
         elizaos::refuse_loop(settings, &resources.upstreams, &listeners, report);
     }
     let (client_address, trusted_proxies) = client_address(written, report);
-    listener::agree(written, &listeners, client_address, report);
-    auth::agree(&document.auth, &listeners, report);
+    // What one lacks that cannot be used is nobody's mistake.
+    if are_whole {
+        listener::agree(written, &listeners, client_address, report);
+        auth::agree(&document.auth, &listeners, report);
+    }
     Some(HttpPolicy {
         listeners,
         client_address,

@@ -170,7 +170,7 @@ fn amounts(
                 report.refuse(place, format!("each tier has its own: either `{key}` or `tiers`"));
             }
         }
-        return self::tiers(tiers, algorithm, report);
+        return Some(self::tiers(tiers, algorithm, report));
     }
     let Some(rate_text) = &document.rate else {
         if document.concurrent.is_none() {
@@ -191,7 +191,7 @@ fn tiers(
     written: &Spanned<BTreeMap<Text, Text>>,
     algorithm: Algorithm,
     report: &mut Report,
-) -> Option<Amounts> {
+) -> Amounts {
     let hour = Duration::from_hours(1);
     let mut tiers: Vec<(String, RateLimit)> = TIERS
         .iter()
@@ -214,7 +214,7 @@ fn tiers(
     if tiers.len() > MAX_TIERS {
         report.refuse(written.span(), format!("at most {MAX_TIERS} tiers"));
     }
-    Some(Amounts::ByTier(tiers))
+    Amounts::ByTier(tiers)
 }
 
 fn burst(

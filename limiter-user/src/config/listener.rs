@@ -126,15 +126,12 @@ pub(super) fn agree(
         }
         if let Some(flag) = listener.redirect_https.as_ref().filter(|flag| *flag.get_ref())
             && !listeners.iter().any(|other| other.tls.is_some())
-            // One whose files cannot be used is told as that.
-            && !written.listener.iter().any(|other| other.tls.is_some())
         {
             report.refuse(flag.span(), "no listener has `tls`: there is nothing to redirect to");
         }
     }
     if let (true, Some(key)) = (is_proxy, &written.client_address)
         && !listeners.iter().any(|listener| listener.proxy_protocol)
-        && !written.listener.iter().any(|other| is_set(other.proxy_protocol.as_ref()))
     {
         report.refuse_with(
             key.span(),

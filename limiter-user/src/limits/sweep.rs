@@ -6,6 +6,7 @@
 
 use super::{
     arena::{Arena, PAGE_LINES, SLOTS},
+    place::{Entry, entries},
     slot::View,
     table,
 };
@@ -21,11 +22,11 @@ pub(super) fn all(arena: &Arena, now_ns: u64) {
     each(arena, |entry| table::tidy(arena, entry, now_ns));
 }
 
-fn each(arena: &Arena, mut visit: impl FnMut(table::Entry<'_>)) {
+fn each(arena: &Arena, mut visit: impl FnMut(Entry<'_>)) {
     for page in (0..arena.sets().div_ceil(PAGE_LINES)).filter(|page| arena.is_touched(*page)) {
         let sets = page * PAGE_LINES..((page + 1) * PAGE_LINES).min(arena.sets());
         for set in sets {
-            for entry in table::entries(arena.set(set)) {
+            for entry in entries(arena.set(set)) {
                 visit(entry);
             }
         }

@@ -236,6 +236,7 @@ pub enum PathPattern {
 
 impl PathPattern {
     /// The same in lower case.
+    #[must_use]
     pub fn to_lowercase(&self) -> Self {
         match self {
             Self::Prefix(text) => Self::Prefix(text.to_ascii_lowercase()),

@@ -77,23 +77,10 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Before a credential that is dear to check and not known to be good is checked: `Err` with
-    /// the ns to wait, if this address failed too often or had too many checked lately.
-    pub(super) fn admit_work(&self, client: AddressKey, now_ns: u64) -> Result<(), u64> {
-        if self.mode == Mode::Monitor {
-            return Ok(());
-        }
-        let failures = self.failures.peek(Key::address(client), 1, now_ns);
-        if !failures.allowed {
-            return Err(failures.retry_after_ns);
-        }
-        let work = self.work.charge(Key::address(client), 1, now_ns).verdict.decision;
-        if work.allowed { Ok(()) } else { Err(work.retry_after_ns) }
-    }
-
-    /// Before a signature of `whose` is checked: as [`Self::admit_work`], but only those that were
-    /// wrong count, so that who signs well is served however often; `known`: somebody at this
-    /// address lately proved to be who it said, and the failures of others do not keep it out.
+    /// Before a signature of `whose` is checked: `Err` with the ns to wait, if this address failed
+    /// too often or had too many checked lately that were wrong; who signs well is served however
+    /// often. `known`: somebody at this address lately proved to be who it said, and the failures
+    /// of others do not keep it out.
     pub(super) fn may_check(
         &self,
         client: AddressKey,
@@ -135,7 +122,7 @@ pub(super) struct Route {
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
     /// The same route with the schemes of whoever the caller must be beside that.
-    pub(super) second: Option<Box<Route>>,
+    pub(super) second: Option<Box<Self>>,
     /// Whether only tokens let in.
     pub(super) asks_token: bool,
     pub(super) scopes: Vec<Box<str>>,

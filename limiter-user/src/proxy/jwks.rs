@@ -106,6 +106,10 @@ impl Issuer {
             Some(_) => Missing::Unknown,
             None => Missing::Unavailable,
         };
+        if !self.started.load(Relaxed) {
+            // Of a policy that is only looked at: no answer will ever come, nor is one waited for.
+            std::future::pending::<()>().await;
+        }
         if !self.ask(now_ns) || !self.wait(&mut asked).await {
             return Err(missing);
         }

@@ -111,6 +111,7 @@ pub(super) async fn ask(
 }
 
 /// What became of sending a request once.
+#[expect(clippy::large_enum_variant, reason = "lives for a moment; a box would be made each time")]
 enum Attempt {
     Answered(Response<Incoming>),
     /// The connection had ended; nothing was sent.

@@ -189,7 +189,9 @@ async fn call(
             command.arg(key.as_slice());
         }
         command.arg(given_back_us);
-        asks.iter().for_each(|ask| ask.write(command));
+        for ask in asks {
+            ask.write(command);
+        }
     };
     Ok(script.call(redis, asks.len(), fill).await?)
 }

@@ -32,7 +32,8 @@ impl Random {
 
 /// A server whose clock stands where a test puts it.
 struct Bench {
-    server: Server,
+    /// Ends with the test.
+    _server: Server,
     target: Arc<Target>,
     redis: MultiplexedConnection,
     script: Script,
@@ -52,7 +53,7 @@ impl Bench {
             // Keys expire by the real clock.
             .replace("'PX', ", "'PX', 3600000 + ");
         let script = Script::new(Box::leak(text.into_boxed_str()));
-        let mut bench = Self { server, target, redis: handle, script, now_us: 0 };
+        let mut bench = Self { _server: server, target, redis: handle, script, now_us: 0 };
         bench.set_clock(1_000_000_000).await;
         bench
     }
@@ -66,7 +67,9 @@ impl Bench {
 
     async fn command(&mut self, words: &[&str]) -> Value {
         let mut command = Cmd::new();
-        words.iter().for_each(|word| drop(command.arg(*word)));
+        for word in words {
+            command.arg(*word);
+        }
         ask(&mut self.redis, &command).await.unwrap()
     }
 
@@ -132,8 +135,7 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
                 1..6 => random.below(400_000),
                 _ => random.below(4_000),
             };
-            let now_us = bench.now_us + gap_us;
-            bench.set_clock(now_us).await;
+            bench.set_clock(bench.now_us + gap_us).await;
             let who = u8::try_from(random.below(3)).unwrap();
             let first = usize::try_from(random.below(7)).unwrap();
             let count = usize::try_from(random.below(4)).unwrap() + 1;
@@ -146,7 +148,7 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
                 .collect();
             let charged = bench.charge(&asks).await;
 
-            let now_ns = now_us * 1000;
+            let now_ns = bench.now_us * 1000;
             let expected: Vec<_> = chosen
                 .iter()
                 .map(|place| {

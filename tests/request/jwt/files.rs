@@ -8,7 +8,7 @@ use limiter_tests::{
 };
 use serde_json::json;
 
-use super::{ROUTE, claims, get, section};
+use super::{ROUTE, claims, section, status};
 use crate::support::{SOON, Site, configuration};
 
 fn start(files: &[(&str, &str)], more: &str) -> Site {
@@ -32,22 +32,22 @@ fn revoked_tokens_and_subjects() {
         |sub: &str, jti: &str| signer.token("x", &claims(&json!({ "sub": sub, "jti": jti })));
     let (first, second, other) = (token("alice", "1"), token("alice", "2"), token("bob", "3"));
     for token in [&first, &second, &other] {
-        assert_eq!(get(&site, token).status, 200);
+        assert_eq!(status(&site, token), 200);
     }
     site.limiter.scratch().write("revoked.txt", "jti 1\n");
-    eventually(SOON, "one token is revoked", || get(&site, &first).status == 401);
-    assert_eq!(get(&site, &second).status, 200);
+    eventually(SOON, "one token is revoked", || status(&site, &first) == 401);
+    assert_eq!(status(&site, &second), 200);
     site.limiter.scratch().write("revoked.txt", "jti 1\nsub alice\n");
-    eventually(SOON, "all of hers are", || get(&site, &second).status == 401);
-    assert_eq!(get(&site, &token("alice", "4")).status, 401);
-    assert_eq!(get(&site, &other).status, 200);
+    eventually(SOON, "all of hers are", || status(&site, &second) == 401);
+    assert_eq!(status(&site, &token("alice", "4")), 401);
+    assert_eq!(status(&site, &other), 200);
     // What cannot be read changes nothing and is told.
     site.limiter.scratch().write("revoked.txt", "alice\n");
     let line = site.limiter.wait_for_line(SOON * 2, "certificates and keys stay as they were");
     assert!(line.contains("revoked.txt: line 1: write `jti ID` or `sub SUBJECT`"), "{line}");
-    assert_eq!(get(&site, &second).status, 401);
+    assert_eq!(status(&site, &second), 401);
     site.limiter.scratch().write("revoked.txt", "");
-    eventually(SOON, "forgiven", || get(&site, &second).status == 200);
+    eventually(SOON, "forgiven", || status(&site, &second) == 200);
 }
 
 #[test]
@@ -57,13 +57,13 @@ fn a_set_of_keys_in_a_file() {
     let site = start(&[("keys.json", &set)], "jwks_file = \"keys.json\"\n");
     let (first, second) =
         (one.token("one", &claims(&json!({}))), two.token("two", &claims(&json!({}))));
-    assert_eq!((get(&site, &first).status, get(&site, &second).status), (200, 401));
+    assert_eq!((status(&site, &first), status(&site, &second)), (200, 401));
     site.limiter.scratch().write("keys.json", key_set(&[two.jwk("two")]));
-    eventually(SOON, "the keys of the file", || get(&site, &second).status == 200);
-    assert_eq!(get(&site, &first).status, 401, "verified before, and its key is gone");
+    eventually(SOON, "the keys of the file", || status(&site, &second) == 200);
+    assert_eq!(status(&site, &first), 401, "verified before, and its key is gone");
     site.limiter.scratch().write("keys.json", "{}");
     site.limiter.wait_for_line(SOON * 2, "keys.json: no array `keys`");
-    assert_eq!(get(&site, &second).status, 200);
+    assert_eq!(status(&site, &second), 200);
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn a_shared_secret() {
     let site = start(&[("secret", &format!("{secret}\n"))], "secret = { file = \"secret\" }\n");
     let signer = Signer::Secret(secret.as_bytes().to_vec());
     let token = signer.token("any", &claims(&json!({})));
-    assert_eq!(get(&site, &token).status, 200);
+    assert_eq!(status(&site, &token), 200);
     let header = json!({ "alg": "HS512" });
-    assert_eq!(get(&site, &signer.token_with(&header, &claims(&json!({})))).status, 401);
+    assert_eq!(status(&site, &signer.token_with(&header, &claims(&json!({})))), 401);
     let other = Signer::Secret(vec![7; 32]).token("any", &claims(&json!({})));
-    assert_eq!(get(&site, &other).status, 401);
+    assert_eq!(status(&site, &other), 401);
     let checked = site.limiter.with_file(&["check"]).succeeded();
     assert!(checked.stdout.contains("jwt of https://id.test for api, HS256, a shared secret"));
     assert!(!format!("{checked:?}").contains(secret));

@@ -202,7 +202,7 @@ fn tier(claims: &Map<String, Value>, path: &str) -> Option<String> {
     found?.as_str().map(str::to_owned)
 }
 
-/// The certificate that `cnf` binds the token to. A token that is bound to anything else (a DPoP
+/// The certificate that `cnf` binds the token to. A token that is bound to anything else (a `DPoP`
 /// key, say) is not a bearer token, and proof of that is not read here.
 fn certificate(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, Flaw> {
     let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
@@ -251,7 +251,7 @@ mod tests {
     fn what_is_expected() {
         let claims = check(&serde_json::json!({
             "jti": "1", "scope": "write read ", "scp": ["read", "admin"], "plan": "premium",
-            "nbf": NOW, "iat": NOW as f64 - 0.5,
+            "nbf": NOW, "iat": 1_699_999_999.5,
         }))
         .unwrap();
         assert_eq!(claims.subject, "alice");
@@ -283,11 +283,11 @@ mod tests {
             (json!({"exp": u64::MAX}), Flaw::Claim),
             (json!({"exp": [NOW + 600]}), Flaw::Claim),
             (json!({"exp": NOW - 60}), Flaw::Expired),
-            (json!({"exp": NOW as f64 - 60.5}), Flaw::Expired),
+            (json!({"exp": 1_699_999_939.5}), Flaw::Expired),
             (json!({"exp": 0}), Flaw::Expired),
             (json!({"nbf": NOW + 61}), Flaw::NotYet),
             (json!({"iat": NOW + 61}), Flaw::NotYet),
-            (json!({"iat": NOW as f64 + 60.5}), Flaw::NotYet),
+            (json!({"iat": 1_700_000_060.5}), Flaw::NotYet),
             (json!({"nbf": "soon"}), Flaw::Claim),
             (json!({"iat": true}), Flaw::Claim),
             (json!({"sub": null}), Flaw::Claim),
@@ -320,13 +320,13 @@ mod tests {
         use serde_json::json;
         for changes in [
             json!({"exp": NOW - 59}),
-            json!({"exp": NOW as f64 - 59.75}),
+            json!({"exp": 1_699_999_940.25}),
             json!({"nbf": NOW + 60}),
-            json!({"iat": NOW as f64 + 59.5}),
+            json!({"iat": 1_700_000_059.5}),
         ] {
             assert!(check(&changes).is_ok(), "{changes}");
         }
-        let claims = check(&json!({"exp": NOW as f64 - 59.75})).unwrap();
+        let claims = check(&json!({"exp": 1_699_999_940.25})).unwrap();
         assert_eq!(claims.stands(NOW, None), Ok(()));
         assert_eq!(claims.stands(NOW + 1, None), Err(Flaw::Expired));
     }

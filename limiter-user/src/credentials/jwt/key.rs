@@ -27,7 +27,7 @@ pub struct Key {
 }
 
 enum Verifier {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -75,7 +75,7 @@ impl Key {
                 Algorithm::Hs512 => hmac::HMAC_SHA512,
                 _ => hmac::HMAC_SHA256,
             };
-            uses.push((algorithm, Verifier::Secret(hmac::Key::new(hash, secret))));
+            uses.push((algorithm, Verifier::Secret(Box::new(hmac::Key::new(hash, secret)))));
         }
         Self::new(None, fingerprint(&[b"secret", secret]), uses)
     }

@@ -127,7 +127,7 @@ impl<'a> Token<'a> {
     /// Whether `text` is meant as a token: three parts, the first of which is a JSON object. What is
     /// not may be for somebody else.
     pub fn is_like(text: &[u8]) -> bool {
-        text.starts_with(b"ey") && text.iter().filter(|byte| **byte == b'.').count() == 2
+        text.starts_with(b"ey") && text.split(|byte| *byte == b'.').count() == 3
     }
 
     /// Takes `text` apart, as [`Jws::parse`].

@@ -2,7 +2,7 @@
 //! prebuilt.
 
 use aws_lc_rs::hmac;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
 use crate::{
     credentials::{
@@ -119,7 +119,7 @@ fn identity(name: &str, grants: &Grants) -> Result<Identity, &'static str> {
 /// As it is if it can be a header's value, else with `%` and what is beyond ASCII encoded, so that
 /// no two names become one.
 fn in_header(name: &str) -> String {
-    if HeaderValue::from_str(name).is_ok() && !name.contains('%') {
+    if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !name.contains('%') {
         return name.to_owned();
     }
     name.bytes().fold(String::with_capacity(name.len() + 16), |text, byte| match byte {

@@ -62,15 +62,6 @@ impl Asked<'_> {
     fn has_api_keys(&self) -> bool {
         self.route.auth.iter().any(|scheme| self.policy.auth[*scheme].api_keys().is_some())
     }
-
-    /// Whether a credential that nobody has seen before may be verified, which costs more than an
-    /// answer: not for an address whose budget is spent.
-    fn may_work(&self) -> Result<(), Reply> {
-        if self.client.trusted {
-            return Ok(());
-        }
-        self.policy.guard.admit_work(self.client.key, self.now_ns).map_err(guarded)
-    }
 }
 
 /// The answer of the guard.

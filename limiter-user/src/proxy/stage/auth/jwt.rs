@@ -12,7 +12,7 @@ use http::{
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-use super::{Asked, Found, Presented, Principal, Who, api_key::KEY_PREFIX};
+use super::{Asked, Found, Presented, Principal, Who, api_key::KEY_PREFIX, work};
 use crate::{
     credentials::jwt::{Claims, Flaw, Token},
     proxy::{
@@ -79,16 +79,12 @@ fn recall(
 ) -> Option<Presented> {
     let mut known = asked.tokens.find(&key)?;
     if known.epoch != jwt.epoch() {
-        match again(asked, scheme, jwt, &known, token) {
-            Some(fresh) => {
-                known = Rc::new(fresh);
-                asked.tokens.insert(key, Rc::clone(&known));
-            }
-            None => {
-                asked.tokens.remove(&key);
-                return None;
-            }
-        }
+        let Some(fresh) = again(asked, scheme, jwt, &known, token) else {
+            asked.tokens.remove(&key);
+            return None;
+        };
+        known = Rc::new(fresh);
+        asked.tokens.insert(key, Rc::clone(&known));
     }
     Some(match stands(asked, &known.claims) {
         Ok(()) => {
@@ -177,7 +173,7 @@ async fn verify(
     };
     // Another core may know it.
     if !asked.policy.verified.has(&key) {
-        asked.may_work()?;
+        work::admit(asked, scheme)?;
     }
     // Before the keys: what is verified with older ones is looked at again.
     let epoch = jwt.epoch();
@@ -186,6 +182,9 @@ async fn verify(
         Err(Missing::Unknown) => Err(Flaw::UnknownKey),
         Err(Missing::Unavailable) => return Err(unavailable()),
     };
+    if outcome.is_err() {
+        work::done_in_vain(asked, scheme);
+    }
     Ok(outcome.map(|fingerprint| Known {
         epoch,
         signed: (fingerprint, token.jws().algorithm()),

@@ -1,20 +1,15 @@
 //! Work for signatures that turn out to be wrong: bounded for each address and scheme before any is
 //! checked.
 
-use http::{HeaderValue, header::RETRY_AFTER};
-
 use super::Asked;
-use crate::{limits::Key, proxy::reply::Reply, refusal::Refusal};
+use crate::{limits::Key, proxy::reply::Reply};
 
 /// Before a signature is checked.
 pub(super) fn admit(asked: &Asked<'_>, scheme: usize) -> Result<(), Reply> {
     let (client, policy) = (asked.client, asked.policy);
     let is_known = policy.known.has_any(Key::address(client.key), asked.now_ns);
     let Some(whose) = whose(asked, scheme) else { return Ok(()) };
-    policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(|wait_ns| {
-        let wait = HeaderValue::from(wait_ns.div_ceil(1_000_000_000).max(1));
-        Reply::refuse(Refusal::Guarded).with(RETRY_AFTER, wait)
-    })
+    policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(super::guarded)
 }
 
 /// A signature was checked, and wrong.
