@@ -6,6 +6,7 @@
 mod durations;
 #[cfg(test)]
 mod reference;
+mod store;
 mod upstream;
 
 use std::fmt::{self, Write as _};
@@ -137,33 +138,9 @@ const METRICS: &[Metric] = &[
     upstream::ACTIVE,
     upstream::CONNECTIONS,
     upstream::UP,
-    Metric {
-        name: "store_requests",
-        kind: Kind::Counter,
-        labels: &["result"],
-        help: "Requests whose limits hosts share, by what the store said: `answered`, `failed` \
-               (nothing, or too late), `absent` (not asked: it was lost), `remembered` (not asked: \
-               it refused the same a moment ago)",
-        samples: |status| status.store.iter().flat_map(|it| of_map(&it.requests)).collect(),
-    },
-    Metric {
-        name: "store_bans",
-        kind: Kind::Counter,
-        labels: &["change"],
-        help: "Bans that hosts share: `said` to others, `followed` (others made or lifted them), \
-               `refused` (others made them, not enforced here), `left_out` (the store has no \
-               room), `unreadable`",
-        samples: |status| status.store.iter().flat_map(|it| of_map(&it.bans)).collect(),
-    },
-    Metric {
-        name: "store_up",
-        kind: Kind::Gauge,
-        labels: &[],
-        help: "1 while limits are counted where hosts share them; absent without such a store",
-        samples: |status| {
-            status.store.iter().flat_map(|it| plain(u64::from(it.state == "up"))).collect()
-        },
-    },
+    store::REQUESTS,
+    store::BANS,
+    store::UP,
     Metric {
         name: "bans",
         kind: Kind::Gauge,

@@ -169,7 +169,7 @@ fn the_store_decides_exactly_as_the_local_arithmetic() {
                     limits[*place].1.charge(word, 0, now_ns).0
                 })
                 .collect();
-            assert_eq!(charged.decisions, decisions, "step {step} at {} us", bench.now_us);
+            assert_eq!(charged.decisions, decisions, "step {step} at {now_ns} ns");
             assert_eq!(charged.refused, refused, "step {step}");
             if refused {
                 refusals += 1;

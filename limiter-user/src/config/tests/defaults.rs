@@ -12,6 +12,7 @@ use crate::{
             PassOrDrop, SynCookies,
         },
         limits::{Algorithm, Amounts, AppliesTo, KeyPart},
+        store::{OnFailure, StorePolicy},
     },
     refusal::Refusal,
 };
@@ -240,4 +241,32 @@ fn tiers_have_rates_unless_the_file_has_others() {
     ];
     assert_eq!(amounts, expected);
     assert_eq!(limit.applies_to, AppliesTo::All);
+}
+
+#[test]
+fn store() {
+    assert_eq!(accepted("[kernel]\n").policy.store, None);
+    let plain = "[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1\"\n";
+    let policy = accepted(&format!("{API}{plain}")).policy;
+    assert_eq!(policy.store, Some(StorePolicy::plain("127.0.0.1", 6379)));
+    assert_eq!(policy.http.unwrap().store, policy.store, "requests are counted there, too");
+    assert!(accepted(&format!("[kernel]\n{plain}")).policy.store.is_some(), "for bans alone");
+
+    let written = "[kernel]\n[store]\nkind = \"redis\"\nurl = \"redis://store:7000/3\"\n\
+                   user = \"limiter\"\npassword = { env = \"P\" }\ntimeout = \"20ms\"\n\
+                   on_failure = \"closed\"\n";
+    let loaded = load_with(written, &[("P", "hunter2")]).unwrap();
+    let store = loaded.policy.store.unwrap();
+    assert_eq!(store.to_string(), "redis://store:7000/3");
+    assert_eq!((store.user.as_deref(), store.on_failure), (Some("limiter"), OnFailure::Closed));
+    assert_eq!((store.password.unwrap().expose(), store.roots), (&b"hunter2"[..], None));
+    assert_eq!(store.timeout, Duration::from_millis(20));
+    assert!(loaded.risks.iter().any(|risk| risk.key == "store.url"), "not encrypted");
+
+    // What only another kind uses is said, and not read.
+    let unused = "[kernel]\n[store]\nkind = \"local\"\nurl = \"redis://127.0.0.1:6379\"\n\
+                  password = { env = \"REDIS_PASSWORD\" }\non_failure = \"local\"\n";
+    let loaded = accepted(unused);
+    assert_eq!(loaded.policy.store, None);
+    assert_eq!(loaded.risks.len(), 2, "{:?}", loaded.risks);
 }
