@@ -6,10 +6,7 @@ mod files;
 mod issuer;
 mod peers;
 
-use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use limiter_tests::{
     http,
@@ -17,6 +14,7 @@ use limiter_tests::{
     tokens::{Signer, key_set},
     wait::eventually,
 };
+use limiter_user::clock;
 use serde_json::{Value, json};
 
 use crate::support::{SOON, Site, configuration};
@@ -88,7 +86,7 @@ fn get(site: &Site, token: &str) -> http::Response {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    clock::unix_ns() / 1_000_000_000
 }
 
 /// Claims that are right, but for these; `null` takes one away.

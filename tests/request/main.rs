@@ -14,6 +14,7 @@ mod elizaos;
 mod faults;
 #[cfg(test)]
 mod forward_auth;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod h2;
