@@ -78,7 +78,14 @@ const CASES: &[(Case, Option<u64>)] = &[
     ),
 ];
 
-/// Measures everything; the table.
+/// The same with limits that hosts share.
+const SHARED: &[(Case, Option<u64>)] = &[
+    (BARE, None),
+    (Case { name: "a shared limit", path: "/api/one", ..BARE }, Some(20_000)),
+    (Case { name: "two shared limits", path: "/api/two", ..BARE }, Some(20_000)),
+];
+
+/// Measures everything; the tables.
 pub(crate) fn measure() -> String {
     let namespace = Namespace::new("bench");
     let scratch = Scratch::new();
@@ -88,9 +95,34 @@ pub(crate) fn measure() -> String {
     let _origin = Server::start("nginx", 3000, &mut nginx);
     let issuer = std::fs::read(servers::peer("issuer.pem")).expect("a key of ours");
     scratch.write("issuer.pem", issuer);
-    let mut limiter = servers::limiter(&namespace, &scratch, "controls.toml");
+    let own = measure_one(&namespace, &scratch, "controls.toml", CASES);
+    let mut redis = servers::on_cpu(&namespace, OTHER_CPU, "redis-server");
+    redis.args(["--port", "6379", "--save", "", "--appendonly", "no"]);
+    let _store = Server::start("redis", 6379, &mut redis);
+    let shared = measure_one(&namespace, &scratch, "shared.toml", SHARED);
+    let mut text = format!("{own}\n{shared}");
+    // Writing to a string cannot fail.
+    let _infallible = write!(
+        text,
+        "\nCPU microseconds of all processes of the limiter for one request, median of {TURNS} \
+         rounds of {} s, {} connections;\none thread on CPU {MEASURED_CPU}, client, origin and \
+         Redis on CPU {OTHER_CPU}\n",
+        ROUND.as_secs(),
+        load::CONNECTIONS,
+    );
+    text
+}
+
+/// The routes of one file of ours, the first of them without any control.
+fn measure_one(
+    namespace: &Namespace,
+    scratch: &Scratch,
+    file: &str,
+    cases: &[(Case, Option<u64>)],
+) -> String {
+    let mut limiter = servers::limiter(namespace, scratch, file);
     let server = Server::start("limiter", PORT, &mut limiter);
-    for (case, _) in CASES {
+    for (case, _) in cases {
         let headers: Vec<(&str, &str)> = case.credential.into_iter().collect();
         let request = http::request("GET", case.path, &headers, b"");
         eventually(START, case.name, || {
@@ -99,17 +131,21 @@ pub(crate) fn measure() -> String {
             answer.is_ok_and(|answer| answer.status == case.status)
         });
     }
-    let mut rounds: Vec<Vec<Round>> = CASES.iter().map(|_| Vec::new()).collect();
+    let mut rounds: Vec<Vec<Round>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..TURNS {
-        for ((case, _), rounds) in CASES.iter().zip(&mut rounds) {
-            let wrk = servers::on_cpu(&namespace, OTHER_CPU, "wrk");
+        for ((case, _), rounds) in cases.iter().zip(&mut rounds) {
+            let wrk = servers::on_cpu(namespace, OTHER_CPU, "wrk");
             let address = SocketAddr::new(case.address, PORT);
             rounds.push(load::run(wrk, &server.child, address, case, ROUND));
         }
     }
+    rows(cases, &rounds)
+}
+
+fn rows(cases: &[(Case, Option<u64>)], rounds: &[Vec<Round>]) -> String {
     let header = ["case", "us/request", "more than none", "target", ""];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for ((case, target), of_case) in CASES.iter().zip(&rounds) {
+    for ((case, target), of_case) in cases.iter().zip(rounds) {
         // Of rounds that followed each other, so that what else the machine did hit both.
         let more = median(
             of_case
@@ -126,15 +162,5 @@ pub(crate) fn measure() -> String {
             met.to_owned(),
         ]);
     }
-    let mut text = table::lines(&rows);
-    // Writing to a string cannot fail.
-    let _infallible = write!(
-        text,
-        "\nCPU microseconds of all processes of the limiter for one request, median of {TURNS} \
-         rounds of {} s, {} connections;\none thread on CPU {MEASURED_CPU}, client and origin on \
-         CPU {OTHER_CPU}\n",
-        ROUND.as_secs(),
-        load::CONNECTIONS,
-    );
-    text
+    table::lines(&rows)
 }
