@@ -91,7 +91,12 @@ pub(super) fn check(
         revoked,
     };
     if let Err(why) = policy.keys() {
-        report.refuse(written.span(), why);
+        let place = match (&document.jwks_file, &document.public_key, &document.secret) {
+            (Some(file), _, _) | (_, Some(file), _) => file.span(),
+            (_, _, Some(secret)) => secret.span(),
+            _ => written.span(),
+        };
+        report.refuse(place, why);
     }
     Some(policy)
 }
