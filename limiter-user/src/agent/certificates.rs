@@ -76,48 +76,50 @@ impl Agent {
     pub(super) fn follow_certificates(&self) {
         // Whoever changes the policy now reads them himself.
         let Ok(_turn) = self.changing.try_lock() else { return };
-        let outcome = self.inner.borrow_mut().read_certificates();
-        match outcome {
-            None => {}
-            Some(Ok((generation, http))) => {
-                self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http) });
-                let detail = format!("generation {generation}: certificates and keys");
-                self.lifecycle(Lifecycle::ConfigReloaded, detail);
-            }
-            Some(Err(why)) => {
-                let detail = format!("certificates and keys stay as they were: {why}");
-                self.lifecycle(Lifecycle::ConfigRejected, detail);
-            }
+        let (changed, problem) = self.inner.borrow_mut().read_certificates();
+        if let Some((generation, http)) = changed {
+            self.tell_proxy(ToProxy::Policy { generation, policy: Box::new(http) });
+            let detail = format!("generation {generation}: certificates and keys");
+            self.lifecycle(Lifecycle::ConfigReloaded, detail);
+        }
+        if let Some(why) = problem {
+            let detail = format!("certificates and keys stay as they were: {why}");
+            self.lifecycle(Lifecycle::ConfigRejected, detail);
         }
     }
 }
 
 impl Inner {
-    /// What changed, or why it cannot be used; `None`: nothing that is worth telling.
-    fn read_certificates(&mut self) -> Option<Result<(u64, HttpPolicy), String>> {
-        let http = self.policy.http.as_ref()?;
+    /// The policy with what changed and can be used, and why something cannot, if that is worth
+    /// telling.
+    fn read_certificates(&mut self) -> (Option<(u64, HttpPolicy)>, Option<String>) {
+        let Some(http) = self.policy.http.as_ref() else { return (None, None) };
         let tls: Vec<&TlsPolicy> = tls_policies(http).collect();
         let jwt: Vec<&JwtPolicy> = jwt_policies(http).collect();
         let of_tls = tls.iter().flat_map(|policy| policy.files());
         let files = of_tls.chain(jwt.iter().flat_map(|policy| policy.files()));
         let stamps = files.map(|file| (file.to_owned(), stamp(file))).collect();
         if !self.certificates.have_changed(stamps) {
-            return None;
+            return (None, None);
         }
-        let fresh = match Fresh::read(&tls, &jwt) {
-            Ok(fresh) => fresh,
-            Err(error) => return self.certificates.fail().then(|| Err(format!("{error:#}"))),
+        let (fresh, unusable) = Fresh::read(&tls, &jwt);
+        let problem = match unusable {
+            None => {
+                self.certificates.settle();
+                None
+            }
+            Some(error) => self.certificates.fail().then(|| format!("{error:#}")),
         };
-        self.certificates.settle();
         let before = http.clone();
         // What a trial would bring back is read from the same files.
         let on_trial = self.trial.as_mut().map(|trial| &mut trial.before);
         for policy in [&mut self.policy, &mut self.configured].into_iter().chain(on_trial) {
             refresh(policy, &fresh);
         }
-        let http = self.policy.http.as_ref().filter(|http| **http != before)?.clone();
-        self.generation += 1;
-        Some(Ok((self.generation, http)))
+        let changed = self.policy.http.as_ref().filter(|http| **http != before).cloned();
+        let generation = self.generation + u64::from(changed.is_some());
+        self.generation = generation;
+        (changed.map(|http| (generation, http)), problem)
     }
 }
 
@@ -139,11 +141,18 @@ struct Fresh {
 }
 
 impl Fresh {
-    fn read(tls: &[&TlsPolicy], jwt: &[&JwtPolicy]) -> anyhow::Result<Self> {
-        Ok(Self {
-            tls: tls.iter().map(|policy| config::tls::reread(policy)).collect::<Result<_, _>>()?,
-            jwt: jwt.iter().map(|policy| config::jwt::reread(policy)).collect::<Result<_, _>>()?,
-        })
+    /// What can be used, and the first error: a certificate that is broken keeps no token from
+    /// being revoked.
+    fn read(tls: &[&TlsPolicy], jwt: &[&JwtPolicy]) -> (Self, Option<anyhow::Error>) {
+        let mut first = None;
+        let mut note = |error| {
+            first.get_or_insert(error);
+        };
+        let tls = tls.iter().filter_map(|one| config::tls::reread(one).map_err(&mut note).ok());
+        let tls = tls.collect();
+        let jwt = jwt.iter().filter_map(|one| config::jwt::reread(one).map_err(&mut note).ok());
+        let jwt = jwt.collect();
+        (Self { tls, jwt }, first)
     }
 }
 

@@ -50,6 +50,25 @@ fn revoked_tokens_and_subjects() {
     eventually(SOON, "forgiven", || status(&site, &second) == 200);
 }
 
+/// What is wrong with the files of one scheme keeps no token of another from being revoked.
+#[test]
+fn a_list_holds_beside_a_file_that_is_broken() {
+    let signer = Signer::ed25519();
+    let pem = signer.pem();
+    let files = [("id.pem", pem.as_str()), ("revoked.txt", ""), ("other.pem", pem.as_str())];
+    let other = "[auth.elsewhere]\nkind = \"jwt\"\nissuer = \"elsewhere\"\naudience = \"a\"\n\
+                 public_key = \"other.pem\"\n";
+    let more = format!("public_key = \"id.pem\"\nrevoked = \"revoked.txt\"\n{other}");
+    let site = start(&files, &more);
+    let token = signer.token("x", &claims(&json!({ "sub": "alice" })));
+    assert_eq!(status(&site, &token), 200);
+    site.limiter.scratch().write("other.pem", "no key");
+    let line = site.limiter.wait_for_line(SOON * 2, "certificates and keys stay as they were");
+    assert!(line.contains("other.pem"), "{line}");
+    site.limiter.scratch().write("revoked.txt", "sub alice\n");
+    eventually(SOON, "she is revoked", || status(&site, &token) == 401);
+}
+
 #[test]
 fn a_set_of_keys_in_a_file() {
     let (one, two) = (Signer::p256(), Signer::p256());
