@@ -81,6 +81,11 @@ fn who_is_trusted_here_is_not_banned_on_anothers_word() {
     assert_eq!(one.ban("192.0.2.20/32")["scope"], "http");
     two.limiter.cli(&["unban", "192.0.2.20"]).succeeded();
     eventually(SOON, "it is lifted", || one.find_ban("192.0.2.20/32").is_none());
+    // And lifted as such.
+    two.limiter.cli(&["ban", "192.0.2.20", "--for", "1h"]).succeeded();
+    one.ban("192.0.2.20/32");
+    one.limiter.cli(&["unban", "192.0.2.20"]).succeeded();
+    eventually(SOON, "it is lifted there", || two.find_ban("192.0.2.20/32").is_none());
 }
 
 #[test]
@@ -111,6 +116,25 @@ fn what_changes_while_the_store_is_away_is_said_when_it_is_back() {
     eventually(SOON, "all bans are in the store again", || {
         cluster.redis.ask(&["HLEN", "limiter:bans"]).trim() == "3"
     });
+}
+
+#[test]
+fn a_ban_that_ended_while_the_store_was_away_is_not_said() {
+    let mut cluster = Cluster::of(2, OPEN, "", "");
+    cluster.redis.kill();
+    let one = &cluster.hosts[0];
+    for (address, length) in [("192.0.2.1", "2s"), ("192.0.2.2", "1h")] {
+        one.limiter.cli(&["ban", address, "--for", length, "--scope", "http"]).succeeded();
+    }
+    eventually(SOON, "the ban ends", || one.find_ban("192.0.2.1/32").is_none());
+    thread::sleep(Duration::from_secs(3));
+    cluster.redis.launch();
+    let two = &cluster.hosts[1];
+    let seen = two.ban("192.0.2.2/32");
+    // It ends there when it ends where it was made.
+    assert!(seen["seconds_left"].as_u64().unwrap() < 3598, "{seen}");
+    assert_eq!(two.find_ban("192.0.2.1/32"), None);
+    assert_eq!(cluster.redis.ask(&["HLEN", "limiter:bans"]).trim(), "1");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tokio::{sync::Notify, time};
 
 use super::{Agent, bans::BanOrder, book, problems::Problem};
@@ -21,7 +22,7 @@ use crate::{
     policy::{BanScope, store::StorePolicy},
     store::{
         StoreError, Target,
-        bans::{BATCH, BanLine, Change, Terms, Word},
+        bans::{BATCH, BanLine, Change, MAX_BANS, Terms, Word},
     },
 };
 
@@ -38,17 +39,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Changes that may wait to be said; beyond it all bans are said again.
 const MAX_WAITING: usize = 8192;
 
+/// A ban as it is known by.
+type Name = (IpNet, BanScope);
+
 /// A ban that ends within this of another is no longer one.
 const MOMENT_NS: u64 = 2_000_000_000;
 
 /// What waits to be said, and what was counted.
 #[derive(Debug, Default)]
 pub(super) struct SharedBans {
-    waiting: RefCell<VecDeque<Change>>,
+    waiting: RefCell<VecDeque<Waiting>>,
     filled: Notify,
     /// Changes found no room: all bans are to be said again.
     overflowed: Cell<bool>,
     counts: Cell<SharedCounts>,
+}
+
+/// A change that waits. How a ban is, is looked up when it is said: it goes on meanwhile, and may
+/// end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Waiting {
+    Made(Name),
+    Lifted(Name),
 }
 
 /// Since the agent started.
@@ -77,9 +89,14 @@ impl SharedBans {
         self.counts.set(counts);
     }
 
-    fn say(&self, change: Change) {
+    fn say(&self, change: Waiting) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= MAX_WAITING {
+        let most = match change {
+            Waiting::Made(_) => MAX_WAITING,
+            // Nobody knows it any more who could say it again.
+            Waiting::Lifted(_) => MAX_BANS,
+        };
+        if waiting.len() >= most {
             self.overflowed.set(true);
             return;
         }
@@ -126,24 +143,23 @@ async fn follow(
     while agent.take_news(&mut line, &[]).await? {}
     agent.shared_bans.overflowed.set(true);
     agent.judge(Problem::BansUnshared, Ok(()));
+    // All of them, apart from what waits: as many as there are, each of them once.
+    let mut all = VecDeque::new();
     loop {
         if agent.store_policy().as_ref() != Some(policy) {
             return Ok(());
         }
         if agent.shared_bans.overflowed.replace(false) {
-            for change in agent.own_bans() {
-                agent.shared_bans.say(change);
-            }
+            all = agent.own_bans();
         }
-        let batch: Vec<Change> = {
-            let waiting = agent.shared_bans.waiting.borrow();
-            waiting.iter().take(BATCH).cloned().collect()
-        };
-        let has_more = agent.take_news(&mut line, &batch).await?;
+        let waiting: Vec<Waiting> =
+            agent.shared_bans.waiting.borrow().iter().take(BATCH).copied().collect();
+        let again: Vec<Name> = all.drain(..all.len().min(BATCH - waiting.len())).collect();
+        let has_more = agent.take_news(&mut line, &agent.changes(&waiting, &again)).await?;
         // Said, and only now forgotten: what is lost on the way is said again.
-        agent.shared_bans.waiting.borrow_mut().drain(..batch.len());
+        agent.shared_bans.waiting.borrow_mut().drain(..waiting.len());
         *pause = FIRST_PAUSE;
-        if !has_more && agent.shared_bans.waiting.borrow().is_empty() {
+        if !has_more && all.is_empty() && agent.shared_bans.waiting.borrow().is_empty() {
             // Whoever bans does not wait; whoever listens, a moment.
             time::timeout(LISTEN_EVERY, agent.shared_bans.filled.notified()).await.ok();
         }
@@ -163,33 +179,45 @@ impl Agent {
 
     /// A ban was made here.
     pub(super) fn share_ban(&self, ban: &book::Ban) {
-        if !ban.origin.starts_with(ELSEWHERE)
-            && self.inner.borrow().policy.store.is_some()
-            && let Some(terms) = terms(ban)
-        {
-            let change = Change { prefix: ban.prefix, scope: ban.scope, word: Word::New(terms) };
-            self.shared_bans.say(change);
+        if is_own(ban) && self.inner.borrow().policy.store.is_some() {
+            self.shared_bans.say(Waiting::Made((ban.prefix, ban.scope)));
         }
     }
 
     /// A ban was lifted here, wherever it came from.
     pub(super) fn share_lift(&self, ban: &book::Ban) {
-        if self.inner.borrow().policy.store.is_some() {
-            let change = Change { prefix: ban.prefix, scope: ban.scope, word: Word::Lifted };
-            self.shared_bans.say(change);
+        let inner = self.inner.borrow();
+        if inner.policy.store.is_none() {
+            return;
+        }
+        self.shared_bans.say(Waiting::Lifted((ban.prefix, ban.scope)));
+        // What is one of requests here was one of packets where it came from.
+        if inner.kernel.is_none() && ban.scope == BanScope::Http {
+            self.shared_bans.say(Waiting::Lifted((ban.prefix, BanScope::Kernel)));
         }
     }
 
     /// All bans that were made here.
-    fn own_bans(&self) -> Vec<Change> {
+    fn own_bans(&self) -> VecDeque<Name> {
         let inner = self.inner.borrow();
-        let own = inner.book.iter().filter(|ban| !ban.origin.starts_with(ELSEWHERE));
-        own.filter_map(|ban| {
-            let word = Word::Known(terms(ban)?);
-            Some(Change { prefix: ban.prefix, scope: ban.scope, word })
-        })
-        .take(MAX_WAITING)
-        .collect()
+        let own = inner.book.iter().filter(|ban| is_own(ban));
+        own.map(|ban| (ban.prefix, ban.scope)).collect()
+    }
+
+    /// What is to be said now of what waited, and of bans that may be known.
+    fn changes(&self, waiting: &[Waiting], again: &[Name]) -> Vec<Change> {
+        let inner = self.inner.borrow();
+        let now = |(prefix, scope): Name, word: fn(Terms) -> Word| {
+            let ban = inner.book.get(prefix, scope).filter(|ban| is_own(ban))?;
+            Some(Change { prefix, scope, word: word(terms(ban)?) })
+        };
+        let waiting = waiting.iter().filter_map(|change| match *change {
+            Waiting::Made(name) => now(name, Word::New),
+            Waiting::Lifted((prefix, scope)) => {
+                Some(Change { prefix, scope, word: Word::Lifted })
+            }
+        });
+        waiting.chain(again.iter().filter_map(|name| now(*name, Word::Known))).collect()
     }
 
     /// One exchange with the store; whether there is more to be read.
@@ -218,7 +246,7 @@ impl Agent {
     }
 
     /// Another host's ban; `None`: it is in force here already.
-    fn follow_ban(&self, prefix: ipnet::IpNet, scope: BanScope, terms: Terms) -> Option<bool> {
+    fn follow_ban(&self, prefix: IpNet, scope: BanScope, terms: Terms) -> Option<bool> {
         let scope = {
             let inner = self.inner.borrow();
             // What has no kernel half has its proxy.
@@ -270,6 +298,10 @@ impl Agent {
     }
 }
 
+fn is_own(ban: &book::Ban) -> bool {
+    !ban.origin.starts_with(ELSEWHERE)
+}
+
 /// What is said of a ban; `None`: it has ended.
 fn terms(ban: &book::Ban) -> Option<Terms> {
     let left_ns = ban.expires_ns.checked_sub(clock::monotonic_ns())?;
@@ -283,4 +315,25 @@ fn terms(ban: &book::Ban) -> Option<Terms> {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_said_with_all_others_and_lifts_find_it() {
+        let bans = SharedBans::default();
+        let name = ("192.0.2.1/32".parse().unwrap(), BanScope::Http);
+        for _ in 0..MAX_WAITING {
+            bans.say(Waiting::Made(name));
+        }
+        assert!(!bans.overflowed.get());
+        bans.say(Waiting::Lifted(name));
+        assert!(!bans.overflowed.get());
+        bans.say(Waiting::Made(name));
+        assert!(bans.overflowed.get());
+        assert_eq!(bans.waiting.borrow().len(), MAX_WAITING + 1);
+        assert_eq!(bans.waiting.borrow().back(), Some(&Waiting::Lifted(name)));
+    }
 }

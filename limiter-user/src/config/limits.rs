@@ -67,10 +67,10 @@ pub(super) fn check(
     let max_delay = max_delay(document, algorithm, count, report);
     let amounts = amounts(written, algorithm, report);
     let name = report.value(name, values::name)?;
-    if let (Some(amounts), Some(place)) = (&amounts, &document.cost) {
-        fits(amounts, cost, place.span(), report);
-    }
     let quota = amounts.map(|amounts| QuotaPolicy { algorithm, amounts, max_delay });
+    if let (Some(quota), Some(place)) = (&quota, &document.cost) {
+        fits(quota, cost, place.span(), report);
+    }
     if quota.is_none() && concurrent.is_none() {
         return None;
     }
@@ -87,10 +87,20 @@ pub(super) fn bounded(limits: &[LimitPolicy], report: &mut Report) {
 }
 
 /// A request must be able to pass a limit.
-pub(super) fn fits(amounts: &Amounts, cost: u64, place: Range<usize>, report: &mut Report) {
-    let least = amounts.each().into_iter().map(|(_, amount)| amount.burst).min();
+pub(super) fn fits(quota: &QuotaPolicy, cost: u64, place: Range<usize>, report: &mut Report) {
+    let amounts = quota.amounts.each();
+    let least = amounts.iter().map(|(_, amount)| amount.burst).min();
     if let Some(least) = least.filter(|least| cost > *least) {
         report.refuse(place, format!("a cost of {cost} never passes a limit of {least}"));
+        return;
+    }
+    // It waits for all units that it takes but one, each rounded up to a quarter of a ns.
+    let waits_too_long = |(_, RateLimit { rate, .. }): &(Option<&str>, RateLimit)| {
+        let unit = (4 * rate.period.as_nanos()).div_ceil(u128::from(rate.count));
+        u128::from(cost - 1) * unit > 4 * quota.max_delay.as_nanos()
+    };
+    if !quota.max_delay.is_zero() && amounts.iter().any(waits_too_long) {
+        report.refuse(place, format!("a cost of {cost} never passes: `max_delay` is too short"));
     }
 }
 
@@ -112,8 +122,7 @@ fn key(document: &LimitDocument, report: &mut Report) -> Vec<KeyPart> {
     if key.len() > MAX_PARTS {
         report.refuse(list.span(), format!("at most {MAX_PARTS} parts"));
     }
-    let chosen = key.iter().any(|part| matches!(part, KeyPart::Header(_)));
-    if chosen && document.concurrent.is_none() {
+    if key.iter().any(|part| matches!(part, KeyPart::Header(_))) {
         report.risk(
             list.span(),
             "a client chooses what it sends in a header: whoever sends another value each time is \

@@ -241,7 +241,7 @@ fn cost(
     let place = written.cost.as_ref()?;
     let cost = report.number_or(Some(place), 1..=checked_limits::MAX_COST, 1_u64);
     for quota in limits.iter().filter_map(|limit| resources.limits[*limit].quota.as_ref()) {
-        checked_limits::fits(&quota.amounts, cost, place.span(), report);
+        checked_limits::fits(quota, cost, place.span(), report);
     }
     if limits.is_empty() {
         report.refuse(place.span(), "the route has no limits");

@@ -121,6 +121,11 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ),
     ("[limits.a]\nrate = \"1/s\"\ncount = \"errors\"", "\"errors\""),
     ("[limits.a]\nrate = \"1/s\"\ncost = 2", "never passes a limit of 1"),
+    (
+        "[limits.a]\nrate = \"3/s\"\nburst = 10\ncost = 5\nalgorithm = \"leaky_bucket\"\n\
+         max_delay = \"1s\"",
+        "`max_delay` is too short",
+    ),
     ("[limits.a]\nrate = \"1/s\"\ncost = 0", "limits.a.cost"),
     ("[limits.a]\nrate = \"1/s\"\nmax_delay = \"1s\"", "only in a leaky_bucket"),
     (

@@ -42,18 +42,29 @@ struct Left {
 }
 
 impl Left {
-    /// Whether a smaller part is left of this than of `other`.
+    /// Whether a smaller part is left of this than of `other`. Of nothing, nothing is left.
     fn is_tighter(self, other: Self) -> bool {
         let part = |one: Self, other: Self| u128::from(one.remaining) * u128::from(other.limit);
-        part(self, other) < part(other, self)
+        match (self.remaining, other.remaining) {
+            (0, 0) => false,
+            (0, _) => true,
+            (_, 0) => false,
+            _ => part(self, other) < part(other, self),
+        }
     }
 
-    /// What an upstream says.
-    fn said(headers: &HeaderMap) -> Option<Self> {
-        let number = |name| headers.get(name)?.to_str().ok()?.trim().parse().ok();
-        let (limit, remaining) = (number(LIMIT)?, number(REMAINING)?);
+    /// What an upstream says; of as much as `ours` where it does not say of how much.
+    fn said(headers: &HeaderMap, ours: Self) -> Option<Self> {
+        let remaining = leading_number(headers, REMAINING)?;
+        let limit = leading_number(headers, LIMIT).unwrap_or(ours.limit);
         Some(Self { limit, remaining, reset_after_ns: 0 })
     }
+}
+
+/// A number, which older drafts let other things follow: `10, 10;w=60`.
+fn leading_number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    let text = headers.get(name)?.to_str().ok()?;
+    text.split([',', ';']).next()?.trim().parse().ok()
 }
 
 impl Quota {
@@ -124,7 +135,7 @@ impl Quota {
         });
         let tightest = left.reduce(|one, other| if other.is_tighter(one) { other } else { one });
         let Some(ours) = tightest else { return };
-        if Left::said(headers).is_some_and(|theirs| theirs.is_tighter(ours)) {
+        if Left::said(headers, ours).is_some_and(|theirs| theirs.is_tighter(ours)) {
             return;
         }
         headers.insert(LIMIT, decimal(ours.limit));
@@ -165,10 +176,18 @@ mod tests {
         let left = |limit, remaining| Left { limit, remaining, reset_after_ns: 0 };
         assert!(left(10, 1).is_tighter(left(10, 2)) && !left(10, 1).is_tighter(left(5, 0)));
         assert!(!left(10, 2).is_tighter(left(5, 1)), "the same part");
-        let mut headers = HeaderMap::new();
-        headers.insert(LIMIT, HeaderValue::from_static("10"));
-        assert!(Left::said(&headers).is_none());
-        headers.insert(REMAINING, HeaderValue::from_static(" 3"));
-        assert!(Left::said(&headers).is_some_and(|left| (left.limit, left.remaining) == (10, 3)));
+        assert!(left(0, 0).is_tighter(left(10, 1)) && !left(10, 1).is_tighter(left(0, 0)));
+        let said = |limit: Option<&'static str>, remaining: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [(LIMIT, limit), (REMAINING, remaining)] {
+                headers.extend(value.map(|value| (name, HeaderValue::from_static(value))));
+            }
+            Left::said(&headers, left(7, 7)).map(|left| (left.limit, left.remaining))
+        };
+        assert_eq!(said(Some("10"), None), None);
+        assert_eq!(said(Some("10"), Some(" 3")), Some((10, 3)));
+        assert_eq!(said(Some("10, 10;w=60"), Some("0")), Some((10, 0)));
+        assert_eq!(said(None, Some("3")), Some((7, 3)));
+        assert_eq!(said(Some("10"), Some("many")), None);
     }
 }
