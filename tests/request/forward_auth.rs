@@ -131,3 +131,75 @@ fn a_server_that_does_not_answer_lets_nobody_in() {
     assert_eq!(site.get("/", &[]).status, 504);
     assert_eq!((other.count(), site.origin.count()), (1, 0));
 }
+
+fn write_secret(site: &Site, name: &str, secret: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = site.limiter.scratch().write(name, secret);
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// What is hidden from the upstream, or replaced for it, is what the other server decides by.
+#[test]
+fn what_nobody_here_knows_is_shown_to_it() {
+    let route = "auth = [\"tokens\", \"other\"]\nlimits = \"none\"";
+    let mut site = Site::prepare("", route, "");
+    write_secret(&site, "secret", "a-secret-of-thirty-two-bytes-or-more");
+    let other = Origin::start(&site.namespace);
+    let section = format!(
+        "[auth.tokens]\nkind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\n\
+         secret = {{ file = \"secret\" }}\nhide_credentials = true\n\
+         [auth.other]\nkind = \"forward\"\nurl = \"{}/\"\n\
+         copy_headers = [\"Authorization\", \"Remote-Groups\"]\n",
+        other.url()
+    );
+    site.limiter.configure(&crate::support::configuration(&site.origin, "", route, &section));
+    site.limiter.restart();
+    let named = [("X-Auth-Subject", "carol"), ("Authorization", "Basic aW5zaWRl")];
+    other.by_default(answer(200, &named, ""));
+    let sent = [
+        ("Authorization", "Bearer opaque"),
+        ("Remote_Groups", "admin"),
+        ("Remote-Groups", "admin"),
+        ("Accept-Encoding", "gzip"),
+    ];
+    assert_eq!(site.get("/", &sent).status, 200);
+    let asked = other.take_one(SOON);
+    assert_eq!(asked.header("authorization").as_deref(), Some("Bearer opaque"));
+    assert_eq!(asked.header("accept-encoding"), None, "its words may be the client's answer");
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.header("authorization").as_deref(), Some("Basic aW5zaWRl"));
+    for request in [&asked, &upstream] {
+        assert_eq!(request.header("remote-groups"), None);
+        assert_eq!(request.header("remote_groups"), None, "however it is spelled");
+    }
+    assert_eq!(upstream.header("accept-encoding").as_deref(), Some("gzip"));
+
+    let own = [("Authorization", "Bearer lk_of-ours")];
+    site.get("/", &own);
+    assert_eq!(other.take_one(SOON).header("authorization"), None, "a key of ours is not");
+
+    other.by_default(answer(429, &[("Retry-After", "7")], "later"));
+    let refused = site.get("/", &sent);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("7")));
+}
+
+#[test]
+fn whom_it_names_is_nobody_that_is_known_here_by_that_name() {
+    let route = "auth = [\"token\", \"other\"]\nlimits = [\"once\"]";
+    let mut site = Site::prepare("", "", "");
+    write_secret(&site, "token", "a-token-that-many-share");
+    let other = Origin::start(&site.namespace);
+    let section = format!(
+        "[auth.token]\nkind = \"api_key\"\ntoken = {{ file = \"token\" }}\n\
+         [auth.other]\nkind = \"forward\"\nurl = \"{}/\"\n\
+         [limits.once]\nrate = \"1/365d\"\nkey = [\"principal\"]\n\
+         [escalation]\nenabled = false\n",
+        other.url()
+    );
+    site.limiter.configure(&crate::support::configuration(&site.origin, "", route, &section));
+    site.limiter.restart();
+    other.by_default(answer(200, &[("X-Auth-Subject", "shared-token")], ""));
+    assert_eq!(site.get("/", &[]).status, 200);
+    assert_eq!(site.get("/", &[]).status, 429);
+    assert_eq!(site.get("/", &[("X-API-Key", "a-token-that-many-share")]).status, 200);
+}

@@ -109,3 +109,15 @@ fn a_shared_token_from_the_environment_opens() {
         "the proxy's environment"
     );
 }
+
+/// Beyond the guard's budget too, which other routes of the same client still have.
+#[test]
+fn in_monitor_mode_no_number_of_wrong_keys_is_refused() {
+    let sections = format!("{SECTIONS}mode = \"monitor\"\n");
+    let site = Site::start("", ROUTE, &sections);
+    for _ in 0..40 {
+        assert_eq!(status(&site, "wrong"), 200);
+    }
+    site.reload("", ROUTE, SECTIONS);
+    assert_eq!(status(&site, "wrong"), 401);
+}

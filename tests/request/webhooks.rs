@@ -184,3 +184,18 @@ fn attempts_on_a_secret_are_bounded_and_keep_nobody_else_out() {
     assert_eq!(right("127.0.0.2", "second"), 200, "it is known at this address");
     assert_eq!(right("127.0.0.3", "third"), 200);
 }
+
+/// While secrets change, a sender signs with both: each of the two tags is used up with the other.
+#[test]
+fn a_message_with_two_tags_is_one_message() {
+    let site = start("", SECTIONS);
+    let time = now().to_string();
+    let [one, two] = [SECRET, "another-secret-of-somebody"]
+        .map(|secret| tag(secret, &[time.as_bytes(), b".", b"{}"]));
+    let both = format!("t={time},v1={one},v1={two}");
+    assert_eq!(post(&site, "X-Signature", &both, b"{}"), 200);
+    for value in [format!("t={time},v1={two}"), format!("t={time},v1={one}"), both] {
+        assert_eq!(post(&site, "X-Signature", &value, b"{}"), 401, "{value}");
+    }
+    site.refused("replayed", 3);
+}

@@ -55,14 +55,17 @@ impl<'a> Signed<'a> {
         self.time.map(|(_, seconds)| seconds)
     }
 
-    /// Index of the first of `keys` that signed `body`, compared in constant time, and its tag,
-    /// which no other message has. Reads the body once for each key.
+    /// Index of the first of `keys` that signed `body`, compared in constant time, and the tags by
+    /// all of them, which no other message has: with one taken off it still is the same message.
+    /// Reads the body once for each key.
     pub fn signer<'k>(
         &self,
         keys: impl IntoIterator<Item = &'k hmac::Key>,
         body: &[u8],
-    ) -> Option<(usize, [u8; TAG_BYTES])> {
-        keys.into_iter().enumerate().find_map(|(index, key)| {
+    ) -> Option<(usize, Vec<[u8; TAG_BYTES]>)> {
+        let mut first = None;
+        let mut found = Vec::new();
+        for (index, key) in keys.into_iter().enumerate() {
             let mut context = hmac::Context::with_key(key);
             if let Some((text, _)) = self.time {
                 context.update(text);
@@ -70,11 +73,18 @@ impl<'a> Signed<'a> {
             }
             context.update(body);
             let made = context.sign();
-            self.tags[..self.count]
+            let tag = self.tags[..self.count]
                 .iter()
-                .find(|tag| constant_time::verify_slices_are_equal(made.as_ref(), *tag).is_ok())
-                .map(|tag| (index, *tag))
-        })
+                .find(|tag| constant_time::verify_slices_are_equal(made.as_ref(), *tag).is_ok());
+            if let Some(tag) = tag.filter(|tag| !found.contains(*tag)) {
+                first.get_or_insert(index);
+                found.push(*tag);
+                if found.len() == self.count {
+                    break;
+                }
+            }
+        }
+        first.map(|index| (index, found))
     }
 
     fn push(&mut self, tag: [u8; TAG_BYTES]) -> Option<()> {
@@ -137,6 +147,20 @@ mod tests {
         assert_eq!(signed.signer(&keys, b"{} "), None);
         let later = value.replace("1700000000", "1700000001");
         assert_eq!(Signed::with_time(later.as_bytes()).unwrap().signer(&keys, b"{}"), None);
+    }
+
+    #[test]
+    fn every_tag_that_is_right_tells_the_message() {
+        let keys = [key(b"old"), key(b"new"), key(b"old")];
+        let made = |key: &hmac::Key| hex(&hmac::sign(key, b"1.{}"));
+        let (old, new) = (made(&keys[0]), made(&keys[1]));
+        let tags = |value: &str| Signed::with_time(value.as_bytes())?.signer(&keys, b"{}");
+        let (first, both) = tags(&format!("t=1,v1={new},v1={old}")).unwrap();
+        assert_eq!((first, both.len()), (0, 2));
+        for one in [&old, &new] {
+            let (_, alone) = tags(&format!("t=1,v1={one},v1={}", "0".repeat(64))).unwrap();
+            assert!(alone.len() == 1 && both.contains(&alone[0]));
+        }
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::pin::{Pin, pin};
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION, SET_COOKIE, WWW_AUTHENTICATE},
+    header::{
+        CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, SET_COOKIE,
+        WWW_AUTHENTICATE,
+    },
     request::Parts,
 };
 use http_body_util::BodyExt as _;
@@ -34,8 +37,15 @@ const X_AUTH_SCOPES: HeaderName = HeaderName::from_static("x-auth-scopes");
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Fields of an answer that are handed to the client.
-const HANDED: [HeaderName; 5] =
-    [CONTENT_TYPE, CACHE_CONTROL, LOCATION, SET_COOKIE, WWW_AUTHENTICATE];
+const HANDED: [HeaderName; 7] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CACHE_CONTROL,
+    LOCATION,
+    RETRY_AFTER,
+    SET_COOKIE,
+    WWW_AUTHENTICATE,
+];
 
 /// Asks the server of a scheme. `Ok(None)`: it lets the request in and names nobody.
 pub(super) async fn ask(
@@ -55,7 +65,8 @@ pub(super) async fn ask(
     let body = read(exchange, source).await?;
     let refusal = match head.status {
         status if status.is_success() => {
-            let identity = identity(forward, &head.headers)?;
+            let label = &policy.auth[scheme].label;
+            let identity = identity(label, forward, &head.headers)?;
             return Ok(identity.map(|identity| Principal::verified(scheme, identity)));
         }
         StatusCode::FORBIDDEN => Refusal::ForbiddenScope,
@@ -94,8 +105,14 @@ fn question(
     request
 }
 
-/// Whom an answer names. A name that cannot be handed on is no name: nobody is let in by it.
-fn identity(forward: &Forward, headers: &HeaderMap) -> Result<Option<Identity>, Reply> {
+/// Whom an answer names. A name that cannot be handed on is no name: nobody is let in by it. Limits
+/// and events know the principal by its scheme too: whoever registers over there as `partner` is
+/// not the `partner` that has a key here.
+fn identity(
+    label: &HeaderValue,
+    forward: &Forward,
+    headers: &HeaderMap,
+) -> Result<Option<Identity>, Reply> {
     let failed = || Reply::from(Refusal::UpstreamFailed);
     let text = |name: &HeaderName| headers.get(name).map(HeaderValue::to_str).transpose();
     let said: Vec<_> = forward
@@ -103,16 +120,20 @@ fn identity(forward: &Forward, headers: &HeaderMap) -> Result<Option<Identity>, 
         .iter()
         .flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
         .collect();
-    let Some(subject) = text(&forward.subject).map_err(|_| failed())? else {
+    let Some(named) = headers.get(&forward.subject) else {
         return Ok(None);
     };
+    let subject = named.to_str().map_err(|_| failed())?;
+    let label = label.to_str().map_err(|_| failed())?;
     if subject.is_empty() || subject.len() > 256 {
         return Err(failed());
     }
     let tier = text(&X_AUTH_TIER).map_err(|_| failed())?;
     let scopes = text(&X_AUTH_SCOPES).map_err(|_| failed())?.unwrap_or_default();
     let scopes = scopes.split_ascii_whitespace().map(Box::from);
-    let mut identity = Identity::new(subject, tier, scopes).map_err(|_| failed())?;
+    let name = format!("{label}:{subject}");
+    let mut identity = Identity::new(&name, tier, scopes).map_err(|_| failed())?;
+    identity.subject = named.clone();
     identity.said = said;
     Ok(Some(identity))
 }

@@ -282,12 +282,14 @@ async fn authenticate(
         }
         Err(reply) => reply,
     };
-    if reply.refusal() == Some(Refusal::InvalidCredential)
+    let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
+    // What is only watched is no attempt: it neither uses up the budget nor ends with it.
+    if enforced
+        && reply.refusal() == Some(Refusal::InvalidCredential)
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
         exchange.enforce(policy.guard.mode, auth::guarded(wait_ns))?;
     }
-    let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     let mode = if enforced { Mode::Enforce } else { Mode::Monitor };
     exchange.enforce(mode, reply)
 }

@@ -17,6 +17,9 @@ const DEFAULT_SUBJECT: &str = "x-auth-subject";
 const RESERVED: [&str; 7] =
     ["connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// Fields that say who a request speaks for: copied too, they would be there twice.
+const WRITTEN: [&str; 3] = ["x-auth-scheme", "x-auth-subject", "x-auth-tier"];
+
 pub(super) fn check(
     name: &Text,
     written: &Spanned<AuthDocument>,
@@ -35,12 +38,18 @@ pub(super) fn check(
         }
         name => Ok(name),
     };
+    let copied = |text: &str| match header(text)? {
+        name if WRITTEN.contains(&name.as_str()) => {
+            Err("the upstream gets this header of every principal anyway".to_owned())
+        }
+        name => Ok(name),
+    };
     let subject_header =
         report.value_or(document.subject_header.as_ref(), header, DEFAULT_SUBJECT.to_owned());
     let copy_headers = document
         .copy_headers
         .as_ref()
-        .map_or_else(Vec::new, |list| report.values(list.get_ref(), header));
+        .map_or_else(Vec::new, |list| report.values(list.get_ref(), copied));
     // What no upstream can be called: the metrics tell them apart.
     let label = format!("auth:{}", name.get_ref());
     let (upstream, path) = upstream::asked(label, url, document.ca.as_ref(), scope, report)?;

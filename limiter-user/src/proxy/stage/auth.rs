@@ -14,7 +14,7 @@ mod work;
 use std::rc::Rc;
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
@@ -261,6 +261,12 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
+/// Whether an upstream could take one name for the other: CGI-like ones read `_` as `-`.
+fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
+    let letter = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.as_str().bytes().map(letter).eq(other.as_str().bytes().map(letter))
+}
+
 /// Takes the credentials that are for this host alone out of what the upstream gets.
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
     for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
@@ -274,8 +280,11 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
             }
         }
         // Only who was asked says these.
-        for name in scheme.forward().iter().flat_map(|forward| &forward.copied) {
-            headers.remove(name);
+        for copied in scheme.forward().iter().flat_map(|forward| &forward.copied) {
+            let names = headers.keys().filter(|name| is_read_as(name, copied)).cloned();
+            for name in names.collect::<Vec<_>>() {
+                headers.remove(name);
+            }
         }
     }
     if let Some(second) = &route.second {

@@ -6,7 +6,7 @@ mod hop;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
+    header::{AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -17,7 +17,7 @@ use self::hop::{begins, remove};
 
 use crate::proxy::{
     compiled::{Compiled, Route},
-    proof::{Client, Principal, hide},
+    proof::{Client, Principal, hide, own_bearer},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -121,7 +121,8 @@ pub(in crate::proxy) fn headers(
 }
 
 /// Headers of a sub-request about a request: without its body, its conditions, and what this hop
-/// or a forger says.
+/// or a forger says. What the client shows to others than this host stays, whatever the upstream
+/// gets of it; the answer is asked for as it is, since the client may get it.
 pub(in crate::proxy) fn about(
     policy: &Compiled,
     route: &Route,
@@ -132,7 +133,8 @@ pub(in crate::proxy) fn about(
     hop::and(headers, |name| {
         matches!(
             name,
-            "expect"
+            "accept-encoding"
+                | "expect"
                 | "proxy-authorization"
                 | "content-length"
                 | "content-type"
@@ -142,7 +144,16 @@ pub(in crate::proxy) fn about(
         ) || name.starts_with("if-")
             || is_forged(name)
     });
+    let shown = [AUTHORIZATION, COOKIE].map(|name| {
+        let value = headers.get(&name).filter(|value| own_bearer(value).is_none()).cloned();
+        (name, value)
+    });
     hide(policy, route, headers);
+    for (name, value) in shown {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
     forwarding(headers, forwarded);
 }
 

@@ -206,6 +206,10 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
         "this header means something else",
     ),
     (
+        "[auth.a]\nkind = \"forward\"\nurl = \"http://127.0.0.1/\"\ncopy_headers = [\"X-Auth-Tier\"]",
+        "gets this header of every principal anyway",
+    ),
+    (
         "[auth.a]\nkind = \"api_key\"\njwks_url = \"x\"",
         "`jwks_url` belongs to kind \"jwt\", not \"api_key\"",
     ),
