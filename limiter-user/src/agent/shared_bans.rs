@@ -213,9 +213,7 @@ impl Agent {
         };
         let waiting = waiting.iter().filter_map(|change| match *change {
             Waiting::Made(name) => now(name, Word::New),
-            Waiting::Lifted((prefix, scope)) => {
-                Some(Change { prefix, scope, word: Word::Lifted })
-            }
+            Waiting::Lifted((prefix, scope)) => Some(Change { prefix, scope, word: Word::Lifted }),
         });
         waiting.chain(again.iter().filter_map(|name| now(*name, Word::Known))).collect()
     }
