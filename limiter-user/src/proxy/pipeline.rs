@@ -283,8 +283,8 @@ async fn authenticate(
         Err(reply) => reply,
     };
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
-    // What is only watched is no attempt: it neither uses up the budget nor ends with it.
-    if enforced
+    // What is only watched is no attempt: it does not use up a budget that is enforced elsewhere.
+    if (enforced || policy.guard.mode == Mode::Monitor)
         && reply.refusal() == Some(Refusal::InvalidCredential)
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
