@@ -1,7 +1,8 @@
 //! The request half of the policy: what listens, what is required of a request, where it goes.
 //!
-//! Serialisable, because the agent sends it whole to the proxy process. Secrets appear only as
-//! SHA-256 digests, but for the private keys of listeners.
+//! Serialisable, because the agent sends it whole to the proxy process. Secrets are
+//! SHA-256 digests where that is enough; those of listeners, webhooks, tokens and the store are
+//! themselves, never shown and wiped when they are dropped.
 
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
