@@ -215,6 +215,32 @@ pub struct RoutePolicy {
     pub content_types: Vec<String>,
 }
 
+impl RoutePolicy {
+    /// Every path, open to everybody, without any control.
+    pub fn open(upstream: usize) -> Self {
+        Self {
+            name: String::new(),
+            host: None,
+            path: PathPattern::Prefix("/".to_owned()),
+            methods: Vec::new(),
+            upstream,
+            auth: RouteAuth::Public,
+            second_auth: Vec::new(),
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            cost: None,
+            cors: None,
+            headers: None,
+            allow: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            strip_prefix: None,
+            max_body_bytes: None,
+            content_types: Vec::new(),
+        }
+    }
+}
+
 /// Header fields to take out and to put in, in this order.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct HeaderEdits {

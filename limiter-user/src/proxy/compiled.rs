@@ -25,8 +25,8 @@ use crate::{
         HttpPolicy, Mode, Rate,
         auth::AuthKind,
         http::{
-            AccessFormat, ClientAddressSource, ErrorShape, HeaderEdits, HeadersPolicy, HttpBounds,
-            HttpTimeouts, RouteAuth, RoutePolicy,
+            AccessFormat, ClientAddressSource, ErrorShape, HttpBounds, HttpTimeouts, RouteAuth,
+            RoutePolicy,
         },
         routing::Router,
     },
@@ -151,6 +151,17 @@ pub(super) struct Headers {
 }
 
 impl Headers {
+    /// `set`: names and values.
+    fn new(set: &[(String, String)], remove: &[String]) -> Result<Self, String> {
+        Ok(Self {
+            set: set
+                .iter()
+                .map(|(key, text)| Ok((name(key)?, constant(text, key)?)))
+                .collect::<Result<_, String>>()?,
+            remove: remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Removes, then sets.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
@@ -222,7 +233,11 @@ impl Compiled {
             auth,
             limits,
             cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
-            headers: policy.headers.iter().map(compile_headers).collect::<Result<_, _>>()?,
+            headers: policy
+                .headers
+                .iter()
+                .map(|own| Headers::new(&own.set, &own.remove))
+                .collect::<Result<_, _>>()?,
             store: stores.select(policy.store.as_ref())?,
             error_shape: policy.error_shape,
             ignore_path_case: policy.ignore_path_case,
@@ -310,22 +325,14 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .map(|index| within(index, policy.headers.len(), "headers policy"))
             .transpose()?,
         allow: route.allow.clone(),
-        request_headers: compile_edits(&route.request_headers)?,
-        response_headers: compile_edits(&route.response_headers)?,
+        request_headers: Headers::new(&route.request_headers.set, &route.request_headers.remove)?,
+        response_headers: Headers::new(
+            &route.response_headers.set,
+            &route.response_headers.remove,
+        )?,
         strip_bytes: route.strip_prefix.as_deref().map_or(0, strip_bytes),
         max_body_bytes: route.max_body_bytes.unwrap_or(policy.bounds.max_body_bytes),
         content_types: route.content_types.clone(),
-    })
-}
-
-fn compile_edits(edits: &HeaderEdits) -> Result<Headers, String> {
-    Ok(Headers {
-        set: edits
-            .set
-            .iter()
-            .map(|(key, text)| Ok((name(key)?, constant(text, key)?)))
-            .collect::<Result<_, String>>()?,
-        remove: edits.remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -364,17 +371,6 @@ fn group(policies: &[RoutePolicy], routes: &[Route]) -> Result<(Router, Vec<Rout
         group.allow = value(&methods.join(", "), "methods")?;
     }
     Ok((finder, groups))
-}
-
-fn compile_headers(policy: &HeadersPolicy) -> Result<Headers, String> {
-    Ok(Headers {
-        set: policy
-            .set
-            .iter()
-            .map(|(key, text)| Ok((name(key)?, constant(text, key)?)))
-            .collect::<Result<_, String>>()?,
-        remove: policy.remove.iter().map(|key| name(key)).collect::<Result<_, _>>()?,
-    })
 }
 
 pub(super) fn name(text: &str) -> Result<HeaderName, String> {

@@ -13,8 +13,8 @@ use crate::policy::{
     HttpPolicy, Mode, Rate,
     http::{
         ApiKeyPolicy, AuthKind, AuthPolicy, ClientAddressSource, CorsOrigins, CorsPolicy,
-        ErrorShape, GuardPolicy, HeaderEdits, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord,
-        LimitPolicy, OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
+        ErrorShape, GuardPolicy, HeadersPolicy, HttpBounds, HttpTimeouts, KeyRecord, LimitPolicy,
+        OriginPattern, PathPattern, RouteAuth, RoutePolicy, UpstreamPolicy,
     },
     limits::Algorithm,
     listener::{ListenAddress, ListenerPolicy},
@@ -132,23 +132,9 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
     let second = Duration::from_secs(1);
     let route = |path: &str, auth| RoutePolicy {
         name: path.into(),
-        host: None,
         path: PathPattern::Prefix(path.into()),
-        methods: Vec::new(),
-        upstream: 0,
         auth,
-        scopes: Vec::new(),
-        limits: Vec::new(),
-        cost: None,
-        cors: None,
-        headers: None,
-        allow: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        second_auth: Vec::new(),
-        strip_prefix: None,
-        max_body_bytes: None,
-        content_types: Vec::new(),
+        ..RoutePolicy::open(0)
     };
     HttpPolicy {
         listeners: vec![ListenerPolicy::plain(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()))],

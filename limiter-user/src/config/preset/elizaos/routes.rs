@@ -12,9 +12,7 @@ use crate::{
         error::{Place, Report},
         route::{Defaults, Resources, overlaps},
     },
-    policy::http::{
-        CorsPolicy, HeaderEdits, HeadersPolicy, LimitPolicy, PathPattern, RouteAuth, RoutePolicy,
-    },
+    policy::http::{CorsPolicy, HeadersPolicy, LimitPolicy, PathPattern, RouteAuth, RoutePolicy},
 };
 
 /// Name of the upstream that is meant where the file has several.
@@ -74,7 +72,7 @@ pub(in crate::config) fn add(
         auth: RouteAuth::Public,
         cors: Some(cors_at(resources, cross_origin("app", settings.origins.as_deref()))),
         headers: Some(headers_at(resources, headers::app(settings.is_production, settings.has_ui))),
-        ..bare(upstream)
+        ..RoutePolicy::open(upstream)
     };
     let api = RoutePolicy {
         auth,
@@ -84,7 +82,7 @@ pub(in crate::config) fn add(
         headers: defaults.headers,
         allow: defaults.allow.clone(),
         content_types: CONTENT_TYPES.map(str::to_owned).to_vec(),
-        ..bare(upstream)
+        ..RoutePolicy::open(upstream)
     };
     let max_upload_bytes = MAX_UPLOAD_BYTES.max(settings.max_payload_bytes.unwrap_or(0));
     let mut with = |route: &RoutePolicy, limits: &[LimitPolicy]| {
@@ -153,29 +151,6 @@ fn upstream(resources: &Resources, report: &mut Report) -> Option<usize> {
             );
             None
         }
-    }
-}
-
-fn bare(upstream: usize) -> RoutePolicy {
-    RoutePolicy {
-        name: String::new(),
-        host: None,
-        path: PathPattern::Prefix("/".to_owned()),
-        methods: Vec::new(),
-        upstream,
-        auth: RouteAuth::Public,
-        scopes: Vec::new(),
-        limits: Vec::new(),
-        cost: None,
-        cors: None,
-        headers: None,
-        allow: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        second_auth: Vec::new(),
-        strip_prefix: None,
-        max_body_bytes: None,
-        content_types: Vec::new(),
     }
 }
 
