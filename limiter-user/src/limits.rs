@@ -13,6 +13,7 @@ mod atomic;
 pub mod concurrency;
 mod hash;
 mod key;
+mod memory;
 mod place;
 #[cfg(test)]
 mod races;
@@ -189,6 +190,7 @@ pub struct Counters {
     asked: HashMap<String, [Meter; 2]>,
     now_ns: u64,
     last_sweep_ns: u64,
+    joining: sweep::Joining,
     under_way: Arc<UnderWay>,
 }
 
@@ -271,15 +273,17 @@ impl Counters {
         }
     }
 
-    /// Frees what says nothing any more, if that was not done for some time.
+    /// Frees what says nothing any more, if that was not done for some time, and has a part of the
+    /// table that is in use lie on a larger page. Off the request path; every second or so.
     pub fn sweep(&mut self, now_ns: u64) {
         let every = u64::try_from(sweep::EVERY.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(arena) = &self.arena
-            && now_ns.saturating_sub(self.last_sweep_ns) >= every
-        {
+        let Some(arena) = &self.arena else { return };
+        if now_ns.saturating_sub(self.last_sweep_ns) >= every {
             self.last_sweep_ns = now_ns;
+            self.joining = sweep::Joining::default();
             sweep::all(arena, now_ns);
         }
+        self.joining.next(arena);
     }
 
     /// Requests under way, of all limits with a bound on them.

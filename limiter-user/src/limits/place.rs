@@ -6,8 +6,9 @@
 use std::sync::atomic::AtomicU64;
 
 use super::{
-    arena::{Arena, LINE_WORDS, Line, SLOTS},
+    arena::{Arena, SLOTS},
     atomic,
+    memory::{LINE_WORDS, Line},
     slot::{Slot, View, Word},
     table::PATIENCE,
 };

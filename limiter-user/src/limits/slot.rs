@@ -11,8 +11,9 @@ use std::sync::{
 
 use super::{
     algorithm::{Meter, WORD_BITS},
-    arena::{Arena, Line, SLOTS},
+    arena::{Arena, SLOTS},
     atomic,
+    memory::Line,
 };
 
 /// Generations of parameters that words may be written by; what is swept after each change.
