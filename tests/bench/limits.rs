@@ -142,10 +142,13 @@ fn two_limits() -> String {
     };
     counters.commit();
     let mut text = String::new();
-    for _ in 0..2 {
+    for turn in 0..2 {
+        if turn > 0 {
+            join_pages(&mut counters);
+        }
         let took = each_takes(1, |turn| {
             let key = client(shuffled(turn));
-            let ask = |counter| Ask { counter, key, cost: 1, is_enforced: true };
+            let ask = |counter| Ask::new(counter, key, 1, true);
             let mut answers: Vec<Answer> = Vec::with_capacity(2);
             decide(&[ask(&*one), ask(&*two)], NOW_NS + turn, &mut answers);
             black_box(answers);

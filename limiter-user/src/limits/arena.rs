@@ -171,6 +171,11 @@ impl Arena {
         &self.all()[SETS_LINE + (index & (self.sets - 1))]
     }
 
+    /// Has a set brought near the processor, for somebody who reads it soon.
+    pub(super) fn prefetch(&self, index: usize) {
+        self.memory.prefetch(SETS_LINE + (index & (self.sets - 1)));
+    }
+
     /// Whole regions of sets.
     pub(super) fn regions(&self) -> usize {
         self.sets / REGION_LINES

@@ -80,6 +80,19 @@ impl Memory {
             unsafe { libc::madvise(region.cast_mut().cast(), REGION_BYTES, libc::MADV_COLLAPSE) };
         Errno::result(result).map(drop).map_err(io::Error::from)
     }
+
+    /// Has this line brought near the processor, for somebody who reads it soon.
+    #[expect(unsafe_code, reason = "no safe interface to the instruction")]
+    pub(super) fn prefetch(&self, line: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(line) = self.lines().get(line) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint, which changes nothing and never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _no_such_hint = line;
+    }
 }
 
 /// The first multiple of a region that is not below this address.
