@@ -18,6 +18,7 @@ mod limits;
 mod listener;
 mod locate;
 mod preset;
+mod reserved;
 mod route;
 mod secret;
 mod store;
