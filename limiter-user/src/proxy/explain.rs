@@ -137,7 +137,7 @@ fn stages(
                 told.push(format!("authenticated as {name}"));
                 auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
             }
-            Some(Authenticated::Ask(scheme)) => {
+            Some(Authenticated::Ask { scheme, .. }) => {
                 let name = &policy.auth[scheme].name;
                 told.push(format!("{name} would be asked, which says who this is, if anybody"));
             }

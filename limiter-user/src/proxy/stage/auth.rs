@@ -128,8 +128,13 @@ pub(in crate::proxy) enum Authenticated {
     Public,
     /// A credential says who it is.
     As(Principal),
-    /// No credential that is known here was presented: the one to ask, by its scheme.
-    Ask(usize),
+    /// No credential that is known here was presented: somebody else is asked.
+    Ask {
+        /// By this scheme.
+        scheme: usize,
+        /// What was presented was good once.
+        has_lapsed: bool,
+    },
 }
 
 /// Refusals: `MalformedRequest` for a credential header sent twice or one that others could read
@@ -160,7 +165,7 @@ pub(in crate::proxy) async fn authenticate(
     if found.is_nothing()
         && let Some(scheme) = ask(asked)
     {
-        return Ok(Authenticated::Ask(scheme));
+        return Ok(Authenticated::Ask { scheme, has_lapsed: found.expired });
     }
     Ok(Authenticated::As(found.verdict()?))
 }
