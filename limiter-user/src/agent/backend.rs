@@ -161,7 +161,7 @@ impl Backend for Agent {
         let committed = self.inner.borrow().book.journal().committed();
         let saved = committed.await;
         self.judge_journal();
-        saved
+        saved.and(self.keep_lifts().await)
     }
 
     fn must_wait(&self) -> bool {
