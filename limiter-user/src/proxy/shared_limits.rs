@@ -29,11 +29,8 @@ impl Charge {
     /// Gives it back, which nobody waits for; `decision` says where that leaves the client.
     pub(super) fn give_back(self, decision: &mut Decision) {
         decision.remaining = decision.remaining.saturating_add(self.cost).min(decision.limit);
-        tokio::task::spawn_local(async move {
-            let Self { line, limit, key, cost, charged_us } = self;
-            let ask = Ask { limit: &limit, key: &key, cost };
-            line.give_back(&[ask], charged_us).await;
-        });
+        let Self { line, limit, key, cost, charged_us } = self;
+        line.give_back(limit, &key, cost, charged_us);
     }
 }
 
