@@ -7,6 +7,8 @@ mod answers;
 #[cfg(test)]
 mod change;
 #[cfg(test)]
+mod departed;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod elizaos;
