@@ -12,13 +12,13 @@ const ROUTE: &str = "auth = [\"partner\"]\nlimits = \"none\"";
 const SECTIONS: &str = "[auth.partner]\nkind = \"hmac\"\ntier = \"gold\"\n\
      secrets = { partner = { file = \"partner\" }, other = { file = \"other\" } }\n\
      [escalation]\nenabled = false\n";
-const SECRET: &str = "a-secret-that-partners-share";
+pub(crate) const SECRET: &str = "a-secret-that-partners-share";
 
 pub(crate) fn now() -> u64 {
     clock::unix_ns() / 1_000_000_000
 }
 
-fn write_secret(site: &Site, name: &str, secret: &str) {
+pub(crate) fn write_secret(site: &Site, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let path = site.limiter.scratch().write(name, secret);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -55,12 +55,12 @@ fn tag(secret: &str, parts: &[&[u8]]) -> String {
     tag.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-fn signed(time: u64, body: &[u8]) -> String {
+pub(crate) fn signed(time: u64, body: &[u8]) -> String {
     let time = time.to_string();
     format!("t={time},v1={}", tag(SECRET, &[time.as_bytes(), b".", body]))
 }
 
-fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
+pub(crate) fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
     site.send(&http::request("POST", "/hook", &[(header, value)], body)).status
 }
 
@@ -198,4 +198,26 @@ fn a_message_with_two_tags_is_one_message() {
         assert_eq!(post(&site, "X-Signature", &value, b"{}"), 401, "{value}");
     }
     site.refused("replayed", 3);
+}
+
+/// Whoever asks what would happen has no body to show.
+#[test]
+fn what_a_body_decides_is_not_explained_away() {
+    let site = start("", SECTIONS);
+    let explain = |header: &str| {
+        let asked = ["explain", "--source", "127.0.0.1", "--request", "POST /hook", "-H", header];
+        site.limiter.cli(&asked).succeeded().stdout
+    };
+    let told = explain(&format!("X-Signature: {}", signed(now(), b"{}")));
+    assert!(told.starts_with("127.0.0.1: depends (body)"), "{told}");
+    assert!(told.contains("partner looks at the signature in x-signature: if it is not"), "{told}");
+    assert!(told.contains("goes to upstream api as /hook"), "{told}");
+    for (header, expected) in [
+        ("X-Signature: sha256=00".to_owned(), "refuse (invalid_credential)"),
+        (format!("X-Signature: {}", signed(1, b"{}")), "refuse (unauthorized)"),
+        ("X-Other: 1".to_owned(), "refuse (unauthorized)"),
+    ] {
+        let told = explain(&header);
+        assert!(told.starts_with(&format!("127.0.0.1: {expected}")), "{told}");
+    }
 }

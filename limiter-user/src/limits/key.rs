@@ -53,6 +53,8 @@ pub enum Part<'a> {
     Route(&'a str),
     /// The value of a header field; `None`: there is none, which all such requests share.
     Header(Option<&'a [u8]>),
+    /// A scheme of authentication.
+    Scheme(&'a [u8]),
 }
 
 /// All that a request is counted by, in the order of the policy.
@@ -108,6 +110,7 @@ impl<'a> Key<'a> {
                 Part::Route(name) => out.text(2, name.as_bytes()),
                 Part::Header(Some(value)) => out.text(3, value),
                 Part::Header(None) => out.nothing(4),
+                Part::Scheme(name) => out.text(5, name),
             }
         }
     }
@@ -140,7 +143,7 @@ impl Sink for State {
 impl Sink for Vec<u8> {
     fn address(&mut self, kind: u8, address: AddressKey) {
         self.push(kind);
-        self.extend(address.0.to_be_bytes());
+        self.extend(address.bytes());
     }
 
     fn text(&mut self, kind: u8, text: &[u8]) {
@@ -173,7 +176,7 @@ mod tests {
     #[test]
     fn keys_are_told_apart_by_what_their_parts_are_and_where_they_end() {
         let address = Part::Address(AddressKey::new("192.0.2.1".parse().unwrap()));
-        let keys: [&[Part<'_>]; 12] = [
+        let keys: [&[Part<'_>]; 13] = [
             &[],
             &[address],
             &[address, address],
@@ -184,6 +187,7 @@ mod tests {
             &[Part::Header(Some(b"abc"))],
             &[Part::Header(Some(b""))],
             &[Part::Header(None)],
+            &[Part::Scheme(b"abc")],
             &[Part::Route("abc"), address],
             &[address, Part::Route("abc")],
         ];
