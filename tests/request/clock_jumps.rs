@@ -45,9 +45,7 @@ fn limits_count_time_that_passes() {
     let routes: String = names
         .iter()
         .map(|name| {
-            format!(
-                "path = \"/{name}\"\nauth = \"none\"\nlimits = [\"{name}\"]\n[[http.route]]\n"
-            )
+            format!("path = \"/{name}\"\nauth = \"none\"\nlimits = [\"{name}\"]\n[[http.route]]\n")
         })
         .collect();
     let limits: String = names
@@ -166,7 +164,9 @@ fn signed_messages_are_accepted_once() {
 fn bans_keep_their_length() {
     let (mut site, clock) = site("auth = \"none\"\nlimits = \"none\"", "");
     site.limiter.restart();
-    site.limiter.cli(&["ban", "127.0.0.7", "--for", "1h", "--scope", "http", "--force"]).succeeded();
+    site.limiter
+        .cli(&["ban", "127.0.0.7", "--for", "1h", "--scope", "http", "--force"])
+        .succeeded();
     let is_banned = |site: &Site, source: &str| {
         site.send_from(source, &http::request("GET", "/", &[], b"")).status == 403
     };
@@ -192,7 +192,9 @@ fn bans_keep_their_length() {
         assert!((3400..=3600).contains(&seconds), "{ahead} s ahead: {seconds} at the start");
         assert!(is_banned(&site, "127.0.0.7"), "{ahead} s ahead");
     }
-    site.limiter.cli(&["ban", "127.0.0.8", "--for", "2s", "--scope", "http", "--force"]).succeeded();
+    site.limiter
+        .cli(&["ban", "127.0.0.8", "--for", "2s", "--scope", "http", "--force"])
+        .succeeded();
     eventually(SOON, "he is banned", || is_banned(&site, "127.0.0.8"));
     clock.set(-DAY);
     eventually(SOON, "a brief ban ends", || !is_banned(&site, "127.0.0.8"));

@@ -9,6 +9,8 @@ mod change;
 #[cfg(test)]
 mod clock_jumps;
 #[cfg(test)]
+mod departed;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod elizaos;

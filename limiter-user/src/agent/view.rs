@@ -76,16 +76,19 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// The store of the policy, with what the proxy counted of it.
+/// The store of the policy, with what the proxy counted of it. `is_lost`: the proxy said so.
 pub(super) fn store(
     policy: &StorePolicy,
+    is_lost: bool,
     counts: Option<&StoreCounts>,
     bans: SharedCounts,
 ) -> StoreView {
     let known = counts.copied().unwrap_or_default();
     let state = match counts {
+        // Said when it happens; counts come later.
+        _ if is_lost => "lost",
         None => "unknown",
-        Some(StoreCounts { is_lost: true, .. }) => "lost",
+        Some(StoreCounts { is_usable: false, .. }) => "connecting",
         Some(_) => "up",
     };
     let requests = [
@@ -99,6 +102,7 @@ pub(super) fn store(
         state: state.to_owned(),
         on_failure: policy.on_failure.label().to_owned(),
         requests: requests.map(|(result, count)| (result.to_owned(), count)).into(),
+        unreadable: known.unreadable,
         connected: known.connected,
         bans: [
             ("said", bans.said),

@@ -88,6 +88,7 @@ impl Exchange {
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
         let logged = policy.access_log.map(|_| Box::new(Logged::of(parts)));
         watch.begin_request();
+        connection.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
             connection: Rc::clone(connection),
