@@ -264,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_full_comes_to_lie_on_a_huge_page_and_says_the_same() {
+        let arena = Arena::open(create_for([1, 2], REGION_LINES).unwrap()).unwrap();
+        for page in 0..REGION_PAGES {
+            assert_eq!(arena.is_filled(0), 8 * page >= 7 * REGION_PAGES, "{page}");
+            arena.touch(page * PAGE_LINES);
+            arena.set(page * PAGE_LINES)[0].store(page as u64, Ordering::Relaxed);
+        }
+        assert_eq!(arena.regions(), 1);
+        // Kernels before Linux 6.1 cannot, and others may have no such page to spare.
+        drop(arena.join_pages(0));
+        for page in 0..REGION_PAGES {
+            assert_eq!(arena.set(page * PAGE_LINES)[0].load(Ordering::Relaxed), page as u64);
+        }
+        assert!(arena.join_pages(1).is_err(), "beyond the end");
+    }
+
+    #[test]
     fn nothing_lies_on_anything_else() {
         let arena = Arena::open(create_for([1, 2], 64).unwrap()).unwrap();
         let place = |word: &AtomicU64| std::ptr::from_ref(word).addr();
