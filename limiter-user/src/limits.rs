@@ -14,6 +14,7 @@ pub mod concurrency;
 mod hash;
 pub mod kept;
 mod key;
+mod memory;
 mod place;
 #[cfg(test)]
 mod races;
@@ -79,6 +80,8 @@ pub struct Ask<'a> {
     pub cost: u64,
     /// Whether its refusal ends the request, which then is counted against no limit.
     pub is_enforced: bool,
+    /// What the limit knows the client by.
+    hash: u64,
 }
 
 /// What it says.
@@ -90,17 +93,29 @@ pub struct Answer {
     pub receipt: Option<Receipt>,
 }
 
+impl<'a> Ask<'a> {
+    /// Where the limit counts this key is on its way from memory from now on: those of all limits of
+    /// a request at the same time.
+    pub fn new(counter: &'a Counter, key: Key<'a>, cost: u64, is_enforced: bool) -> Self {
+        let hash = counter.hash(key);
+        table::prefetch(&counter.allowed, hash);
+        Self { counter, key, cost, is_enforced, hash }
+    }
+
+    fn is_admitted(&self, now_ns: u64) -> bool {
+        table::peek(&self.counter.allowed, self.hash, self.cost, now_ns).allowed
+    }
+}
+
 /// Asks all limits of one request: it is charged to every limit that admits it, or, if one that is
 /// enforced does not, to none.
 pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
     // With a single limit, charging decides; looking first would only cost.
-    let is_refused = asks.len() > 1
-        && asks
-            .iter()
-            .any(|ask| ask.is_enforced && !ask.counter.peek(ask.key, ask.cost, now_ns).allowed);
+    let is_refused =
+        asks.len() > 1 && asks.iter().any(|ask| ask.is_enforced && !ask.is_admitted(now_ns));
     let mut charged = 0;
     for ask in asks.iter().take_while(|_| !is_refused) {
-        let answer = ask.counter.charge(ask.key, ask.cost, now_ns);
+        let answer = ask.counter.charge_hash(ask.hash, ask.cost, now_ns);
         answers.push(answer);
         charged += 1;
         // Somebody else was faster between the look and this.
@@ -114,7 +129,7 @@ pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
         }
     }
     for ask in &asks[charged..] {
-        let verdict = ask.counter.check(ask.key, ask.cost, now_ns);
+        let verdict = ask.counter.check(ask.hash, ask.cost, now_ns);
         answers.push(Answer { verdict, receipt: None });
     }
 }
@@ -122,19 +137,22 @@ pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
 impl Counter {
     /// Counts one request of this cost.
     pub fn charge(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Answer {
-        let hash = self.hash(key);
+        self.charge_hash(self.hash(key), cost, now_ns)
+    }
+
+    fn charge_hash(&self, hash: u64, cost: u64, now_ns: u64) -> Answer {
         let (decision, receipt) = table::charge(&self.allowed, hash, cost.max(1), now_ns);
         let far = !decision.allowed && !self.persists(hash, now_ns);
         Answer { verdict: Verdict { decision, far }, receipt }
     }
 
-    /// Whether [`Self::charge`] would admit the request, and where the key stands without it; counts
+    /// Whether the request would be admitted, and where the key stands without it; counts
     /// only refused attempts.
-    pub fn check(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Verdict {
-        let hash = self.hash(key);
+    fn check(&self, hash: u64, cost: u64, now_ns: u64) -> Verdict {
         let decision = table::peek(&self.allowed, hash, cost, now_ns);
         if decision.allowed {
-            return Verdict { decision: self.look(key, now_ns), far: false };
+            let decision = table::peek(&self.allowed, hash, 0, now_ns);
+            return Verdict { decision, far: false };
         }
         Verdict { decision, far: !self.persists(hash, now_ns) }
     }
@@ -190,6 +208,7 @@ pub struct Counters {
     asked: HashMap<String, (Arc<Counter>, [Meter; 2])>,
     now_ns: u64,
     last_sweep_ns: u64,
+    joining: sweep::Joining,
     under_way: Arc<UnderWay>,
 }
 
@@ -281,15 +300,17 @@ impl Counters {
         slot::only_in_force(arena, |index| in_force.contains(&index));
     }
 
-    /// Frees what says nothing any more, if that was not done for some time.
+    /// Frees what says nothing any more, if that was not done for some time, and has a part of the
+    /// table that is in use lie on a larger page. Off the request path; every second or so.
     pub fn sweep(&mut self, now_ns: u64) {
         let every = u64::try_from(sweep::EVERY.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(arena) = &self.arena
-            && now_ns.saturating_sub(self.last_sweep_ns) >= every
-        {
+        let Some(arena) = &self.arena else { return };
+        if now_ns.saturating_sub(self.last_sweep_ns) >= every {
             self.last_sweep_ns = now_ns;
+            self.joining = sweep::Joining::default();
             sweep::all(arena, now_ns);
         }
+        self.joining.next(arena);
     }
 
     /// Requests under way, of all limits with a bound on them.

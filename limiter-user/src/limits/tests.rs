@@ -145,7 +145,7 @@ fn a_request_that_one_limit_refuses_is_counted_against_none() {
         let asks: Vec<Ask<'_>> = made
             .iter()
             .zip(enforced)
-            .map(|(counter, is_enforced)| Ask { counter, key: key("192.0.2.1"), cost, is_enforced })
+            .map(|(counter, is_enforced)| Ask::new(counter, key("192.0.2.1"), cost, is_enforced))
             .collect();
         let mut answers = Vec::new();
         decide(&asks, NOW, &mut answers);

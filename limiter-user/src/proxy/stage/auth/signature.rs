@@ -18,7 +18,9 @@ pub(super) async fn look_up(
     content: &mut Content,
     found: &mut Found,
 ) -> Result<(), Reply> {
-    if !asked.parts.headers.contains_key(SIGNATURE_INPUT) {
+    let has_scheme =
+        asked.route.auth.iter().any(|scheme| asked.policy.auth[*scheme].signatures().is_some());
+    if !has_scheme || !asked.parts.headers.contains_key(SIGNATURE_INPUT) {
         return Ok(());
     }
     // Several schemes are one list of keys: a signature by a key of one is not invalid for others.
