@@ -39,6 +39,7 @@ mod lasting;
 mod limiting;
 mod listener;
 mod meeting;
+mod once;
 mod outbox;
 mod outcomes;
 mod overload;

@@ -31,6 +31,8 @@ mod malformed;
 #[cfg(test)]
 mod mtls;
 #[cfg(test)]
+mod once;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod pace;

@@ -132,7 +132,7 @@ fn stages(
             .map_err(refusal)?
         {
             Some(Authenticated::Public) => told.push("the route is public".to_owned()),
-            Some(Authenticated::As(principal)) => {
+            Some(Authenticated::As(principal, _)) => {
                 let name = &principal.identity(compiled).name;
                 told.push(format!("authenticated as {name}"));
                 auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;

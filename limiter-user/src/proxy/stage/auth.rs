@@ -24,7 +24,7 @@ pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
     credentials::{
         certificate::Names,
-        replay::{Admission, Fingerprint},
+        replay::{Claims, Fingerprint, NotFirst},
     },
     policy::Mode,
     proxy::{
@@ -126,8 +126,8 @@ enum Presented {
 pub(in crate::proxy) enum Authenticated {
     /// The route is public.
     Public,
-    /// A credential says who it is.
-    As(Principal),
+    /// A credential says who it is; what it is good for once only is claimed.
+    As(Principal, Claims),
     /// No credential that is known here was presented: the one to ask, by its scheme.
     Ask(usize),
 }
@@ -162,7 +162,7 @@ pub(in crate::proxy) async fn authenticate(
     {
         return Ok(Authenticated::Ask(scheme));
     }
-    Ok(Authenticated::As(found.verdict()?))
+    found.verdict()
 }
 
 /// The first scheme of the route that asks somebody else.
@@ -196,6 +196,7 @@ struct Found {
     principal: Option<Principal>,
     invalid: bool,
     expired: bool,
+    claims: Claims,
 }
 
 impl Found {
@@ -218,37 +219,53 @@ impl Found {
         self.principal.is_none() && !self.invalid
     }
 
-    fn verdict(self) -> Result<Principal, Reply> {
+    fn verdict(self) -> Result<Authenticated, Reply> {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
-            Self { principal: Some(principal), .. } => Ok(principal),
+            Self { principal: Some(principal), claims, .. } => {
+                Ok(Authenticated::As(principal, claims))
+            }
             Self { expired, .. } => Err(challenge(Refusal::Unauthorized, expired)),
         }
     }
 }
 
-/// A good credential that is accepted once: whether this is its first time.
+/// A good credential that is accepted once: claimed, if this is its first time. `message`: by what
+/// it is known, all of them.
 fn fresh(
     asked: &Asked<'_>,
-    message: &Fingerprint,
+    found: &mut Found,
+    message: &[Fingerprint],
     made: u64,
     principal: Principal,
 ) -> Result<Presented, Reply> {
     let Some(replays) = &asked.policy.replays else { return Err(Refusal::Overloaded.into()) };
-    let admission = match asked.policy.auth[principal.scheme].mode {
-        Mode::Enforce => replays.admit(message, made, asked.unix_seconds),
-        Mode::Monitor => replays.peek(message, made, asked.unix_seconds),
+    let claimed = match asked.policy.auth[principal.scheme].mode {
+        Mode::Enforce => replays.claim(message, made, asked.unix_seconds).map(Some),
+        Mode::Monitor => replays.peek(message, made, asked.unix_seconds).map(|()| None),
     };
-    match admission {
-        Admission::First => Ok(Presented::Valid(principal)),
-        Admission::Repeated => Err(challenge(Refusal::Replayed, true)),
-        // Signed before this host began to remember: not the client's doing.
-        Admission::Unknown => Ok(Presented::Lapsed),
-        Admission::Full => {
-            let soon = HeaderValue::from_static("1");
-            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+    match claimed {
+        Ok(claim) => {
+            claim.into_iter().for_each(|claim| found.claims.add(claim));
+            return Ok(Presented::Valid(principal));
         }
+        // Signed before this host began to remember: not the client's doing.
+        Err(NotFirst::Unknown) => return Ok(Presented::Lapsed),
+        Err(NotFirst::Full) => return Err(later()),
+        Err(NotFirst::Repeated | NotFirst::UnderWay) => {}
     }
+    // By other signatures that it has, it must not go on once more.
+    _ = found.claims.spend();
+    Err(if claimed.is_err_and(|why| why == NotFirst::Repeated) {
+        challenge(Refusal::Replayed, true)
+    } else {
+        later()
+    })
+}
+
+/// Nobody knows yet whether it may go on.
+fn later() -> Reply {
+    Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.

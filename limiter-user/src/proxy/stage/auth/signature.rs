@@ -25,7 +25,7 @@ pub(super) async fn look_up(
     let mut invalid = false;
     for scheme in &asked.route.auth {
         let Some(signatures) = asked.policy.auth[*scheme].signatures() else { continue };
-        match judge(asked, *scheme, signatures, content).await? {
+        match judge(asked, (*scheme, signatures), content, found).await? {
             Presented::Invalid => invalid = true,
             presented => return found.add(presented, asked.policy),
         }
@@ -35,9 +35,9 @@ pub(super) async fn look_up(
 
 async fn judge(
     asked: &Asked<'_>,
-    scheme: usize,
-    signatures: &Signatures,
+    (scheme, signatures): (usize, &Signatures),
     content: &mut Content,
+    found: &mut Found,
 ) -> Result<Presented, Reply> {
     work::admit(asked, scheme)?;
     let parts = asked.parts;
@@ -70,5 +70,5 @@ async fn judge(
         }
     }
     let principal = Principal { scheme, who: Who::Key(verified.key) };
-    fresh(asked, &verified.fingerprint, verified.created, principal)
+    fresh(asked, found, &[verified.fingerprint], verified.created, principal)
 }
