@@ -149,7 +149,7 @@ pub(in crate::proxy) async fn authenticate(
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
     jwt::look_up(asked, &mut found).await?;
-    mtls::look_up(asked, &mut found)?;
+    mtls::look_up(asked, &mut found);
     // What is dear to check changes nothing once it is clear that something is wrong.
     if !found.invalid {
         signature::look_up(asked, content, &mut found).await?;
@@ -193,8 +193,12 @@ fn is_repeated(headers: &HeaderMap) -> bool {
 /// What the schemes of a route found so far.
 #[derive(Default)]
 struct Found {
+    /// Whom the credentials of the request name.
     principal: Option<Principal>,
+    /// Whom the connection's certificate names, which its client sends whatever it asks for.
+    holder: Option<Principal>,
     invalid: bool,
+    lapsed: bool,
     expired: bool,
     claims: Claims,
 }
@@ -203,8 +207,8 @@ impl Found {
     fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
         match (presented, &self.principal) {
             (Presented::Invalid, _) => self.invalid = true,
-            (Presented::Lapsed, _) => {}
-            (Presented::Expired, _) => self.expired = true,
+            (Presented::Lapsed, _) => self.lapsed = true,
+            (Presented::Expired, _) => (self.lapsed, self.expired) = (true, true),
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
@@ -216,14 +220,19 @@ impl Found {
     }
 
     fn is_nothing(&self) -> bool {
-        self.principal.is_none() && !self.invalid
+        self.principal.is_none() && !self.invalid && (self.holder.is_none() || self.lapsed)
     }
 
+    /// What the request itself says is meant; its certificate counts where it says nothing. Whoever
+    /// acts for others by their tokens is not to act in his own name when one has lapsed.
     fn verdict(self) -> Result<Authenticated, Reply> {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
             Self { principal: Some(principal), claims, .. } => {
                 Ok(Authenticated::As(principal, claims))
+            }
+            Self { lapsed: false, holder: Some(holder), claims, .. } => {
+                Ok(Authenticated::As(holder, claims))
             }
             Self { expired, .. } => Err(challenge(Refusal::Unauthorized, expired)),
         }
