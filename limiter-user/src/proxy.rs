@@ -55,6 +55,7 @@ mod reply;
 mod report;
 mod shared_limits;
 mod shared_store;
+mod spelling;
 mod stage;
 mod stream;
 #[cfg(test)]

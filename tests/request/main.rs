@@ -57,6 +57,8 @@ mod support;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod trailers;
+#[cfg(test)]
 mod upgrade;
 #[cfg(test)]
 mod upstream;

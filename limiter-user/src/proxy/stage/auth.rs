@@ -24,15 +24,18 @@ pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
     credentials::{
         certificate::Names,
+        digest::CONTENT_DIGEST,
         replay::{Claims, Fingerprint, NotFirst},
     },
     policy::Mode,
     proxy::{
         compiled::{Compiled, Route},
+        compiled_auth::Scheme,
         content::Content,
         identity::Identity,
         proof::Client,
         reply::Reply,
+        spelling::take,
         tokens::Tokens,
     },
     refusal::Refusal,
@@ -287,36 +290,42 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// Whether an upstream could take one name for the other: CGI-like ones read `_` as `-`.
-fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
-    let letter = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.as_str().bytes().map(letter).eq(other.as_str().bytes().map(letter))
-}
-
-/// Takes the credentials that are for this host alone out of what the upstream gets.
+/// Takes the credentials that are for this host alone, and what only who was asked says, out of what
+/// the upstream gets.
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
-    for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
-        for header in scheme.own_headers().iter().filter(|_| scheme.hides) {
-            headers.remove(header);
-        }
-        if scheme.hides && scheme.jwt().is_some() {
-            let is_token = headers.get(AUTHORIZATION).is_some_and(|v| jwt::bearer(v).is_some());
-            if is_token {
-                headers.remove(AUTHORIZATION);
-            }
-        }
-        // Only who was asked says these.
-        for copied in scheme.forward().iter().flat_map(|forward| &forward.copied) {
-            let names = headers.keys().filter(|name| is_read_as(name, copied)).cloned();
-            for name in names.collect::<Vec<_>>() {
-                headers.remove(name);
-            }
-        }
-    }
-    if let Some(second) = &route.second {
-        hide(policy, second, headers);
-    }
-    if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
+    let hidden = |scheme: &'_ &Scheme| scheme.hides;
+    let own = schemes(policy, route).filter(hidden).flat_map(Scheme::own_headers);
+    take(headers, own.chain(copied(policy, route)));
+    let value = headers.get(AUTHORIZATION);
+    let is_token = || value.is_some_and(|value| jwt::bearer(value).is_some());
+    let hides_token =
+        || schemes(policy, route).any(|scheme| scheme.hides && scheme.jwt().is_some());
+    let is_key = || !route.auth.is_empty() && value.and_then(own_bearer).is_some();
+    if is_key() || (is_token() && hides_token()) {
         headers.remove(AUTHORIZATION);
     }
+}
+
+/// As [`hide`], of trailers: no scheme looks at credentials there, so none are passed on, for whoever
+/// takes trailers for a part of the head.
+pub(in crate::proxy) fn hide_trailers(policy: &Compiled, route: &Route, trailers: &mut HeaderMap) {
+    let own = schemes(policy, route).flat_map(Scheme::own_headers);
+    take(trailers, own.chain(copied(policy, route)));
+    if schemes(policy, route).any(|scheme| scheme.signatures().is_some()) {
+        take(trailers, std::iter::once(&CONTENT_DIGEST));
+    }
+}
+
+/// What only who was asked says.
+fn copied<'a>(
+    policy: &'a Compiled,
+    route: &'a Route,
+) -> impl Iterator<Item = &'a HeaderName> + Clone {
+    schemes(policy, route).filter_map(Scheme::forward).flat_map(|forward| &forward.copied)
+}
+
+/// The schemes of a route, and those of whoever the caller must be beside that.
+fn schemes<'a>(policy: &'a Compiled, route: &'a Route) -> impl Iterator<Item = &'a Scheme> + Clone {
+    let second = route.second.iter().flat_map(|second| &second.auth);
+    route.auth.iter().chain(second).map(|scheme| &policy.auth[*scheme])
 }
