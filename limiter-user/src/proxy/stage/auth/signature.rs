@@ -1,7 +1,7 @@
 //! Signed requests: the signature over the head, then the body against its digest, then whether it
 //! all comes for the first time.
 
-use http::header::HOST;
+use http::{Version, header::HOST};
 
 use super::{Asked, Found, Presented, Principal, Who, fresh, work};
 use crate::{
@@ -42,12 +42,16 @@ async fn judge(
     work::admit(asked, scheme)?;
     let parts = asked.parts;
     let authority = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    // HTTP/2 has no request line (RFC 9421, 2.2.5).
+    let is_absolute = parts.version != Version::HTTP_2 && parts.uri.scheme().is_some();
+    let absolute = is_absolute.then(|| parts.uri.to_string());
     let message = Message {
         method: parts.method.as_str(),
         scheme: asked.url_scheme,
         authority: authority.unwrap_or_default(),
         path: parts.uri.path(),
         query: parts.uri.query(),
+        absolute: absolute.as_deref(),
         headers: &parts.headers,
         has_body: !content.is_empty(),
     };
