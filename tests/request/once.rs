@@ -198,7 +198,7 @@ fn of_copies_at_once_exactly_one_goes_on() {
     }
 }
 
-/// A bucket through which one request a second goes, and the next ones wait.
+/// A bucket through which one request goes in two seconds, and the next ones wait.
 const QUEUE: &str = "[limits.queue]\nalgorithm = \"leaky_bucket\"\nkey = [\"principal\"]\n\
      rate = \"30/m\"\nburst = 5\nmax_delay = \"10s\"\n";
 
@@ -228,11 +228,11 @@ fn a_copy_of_what_waits_is_to_come_later() {
     site.refused("replayed", 1);
     assert_eq!(site.origin.count(), 3);
 
-    // Whoever leaves before his turn takes his message with him.
+    // Whoever is gone before his turn takes his message with him.
     let left = message();
     let leaving = wait(&site, &left);
     assert_eq!(status(&site, &left), 503);
-    drop(leaving);
+    leaving.reset();
     eventually(SOON, "its turn", || status(&site, &left) == 200);
     assert_eq!(site.origin.count(), 4);
 }

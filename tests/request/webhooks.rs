@@ -60,7 +60,7 @@ pub(crate) fn signed(time: u64, body: &[u8]) -> String {
     format!("t={time},v1={}", tag(SECRET, &[time.as_bytes(), b".", body]))
 }
 
-fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
+pub(crate) fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
     site.send(&http::request("POST", "/hook", &[(header, value)], body)).status
 }
 
@@ -218,4 +218,26 @@ fn what_the_scheme_grants_is_what_senders_may() {
     site.reload("", route, &granted.replace(", \"write\"]", "]"));
     assert_eq!(next(4), 403);
     site.refused("forbidden_scope", 1);
+}
+
+/// Whoever asks what would happen has no body to show.
+#[test]
+fn what_a_body_decides_is_not_explained_away() {
+    let site = start("", SECTIONS);
+    let explain = |header: &str| {
+        let asked = ["explain", "--source", "127.0.0.1", "--request", "POST /hook", "-H", header];
+        site.limiter.cli(&asked).succeeded().stdout
+    };
+    let told = explain(&format!("X-Signature: {}", signed(now(), b"{}")));
+    assert!(told.starts_with("127.0.0.1: depends (body)"), "{told}");
+    assert!(told.contains("partner looks at the signature in x-signature: if it is not"), "{told}");
+    assert!(told.contains("goes to upstream api as /hook"), "{told}");
+    for (header, expected) in [
+        ("X-Signature: sha256=00".to_owned(), "refuse (invalid_credential)"),
+        (format!("X-Signature: {}", signed(1, b"{}")), "refuse (unauthorized)"),
+        ("X-Other: 1".to_owned(), "refuse (unauthorized)"),
+    ] {
+        let told = explain(&header);
+        assert!(told.starts_with(&format!("127.0.0.1: {expected}")), "{told}");
+    }
 }

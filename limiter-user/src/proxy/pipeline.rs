@@ -269,12 +269,17 @@ async fn authenticate(
         now_ns: exchange.now_ns,
     };
     let authenticated = auth::authenticate(&asked, content).await;
+    let mut is_attempt = false;
     let found = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal, claims)) => Ok((Some(principal), claims)),
-        Ok(Authenticated::Ask(scheme)) => {
-            let asked = Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await;
-            asked.map(|principal| (principal, Claims::default()))
+        Ok(Authenticated::Ask { scheme, has_lapsed }) => {
+            let scheme = (scheme, has_lapsed);
+            let word = Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await;
+            word.map(|principal| (principal, Claims::default())).map_err(|refused| {
+                is_attempt = refused.is_attempt;
+                refused.reply
+            })
         }
         Err(reply) => Err(reply),
     };
@@ -293,7 +298,7 @@ async fn authenticate(
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     // What is only watched is no attempt: it does not use up a budget that is enforced elsewhere.
     if (enforced || policy.guard.mode == Mode::Monitor)
-        && reply.refusal() == Some(Refusal::InvalidCredential)
+        && (is_attempt || reply.refusal() == Some(Refusal::InvalidCredential))
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
         exchange.enforce(policy.guard.mode, auth::guarded(wait_ns))?;

@@ -42,7 +42,7 @@ pub(in crate::config) struct LimitDocument {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct AuthDocument {
-    /// `api_key`, `jwt` or `forward`, required.
+    /// `api_key`, `jwt`, `hmac`, `mtls`, `signature` or `forward`, required.
     pub(in crate::config) kind: Option<Text>,
     /// Request header that carries the key. Default `X-API-Key`.
     pub(in crate::config) header: Option<Text>,

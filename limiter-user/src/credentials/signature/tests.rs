@@ -12,6 +12,7 @@ use http::HeaderValue;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 
 mod components;
+mod fields;
 mod vectors;
 
 use self::vectors::{ED25519, P256, RSA};
