@@ -186,8 +186,8 @@ impl Replays {
             // Somebody else may have put the same message elsewhere meanwhile: whichever of the two
             // looks last sees both, and takes its own away. What is held or used stays where it is,
             // so that nothing is missed that was there all the while.
-            let others = places.all().filter(|other| *other != index);
-            let known = others.filter_map(|other| places.knows(self.entry(other), now)).next();
+            let mut others = places.all().filter(|other| *other != index);
+            let known = others.find_map(|other| places.knows(self.entry(other), now));
             if let Some(known) = known {
                 self.change(index, held, FREE);
                 return Err(known);

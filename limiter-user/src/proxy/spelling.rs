@@ -8,8 +8,11 @@ use http::{HeaderMap, HeaderName};
 /// Removes the fields of these names, and those that could be taken for them.
 pub(super) fn take<'a>(
     headers: &mut HeaderMap,
-    names: impl Iterator<Item = &'a HeaderName> + Clone,
+    names: &(impl Iterator<Item = &'a HeaderName> + Clone),
 ) {
+    if names.clone().next().is_none() {
+        return;
+    }
     for name in names.clone() {
         headers.remove(name);
     }
@@ -51,7 +54,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static("1"));
         }
-        take(&mut headers, names.iter());
+        take(&mut headers, &names.iter());
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["x-api", "x-kept-too", "x_other"]);

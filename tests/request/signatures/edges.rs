@@ -1,6 +1,8 @@
 //! What a signature grants, and what is beside it: bodies that it says nothing of, trailers, other
 //! forms of the same target.
 
+use std::{thread, time::Duration};
+
 use limiter_tests::http;
 
 use super::{Message, ROUTE, SECTIONS, base64, start};
@@ -109,4 +111,20 @@ fn another_form_of_the_target_is_another_request_target() {
         let request = message.request("GET", sent, b"");
         assert_eq!(site.send(&request).status, status, "{signed} {sent}");
     }
+}
+
+#[test]
+fn what_one_scheme_finds_too_old_another_may_take() {
+    let sections = format!(
+        "[auth.strict]\nkind = \"signature\"\ntolerance = \"1s\"\n\
+         keys = {{ k1 = {{ file = \"k1.pem\" }} }}\n{SECTIONS}"
+    );
+    let (site, mut signer) = start("", &ROUTE.replace("[", "[\"strict\", "), &sections);
+    let message = signer.sign("GET", "/", b"", now());
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(site.send(&message.request("GET", "/", b"")).status, 200);
+    let seen = site.origin.take_one(SOON);
+    assert_eq!(seen.header("x-auth-scheme").as_deref(), Some("message"));
+    assert_eq!(site.send(&message.request("GET", "/", b"")).status, 401);
+    site.refused("replayed", 1);
 }

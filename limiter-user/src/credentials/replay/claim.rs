@@ -44,11 +44,12 @@ impl Claim {
             Standing::GivenBack => false,
             Standing::Held => {
                 self.standing.set(Standing::Spent);
-                self.entries.iter().fold(true, |all, (index, (identity, until))| {
-                    let (held, used) =
-                        (word::held(*identity, *until), word::used(*identity, *until));
-                    self.replays.change(*index, held, used) && all
-                })
+                let mut all = true;
+                for (index, (identity, until)) in &self.entries {
+                    let held = word::held(*identity, *until);
+                    all &= self.replays.change(*index, held, word::used(*identity, *until));
+                }
+                all
             }
         }
     }
@@ -112,7 +113,11 @@ impl Claims {
     /// See [`Claim::spend`].
     #[must_use]
     pub fn spend(&self) -> bool {
-        self.0.iter().fold(true, |all, claim| claim.spend() && all)
+        let mut all = true;
+        for claim in &self.0 {
+            all &= claim.spend();
+        }
+        all
     }
 
     /// See [`Claim::unspend`].

@@ -273,7 +273,9 @@ fn fresh(
     };
     match claimed {
         Ok(claim) => {
-            claim.into_iter().for_each(|claim| found.claims.add(claim));
+            if let Some(claim) = claim {
+                found.claims.add(claim);
+            }
             return Ok(Presented::Valid(principal));
         }
         // Signed before this host began to remember: not the client's doing.
@@ -310,7 +312,7 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
     let hidden = |scheme: &'_ &Scheme| scheme.hides;
     let own = schemes(policy, route).filter(hidden).flat_map(Scheme::own_headers);
-    take(headers, own.chain(copied(policy, route)));
+    take(headers, &own.chain(copied(policy, route)));
     let value = headers.get(AUTHORIZATION);
     let is_token = || value.is_some_and(|value| jwt::bearer(value).is_some());
     let hides_token =
@@ -325,9 +327,9 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
 /// takes trailers for a part of the head.
 pub(in crate::proxy) fn hide_trailers(policy: &Compiled, route: &Route, trailers: &mut HeaderMap) {
     let own = schemes(policy, route).flat_map(Scheme::own_headers);
-    take(trailers, own.chain(copied(policy, route)));
+    take(trailers, &own.chain(copied(policy, route)));
     if schemes(policy, route).any(|scheme| scheme.signatures().is_some()) {
-        take(trailers, std::iter::once(&CONTENT_DIGEST));
+        take(trailers, &std::iter::once(&CONTENT_DIGEST));
     }
 }
 

@@ -106,7 +106,7 @@ pub(in crate::proxy) fn headers(
         one_cookie(headers);
     }
     hide(policy, route, headers);
-    take(headers, route.request_headers.names());
+    take(headers, &route.request_headers.names());
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
         let identity = principal.identity(policy);
@@ -279,7 +279,7 @@ pub(in crate::proxy) fn trailers(
     });
     if let Some(route) = route {
         hide_trailers(policy, route, trailers);
-        take(trailers, route.request_headers.names());
+        take(trailers, &route.request_headers.names());
     }
 }
 

@@ -22,15 +22,18 @@ pub(super) async fn look_up(
         return Ok(());
     }
     // Several schemes are one list of keys: a signature by a key of one is not invalid for others.
-    let mut invalid = false;
+    let mut worst = None;
     for scheme in &asked.route.auth {
         let Some(signatures) = asked.policy.auth[*scheme].signatures() else { continue };
         match judge(asked, (*scheme, signatures), content, found).await? {
-            Presented::Invalid => invalid = true,
-            presented => return found.add(presented, asked.policy),
+            Presented::Valid(principal) => {
+                return found.add(Presented::Valid(principal), asked.policy);
+            }
+            Presented::Invalid => worst = worst.or(Some(Presented::Invalid)),
+            lapsed => worst = Some(lapsed),
         }
     }
-    if invalid { found.add(Presented::Invalid, asked.policy) } else { Ok(()) }
+    worst.map_or(Ok(()), |presented| found.add(presented, asked.policy))
 }
 
 async fn judge(
