@@ -119,7 +119,7 @@ fn what_one_scheme_finds_too_old_another_may_take() {
         "[auth.strict]\nkind = \"signature\"\ntolerance = \"1s\"\n\
          keys = {{ k1 = {{ file = \"k1.pem\" }} }}\n{SECTIONS}"
     );
-    let (site, mut signer) = start("", &ROUTE.replace("[", "[\"strict\", "), &sections);
+    let (site, mut signer) = start("", &ROUTE.replace('[', "[\"strict\", "), &sections);
     let message = signer.sign("GET", "/", b"", now());
     thread::sleep(Duration::from_millis(2500));
     assert_eq!(site.send(&message.request("GET", "/", b"")).status, 200);
