@@ -282,6 +282,8 @@ pub struct SignedCount {
     pub full: u64,
     /// Refused because they had been accepted before.
     pub repeated: u64,
+    /// Refused because another copy of them was under way.
+    pub under_way: u64,
     /// Refused because nobody knows whether they had.
     pub unknown: u64,
 }

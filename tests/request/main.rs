@@ -37,6 +37,8 @@ mod malformed;
 #[cfg(test)]
 mod mtls;
 #[cfg(test)]
+mod once;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod pace;
@@ -60,6 +62,8 @@ mod streaming;
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod trailers;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

@@ -62,7 +62,12 @@ pub(super) fn signed_messages(signed: &SignedCount) -> BTreeMap<String, u64> {
 
 /// Signed messages that were refused, by why; nothing where no scheme signs.
 pub(super) fn signed_refused(signed: &SignedCount) -> BTreeMap<String, u64> {
-    let rows = [("full", signed.full), ("repeated", signed.repeated), ("unknown", signed.unknown)];
+    let rows = [
+        ("full", signed.full),
+        ("repeated", signed.repeated),
+        ("under_way", signed.under_way),
+        ("unknown", signed.unknown),
+    ];
     let rows = rows.into_iter().filter(|_| signed.capacity > 0);
     rows.map(|(label, count)| (label.to_owned(), count)).collect()
 }

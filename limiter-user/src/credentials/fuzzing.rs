@@ -32,6 +32,7 @@ pub fn signed(data: &[u8]) {
         authority: "a.test",
         path: "/a",
         query: Some("b=c&d"),
+        absolute: None,
         headers: &headers,
         has_body: false,
     };

@@ -129,6 +129,11 @@ impl Headers {
         })
     }
 
+    /// What is removed or set.
+    pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> + Clone {
+        self.remove.iter().chain(self.set.iter().map(|(name, _)| name))
+    }
+
     /// Removes, then sets.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {

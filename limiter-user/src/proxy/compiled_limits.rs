@@ -152,6 +152,11 @@ impl Limit {
         caller.identity.is_none() || self.applies_to == AppliesTo::All
     }
 
+    /// Whether every address is counted apart.
+    pub(super) fn counts_client(&self) -> bool {
+        self.key.iter().any(|by| matches!(by, By::Client))
+    }
+
     /// What a caller is counted by.
     pub(super) fn key<'a>(&self, caller: &Caller<'a>) -> Key<'a> {
         Key::new(self.key.iter().map(|by| match by {
