@@ -8,6 +8,7 @@
 pub mod bans;
 pub mod charge;
 mod connection;
+pub mod fuzzing;
 mod health;
 mod line;
 mod refusals;

@@ -1,6 +1,8 @@
 //! A short run of each fuzz target from fixed seeds: what `cargo xtask fuzz` explores for as long
 //! as one likes, guided by coverage.
 
+use std::{fs, path::PathBuf};
+
 use limiter_tests::{
     frames::{Generator, mutate},
     fuzzing::{TARGETS, decide, link, parser, records},
@@ -55,11 +57,11 @@ fn frames_of_the_link_gone_wrong_are_refused_or_understood() {
     let text = "[http]\n[[http.upstream]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n\
                 [[http.route]]\nauth = \"none\"\nlimits = [\"l\"]\n[limits.l]\nrate = \"1/s\"\n";
     let file = std::env::temp_dir().join(format!("limiter-fuzz-{}.toml", std::process::id()));
-    std::fs::write(&file, text).unwrap();
+    fs::write(&file, text).unwrap();
     let nothing = |_: &str| None;
     let sources = config::Sources { file: Some(file.clone()), ..config::Sources::new(&nothing) };
     let policy = Box::new(config::load(&sources).unwrap().policy.http.unwrap());
-    std::fs::remove_file(file).unwrap();
+    fs::remove_file(file).unwrap();
     let prefix = "192.0.2.0/24".parse().unwrap();
     let to_proxy = [
         ToProxy::Hello(Hello::of_this_process("x")),
@@ -85,6 +87,24 @@ fn frames_of_the_link_gone_wrong_are_refused_or_understood() {
             data.clone_from(&frame);
         }
     }
+}
+
+/// What fuzzing begins with, and what it once found.
+#[test]
+fn known_inputs_go_through_their_targets() {
+    let all = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/fuzz");
+    let mut count = 0;
+    for (name, target) in TARGETS {
+        for entry in fs::read_dir(all.join(name)).into_iter().flatten() {
+            target(&fs::read(entry.unwrap().path()).unwrap());
+            count += 1;
+        }
+    }
+    let directories = fs::read_dir(all).unwrap().filter(|entry| {
+        let entry = entry.as_ref().unwrap();
+        entry.path().is_dir() && !TARGETS.iter().any(|(name, _)| entry.file_name() == *name)
+    });
+    assert_eq!((directories.count(), count > 10), (0, true), "each is a target's");
 }
 
 #[test]

@@ -72,10 +72,15 @@ impl Authority {
 
     /// For a client, out of date.
     pub(crate) fn expired_client(&self) -> Pair {
+        self.client_until(1_580_515_200)
+    }
+
+    /// For a client, good until this moment in Unix seconds.
+    pub(crate) fn client_until(&self, not_after: u64) -> Pair {
         let mut params = CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2020, 2, 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(not_after);
         self.issue(params)
     }
 

@@ -1,6 +1,8 @@
 //! Limits through real sockets: by whom, how much, what counts in the end, who waits, and what
 //! answers say of it.
 
+mod streams;
+
 use std::{thread, time::Duration};
 
 use limiter_tests::{

@@ -7,6 +7,8 @@ mod answers;
 #[cfg(test)]
 mod change;
 #[cfg(test)]
+mod clock_jumps;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod elizaos;
@@ -22,6 +24,8 @@ mod h2;
 mod jwt;
 #[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod lapses;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]

@@ -12,13 +12,13 @@ const ROUTE: &str = "auth = [\"partner\"]\nlimits = \"none\"";
 const SECTIONS: &str = "[auth.partner]\nkind = \"hmac\"\ntier = \"gold\"\n\
      secrets = { partner = { file = \"partner\" }, other = { file = \"other\" } }\n\
      [escalation]\nenabled = false\n";
-const SECRET: &str = "a-secret-that-partners-share";
+pub(crate) const SECRET: &str = "a-secret-that-partners-share";
 
 pub(crate) fn now() -> u64 {
     clock::unix_ns() / 1_000_000_000
 }
 
-fn write_secret(site: &Site, name: &str, secret: &str) {
+pub(crate) fn write_secret(site: &Site, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let path = site.limiter.scratch().write(name, secret);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -55,12 +55,12 @@ fn tag(secret: &str, parts: &[&[u8]]) -> String {
     tag.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-fn signed(time: u64, body: &[u8]) -> String {
+pub(crate) fn signed(time: u64, body: &[u8]) -> String {
     let time = time.to_string();
     format!("t={time},v1={}", tag(SECRET, &[time.as_bytes(), b".", body]))
 }
 
-fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
+pub(crate) fn post(site: &Site, header: &str, value: &str, body: &[u8]) -> u16 {
     site.send(&http::request("POST", "/hook", &[(header, value)], body)).status
 }
 

@@ -21,8 +21,11 @@ use limiter_common::{
     verdict::{Action, Reason, Verdict},
 };
 
-pub use limiter_user::credentials::fuzzing::{certificate, signed};
-pub use limiter_user::proxy::fuzzing::{client_address, path, proxy_protocol};
+pub use limiter_user::{
+    credentials::fuzzing::{certificate, key_set, listed, signed, token},
+    proxy::fuzzing::{client_address, path, proxy_protocol, upstream_limits},
+    store::fuzzing::answers,
+};
 
 pub use self::link::link;
 use crate::{
@@ -35,17 +38,22 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 15] = [
+    ("answers", answers),
     ("certificate", certificate),
     ("client_address", client_address),
     ("decide", decide),
     ("framing", framing),
+    ("key_set", key_set),
     ("link", link),
+    ("listed", listed),
     ("parser", parser),
     ("path", path),
     ("proxy_protocol", proxy_protocol),
     ("records", records),
     ("signed", signed),
+    ("token", token),
+    ("upstream_limits", upstream_limits),
 ];
 
 /// Requests over HTTP/1, see [`limiter_user::proxy::fuzzing`].

@@ -3,6 +3,7 @@
 
 mod finished;
 mod lifecycle;
+mod wall_clock;
 
 use std::{
     env,
@@ -17,7 +18,10 @@ use std::{
 use limiter_user::admin::view::StatusView;
 use nix::sys::signal::Signal;
 
-pub use self::finished::{Finished, finish};
+pub use self::{
+    finished::{Finished, finish},
+    wall_clock::WallClock,
+};
 use crate::{
     http::{self, Connection, Response},
     netns::{Namespace, signal},

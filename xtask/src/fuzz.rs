@@ -1,6 +1,6 @@
 //! Coverage-guided fuzzing by libFuzzer, on the toolchain that builds everything else: its
 //! instrumentation is a pass of LLVM's. Needs a C++ compiler. The corpus grows in the target
-//! directory and begins with the frames of `tests/data`.
+//! directory and begins with the frames and the inputs of `tests/data`.
 
 use std::{fs, path::Path};
 
@@ -13,17 +13,22 @@ use crate::{
 };
 
 /// Every target.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 15] = [
+    "answers",
     "certificate",
     "client_address",
     "decide",
     "framing",
+    "key_set",
     "link",
+    "listed",
     "parser",
     "path",
     "proxy_protocol",
     "records",
     "signed",
+    "token",
+    "upstream_limits",
 ];
 
 /// Counters for edges, and comparisons told to the fuzzer (clang's `SanitizerCoverage`).
@@ -58,6 +63,7 @@ pub(crate) fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) ->
         let corpus = place.join("corpus").join(name);
         fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
         plant(&workspace.root.join("tests/data/frames"), &corpus)?;
+        copy(&workspace.root.join("tests/data/fuzz").join(name), &corpus)?;
         let findings = place.join("findings").join(name);
         fs::create_dir_all(&findings)?;
         eprintln!("xtask: fuzzing {name} for {seconds} s");
@@ -85,6 +91,16 @@ fn plant(frames: &Path, corpus: &Path) -> Result<()> {
             .collect();
         let name = path.file_stem().context("a file has a name")?;
         fs::write(corpus.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+/// Inputs as they are, where a target has some.
+fn copy(inputs: &Path, corpus: &Path) -> Result<()> {
+    for entry in fs::read_dir(inputs).into_iter().flatten() {
+        let path = entry?.path();
+        let name = path.file_name().context("a file has a name")?;
+        fs::copy(&path, corpus.join(name)).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ pub(crate) fn run(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     note("clippy of the eBPF programs", clippy_ebpf(workspace, toolchain));
     note("documentation", documentation(workspace));
     note("licences, bans and sources", deny(workspace));
+    note("lock file of the fuzz targets", fuzz_lock(workspace));
     if !failed.is_empty() {
         bail!("lint failed: {}", failed.join(", "));
     }
@@ -131,6 +132,14 @@ fn deny(workspace: &Workspace) -> Result<()> {
     let mut deny: Command = cargo(workspace);
     deny.args(["deny", "--log-level", "warn", "check", "licenses", "bans", "sources"]);
     step("licences, bans and sources", &mut deny)
+}
+
+/// The targets are a workspace of their own, which no other build looks at: what the product
+/// depends on changes without them.
+fn fuzz_lock(workspace: &Workspace) -> Result<()> {
+    let mut metadata = cargo(workspace);
+    metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
+    capture(metadata.arg(workspace.root.join("fuzz/Cargo.toml"))).map(drop)
 }
 
 /// Sees to it that cargo has `subcommand`, which rustup calls `component`.

@@ -66,9 +66,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Fuzz what parses and decides, guided by coverage: decide, parser, records, or each in turn
+    /// Fuzz what parses and decides, guided by coverage: one target, or each in turn
     Fuzz {
-        /// One of them
+        /// Its name; a wrong one is answered with all of them
         target: Option<String>,
         /// How long each is fuzzed
         #[arg(long, default_value_t = 60)]

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::{
     framing::{Framer, Limits, Violation},
     proxy_protocol::{self, Parsed},
-    stage::{client_address, target},
+    stage::{client_address, older_limits, target},
 };
 use crate::policy::http::ClientAddressSource;
 
@@ -128,5 +128,36 @@ pub fn proxy_protocol(data: &[u8]) {
             let longer = [data, b"\r\n"].concat();
             assert_eq!(proxy_protocol::parse(&longer), Parsed::Malformed);
         }
+    }
+}
+
+/// Lines of bytes as what an upstream of an older kind says of its limits: what clients are told
+/// of it can be read as structured fields (RFC 9651), and says the same when it is told back.
+pub fn upstream_limits(data: &[u8]) {
+    const OLDER: [&str; 3] = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"];
+    const NOW: u64 = 1_700_000_000;
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let mut headers = HeaderMap::new();
+    for name in [OLDER[0], OLDER[1], OLDER[2], "ratelimit-policy"].map(HeaderName::from_static) {
+        let value = lines.next().and_then(|line| HeaderValue::from_bytes(line).ok());
+        headers.extend(value.map(|value| (name, value)));
+    }
+    let before = headers.clone();
+    older_limits::translate(NOW, &mut headers);
+    if !headers.contains_key("ratelimit") {
+        assert_eq!(headers, before);
+        return;
+    }
+    for name in ["ratelimit", "ratelimit-policy"] {
+        let text = headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+        let list = sfv::Parser::new(text).parse::<sfv::List>();
+        assert!(list.is_ok_and(|list| list.len() == 1), "{name}: {}", text.escape_ascii());
+    }
+    older_limits::repeat(NOW, &mut headers);
+    let number = |headers: &HeaderMap, name| -> Option<u64> {
+        headers.get(name)?.to_str().ok()?.trim().parse().ok()
+    };
+    for name in OLDER {
+        assert_eq!(number(&headers, name), number(&before, name), "{name}");
     }
 }

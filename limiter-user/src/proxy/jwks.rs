@@ -64,6 +64,8 @@ pub(super) struct Issuer {
     started: AtomicBool,
     /// It is being asked, or will be in a moment.
     busy: AtomicBool,
+    /// When it was asked last.
+    asked_ns: AtomicU64,
     /// Before this a token with an unknown key causes no question.
     next_ns: AtomicU64,
     waiting: AtomicUsize,
@@ -116,7 +118,10 @@ impl Issuer {
         match self.now() {
             Some(set) if set.fits(jws) => Ok(set),
             Some(_) => {
-                self.remember_absent(jws, now_ns);
+                // An answer to an earlier question may be from before the key was published.
+                if self.asked_ns.load(Relaxed) >= now_ns {
+                    self.remember_absent(jws, now_ns);
+                }
                 Err(Missing::Unknown)
             }
             None => Err(Missing::Unavailable),
@@ -215,6 +220,7 @@ impl Issuers {
                 asked: watch::Sender::new(0),
                 started: AtomicBool::new(false),
                 busy: AtomicBool::new(true),
+                asked_ns: AtomicU64::new(0),
                 next_ns: AtomicU64::new(0),
                 waiting: AtomicUsize::new(0),
                 absent: Mutex::default(),

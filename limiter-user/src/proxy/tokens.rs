@@ -113,6 +113,7 @@ mod tests {
             claims: Claims {
                 subject: "a".to_owned(),
                 id: None,
+                begins_unix_seconds: 0,
                 expires_unix_seconds: 0,
                 scopes: Vec::new(),
                 tier: None,

@@ -132,7 +132,7 @@ impl BanLine {
     }
 }
 
-fn read_news(answer: &Value, own: &str) -> Option<(u64, News)> {
+pub(super) fn read_news(answer: &Value, own: &str) -> Option<(u64, News)> {
     let Value::Array(items) = answer else { return None };
     let [Value::Int(read), Value::Int(more), Value::Int(left_out), entries @ ..] = items.as_slice()
     else {

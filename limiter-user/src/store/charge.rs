@@ -208,7 +208,7 @@ pub(super) async fn probe(redis: &mut MultiplexedConnection) -> Result<(), Store
     Ok(())
 }
 
-fn read(answer: &Value, asks: &[Ask<'_>]) -> Option<Charged> {
+pub(super) fn read(answer: &Value, asks: &[Ask<'_>]) -> Option<Charged> {
     let Value::Array(items) = answer else { return None };
     let [now, refused, states @ ..] = items.as_slice() else { return None };
     let (now_us, is_refused) = (number(now)?, number(refused)? == 1);

@@ -346,5 +346,6 @@ def slow():
     assert peer.answer(peer.begin())[0] == 200
 
 
-globals()[sys.argv[1]]()
-print("as it should")
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    print("as it should")

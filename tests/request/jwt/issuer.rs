@@ -1,7 +1,7 @@
 //! An issuer that changes its keys, stalls, lies and is gone: whoever has a good token is served
 //! all the while, and whoever has none does not make the limiter ask.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, thread, time::Duration};
 
 use limiter_tests::{
     origin::Behaviour,
@@ -173,6 +173,136 @@ fn made_up_keys_do_not_make_it_ask() {
         questions(&scene),
         elapsed(begin_ns)
     );
+}
+
+/// Many at once cause one question, and all of them have its answer. Who came while it was being
+/// answered may have it asked again, once for all.
+#[test]
+fn many_at_once_cause_one_question() {
+    let scene = Scene::start(ROUTE, "");
+    let good = scene.rsa.token("rsa", &claims(&json!({})));
+    eventually(SOON, "the keys", || scene.status(&good) == 200);
+    // Until a token may cause a question again.
+    let pause = Duration::from_millis(5500);
+    thread::sleep(pause);
+    let before = questions(&scene);
+    let (next, forger) = (Signer::p256(), Signer::p256());
+    let set = document(&key_set(&[scene.rsa.jwk("rsa"), next.jwk("next")]));
+    let late = Behaviour::Delayed(Duration::from_millis(700), Box::new(set));
+    scene.issuer.on("/keys", late);
+    let forged: Vec<String> = (0..30)
+        .map(|number| forger.token(&format!("unknown-{number}"), &claims(&json!({}))))
+        .collect();
+    let new = next.token("next", &claims(&json!({})));
+    let asked = forged.iter().map(|token| (token, 401)).chain([(&new, 200); 10]);
+    thread::scope(|scope| {
+        let scene = &scene;
+        for (token, expected) in asked {
+            scope.spawn(move || assert_eq!(scene.status(token), expected));
+        }
+    });
+    assert_eq!(questions(&scene), before + 1);
+    thread::sleep(pause);
+    for token in &forged {
+        assert_eq!(scene.status(token), 401);
+    }
+    let asked_again = questions(&scene);
+    assert!(asked_again <= before + 2, "{asked_again} after {before}");
+    thread::sleep(pause);
+    assert_eq!(scene.status(&forged[0]), 401);
+    assert_eq!(questions(&scene), asked_again, "its name is known to be nobody's");
+}
+
+/// Who asks while an older question is being answered is not told no for long.
+#[test]
+fn a_key_that_is_published_while_the_issuer_is_asked() {
+    let scene = Scene::start(ROUTE, "");
+    let good = scene.rsa.token("rsa", &claims(&json!({})));
+    eventually(SOON, "the keys", || scene.status(&good) == 200);
+    thread::sleep(Duration::from_millis(5500));
+    let before = questions(&scene);
+    let old = document(&key_set(&[scene.rsa.jwk("rsa")]));
+    scene.issuer.on("/keys", Behaviour::Delayed(Duration::from_secs(1), Box::new(old)));
+    let (next, forger) = (Signer::p256(), Signer::p256());
+    let new = next.token("next", &claims(&json!({})));
+    thread::scope(|scope| {
+        let forged = forger.token("forged", &claims(&json!({})));
+        let scene = &scene;
+        scope.spawn(move || assert_eq!(scene.status(&forged), 401));
+        eventually(SOON, "a question", || questions(scene) == before + 1);
+        assert_eq!(scene.status(&new), 401, "that answer does not have it");
+    });
+    scene.publish(&[scene.rsa.jwk("rsa"), next.jwk("next")]);
+    eventually(PATIENCE, "the new key", || scene.status(&new) == 200);
+}
+
+/// Drop by drop is no answer in time; meanwhile, and after it, there is the set that was known.
+#[test]
+fn an_issuer_that_drips_is_given_up() {
+    let scene = Scene::start(ROUTE, "");
+    let good = |name: &str| scene.rsa.token("rsa", &claims(&json!({ "jti": name })));
+    eventually(SOON, "the keys", || scene.status(&good("first")) == 200);
+    let next = Signer::p256();
+    let set = key_set(&[scene.rsa.jwk("rsa"), next.jwk("next")]);
+    let drops = set.bytes().map(|byte| vec![byte]).collect();
+    scene.issuer.on("/keys", Behaviour::Chunked(drops, Duration::from_millis(150)));
+    let before = questions(&scene);
+    let new = next.token("next", &claims(&json!({})));
+    eventually(PATIENCE, "a question", || {
+        assert_eq!(scene.status(&new), 401);
+        questions(&scene) > before
+    });
+    let begin_ns = clock::monotonic_ns();
+    for turn in 0..5 {
+        assert_eq!(scene.status(&good(&turn.to_string())), 200);
+    }
+    assert!(elapsed(begin_ns) < Duration::from_secs(1));
+    scene.issuer.on("/keys", document(&set));
+    eventually(PATIENCE * 2, "the new key", || {
+        assert_eq!(scene.status(&good("after")), 200);
+        scene.status(&new) == 200
+    });
+    let waited = elapsed(begin_ns);
+    assert!(waited < Duration::from_secs(20), "the drops went on for {waited:?}");
+}
+
+/// Several keys under one name, as while keys change: each counts, for its own algorithm only.
+#[test]
+fn keys_that_share_a_name() {
+    let more = "algorithms = [\"RS256\", \"ES256\", \"EdDSA\"]";
+    let mut scene = Scene::prepare(ROUTE, more);
+    let (other, ec, ed) = (Signer::rsa(), Signer::p256(), Signer::ed25519());
+    let keys = [&scene.rsa, &other, &ec, &ed].map(|signer| signer.jwk("same"));
+    scene.publish(&keys);
+    scene.site.limiter.restart();
+    let token = |signer: &Signer| signer.token("same", &claims(&json!({})));
+    eventually(SOON, "the keys", || scene.status(&token(&scene.rsa)) == 200);
+    for signer in [&other, &ec, &ed] {
+        assert_eq!(scene.status(&token(signer)), 200);
+    }
+    for (signer, algorithm) in [(&ec, "RS256"), (&scene.rsa, "ES256"), (&ed, "ES256")] {
+        let header = json!({ "alg": algorithm, "kid": "same" });
+        let confused = signer.token_with(&header, &claims(&json!({})));
+        assert_eq!(scene.status(&confused), 401, "{algorithm}");
+    }
+    assert_eq!(scene.status(&Signer::rsa().token("same", &claims(&json!({})))), 401);
+}
+
+/// Its clock may be off by the tolerance; by more, its tokens do not count yet, and nobody is to
+/// blame.
+#[test]
+fn an_issuer_whose_clock_is_off() {
+    let scene = Scene::start(ROUTE, "tolerance = \"30s\"");
+    let issued = |at: u64| {
+        let times = json!({ "iat": at, "nbf": at, "exp": at + 60, "jti": at.to_string() });
+        super::get(&scene.site, &scene.rsa.token("rsa", &claims(&times))).status
+    };
+    let now = super::now();
+    eventually(SOON, "the keys", || issued(now) == 200);
+    assert_eq!([issued(now + 20), issued(now - 80)], [200, 200]);
+    assert_eq!([issued(now + 50), issued(now + 3600), issued(now - 100)], [401, 401, 401]);
+    scene.site.refused("unauthorized", 3);
+    scene.site.refused("invalid_credential", 0);
 }
 
 #[test]

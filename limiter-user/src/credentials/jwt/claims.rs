@@ -35,6 +35,8 @@ pub struct Claims {
     pub subject: String,
     /// Its own name, for revocation.
     pub id: Option<String>,
+    /// Unix seconds from which on it is accepted, leeway included: a clock may be set back.
+    pub begins_unix_seconds: u64,
     /// Unix seconds from which on it is no longer accepted, leeway included.
     pub expires_unix_seconds: u64,
     /// What it may do.
@@ -62,15 +64,17 @@ impl Rules {
         let leeway = seconds(self.leeway_seconds);
         let expires = date(claims, "exp")?.ok_or(Flaw::Claim)?;
         let begins = [date(claims, "nbf")?, date(claims, "iat")?];
+        let begins = begins.into_iter().flatten().fold(0.0, f64::max);
         if now >= expires + leeway {
             return Err(Flaw::Expired);
         }
-        if begins.into_iter().flatten().any(|begin| begin > now + leeway) {
+        if begins > now + leeway {
             return Err(Flaw::NotYet);
         }
         Ok(Claims {
             subject: name(claims, "sub")?.ok_or(Flaw::Claim)?,
             id: name(claims, "jti")?,
+            begins_unix_seconds: whole(begins - leeway),
             expires_unix_seconds: whole(expires + leeway),
             scopes: scopes(claims)?,
             tier: self.tier_claim.as_deref().and_then(|path| tier(claims, path)),
@@ -111,6 +115,9 @@ impl Claims {
         if now_unix_seconds >= self.expires_unix_seconds {
             return Err(Flaw::Expired);
         }
+        if now_unix_seconds < self.begins_unix_seconds {
+            return Err(Flaw::NotYet);
+        }
         match &self.certificate {
             Some(bound) if certificate != Some(bound) => Err(Flaw::Binding),
             _ => Ok(()),
@@ -127,7 +134,7 @@ const fn seconds(whole: u64) -> f64 {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "positive and below 2^53, which `date` checks; `as` saturates"
+    reason = "below 2^53, which `date` checks; what is negative saturates to 0"
 )]
 fn whole(seconds: f64) -> u64 {
     seconds.ceil() as u64

@@ -35,7 +35,20 @@ fn published_vectors() {
             if valid { accepted += 1 } else { refused += 1 }
         }
     }
-    assert_eq!((accepted, refused), (34, 271));
+    assert_eq!((accepted, refused), (34, 282));
+}
+
+#[test]
+fn published_keys() {
+    const KEYS: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/jose/keys.json"));
+    let keys: Vec<(String, Value, bool)> = serde_json::from_str(KEYS).unwrap();
+    assert_eq!(keys.len(), 9);
+    for (what, jwk, usable) in keys {
+        let set = json!({ "keys": [jwk] }).to_string();
+        let read = KeySet::read(set.as_bytes(), &Algorithm::ALL);
+        assert_eq!(read.is_ok(), usable, "{what}: {read:?}");
+    }
 }
 
 /// A character more, less or another, anywhere in a text that is accepted.

@@ -185,7 +185,7 @@ fn field(name: &str, parameters: &Parameters, message: &Message<'_>) -> Option<V
     }
 }
 
-fn structured(name: &str, whole: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn structured(name: &str, whole: &[u8]) -> Option<Vec<u8>> {
     let parser = Parser::new(whole);
     let text = if DICTIONARIES.contains(&name) {
         let mut serializer = sfv::DictSerializer::new();

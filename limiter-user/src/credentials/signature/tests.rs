@@ -11,6 +11,7 @@ use aws_lc_rs::{
 use http::HeaderValue;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 
+mod fields;
 mod vectors;
 
 use self::vectors::{ED25519, P256, RSA};

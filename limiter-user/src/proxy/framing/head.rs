@@ -121,8 +121,10 @@ pub(super) struct Whole {
 
 impl Scan {
     /// Looks at what came since the last time. `head` is everything since the request line's
-    /// first byte, and may go on behind the end. `None`: there is more to come.
+    /// first byte, and may go on behind the end. `None`: there is more to come. What is behind the
+    /// bound is not looked at: however a head is cut, the same is said of it.
     pub(super) fn feed(&mut self, head: &[u8], limits: Limits) -> Result<Option<Whole>, Refusal> {
+        let head = &head[..head.len().min(limits.head_bytes)];
         while let Some(found) = memchr(b'\n', &head[self.searched..]) {
             let end = self.searched + found;
             let Some(line) = head[self.line..end].strip_suffix(b"\r") else {
@@ -131,17 +133,21 @@ impl Scan {
             self.line = end + 1;
             self.searched = self.line;
             self.lines += 1;
-            if self.line > limits.head_bytes {
-                return Err(Refusal::HeadTooLarge);
-            }
             match line {
                 [] if self.lines > 1 => {
                     self.check(&head[..self.line])?;
                     return self.end().map(Some);
                 }
                 _ if self.lines == 1 => self.request_line(line)?,
-                _ if self.lines > limits.fields + 1 => return Err(Refusal::HeadTooLarge),
-                _ => self.field(line)?,
+                _ => {
+                    let is_one_more = self.lines > limits.fields + 1;
+                    let judged =
+                        if is_one_more { Err(Refusal::HeadTooLarge) } else { self.field(line) };
+                    if judged.is_err() {
+                        self.check(&head[..self.line])?;
+                    }
+                    judged?;
+                }
             }
         }
         self.searched = head.len();
@@ -187,11 +193,11 @@ impl Scan {
             }
             _ => return Err(MALFORMED),
         };
-        if target.len() > MAX_TARGET_BYTES {
-            return Err(Refusal::HeadTooLarge);
-        }
         if !is_target(method, target) {
             return Err(MALFORMED);
+        }
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(Refusal::HeadTooLarge);
         }
         self.method = Some(match method {
             b"HEAD" => Method::Head,

@@ -39,6 +39,31 @@ fn empty_lines_before_a_request_are_dropped() {
     }
 }
 
+/// What is wrong before a bound is wrong first, what is behind it was not looked at.
+#[test]
+fn a_head_is_refused_for_the_same_however_it_is_cut() {
+    let head = "GET / HTTP/1.1\r\nHost: a\r\n";
+    let (long, short) = ("x".repeat(1200), "x".repeat(900));
+    let many = "A: b\r\n".repeat(19);
+    let cases = [
+        (format!("{head}A: {long}\r\n\r\n"), Refusal::HeadTooLarge),
+        (format!("{head}A: {long}\n\r\n"), Refusal::HeadTooLarge),
+        (format!("{head}A: {long}\0\r\n\r\n"), Refusal::HeadTooLarge),
+        (format!("{head}A: \0{long}\r\n\r\n"), Refusal::MalformedRequest),
+        (format!("{head}A: \r{long}\r\n\r\n"), Refusal::MalformedRequest),
+        (format!("{head}A: {short}\0{short}"), Refusal::MalformedRequest),
+        (format!("{head}{many}A: b\r\n\r\n"), Refusal::HeadTooLarge),
+        (format!("{head}A: \0\r\n{many}A: b\r\n\r\n"), Refusal::MalformedRequest),
+    ];
+    for (stream, expected) in cases {
+        for piece in [1, 7, 50, 100, 10_000] {
+            let (_, violation, _) = pass(stream.as_bytes(), piece, 10_000);
+            let refusal = violation.map(|violation| violation.refusal);
+            assert_eq!(refusal, Some(expected), "{piece}: {stream:?}");
+        }
+    }
+}
+
 #[test]
 fn nothing_of_a_refused_request_passes() {
     let unseen = Violation { refusal: Refusal::MalformedRequest, unseen: true };

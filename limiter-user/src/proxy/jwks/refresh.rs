@@ -40,7 +40,9 @@ async fn keep(issuer: Weak<Issuer>, upstream: Arc<Upstream>) {
     let mut failures = 0_u32;
     while let Some(known) = issuer.upgrade() {
         known.busy.store(true, Relaxed);
-        known.next_ns.fetch_max(clock::monotonic_ns() + LEAST_BETWEEN_NS, Relaxed);
+        let now_ns = clock::monotonic_ns();
+        known.next_ns.fetch_max(now_ns + LEAST_BETWEEN_NS, Relaxed);
+        known.asked_ns.store(now_ns, Relaxed);
         let fetched = fetch(&upstream, &known.place.path, jwks::MAX_BYTES, WITHIN).await;
         let read = fetched.and_then(|answer| {
             let set = KeySet::read(&answer.body, &known.place.algorithms)

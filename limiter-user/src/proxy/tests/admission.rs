@@ -160,6 +160,14 @@ fn limits_tell_where_the_client_stands() {
                 Some("\"wi\\\"de\";q=1000;w=3600"),
                 "{algorithm:?}"
             );
+            // Structured fields (RFC 9651), written as their canonical form is.
+            for name in ["ratelimit-policy", "ratelimit"] {
+                let text = reply.header(name).unwrap();
+                let list: sfv::List = sfv::Parser::new(text).parse().unwrap();
+                let mut again = sfv::ListSerializer::new();
+                again.members(&list);
+                assert_eq!(again.finish().as_deref(), Some(text));
+            }
             let standing = reply.header("ratelimit").unwrap();
             let wide_r = format!("\"wi\\\"de\";r={wide};t=");
             // A refused request is counted by no limit, so what is left of the other is told
