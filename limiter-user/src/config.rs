@@ -18,6 +18,7 @@ mod limits;
 mod listener;
 mod locate;
 mod preset;
+mod reserved;
 mod route;
 mod secret;
 mod store;
@@ -44,7 +45,10 @@ pub use self::{
     error::{ConfigError, Risk},
     preset::PRESETS,
 };
-use crate::policy::{KernelPolicy, Policy};
+use crate::{
+    link::room,
+    policy::{KernelPolicy, Policy},
+};
 
 /// Read if it exists and nothing else is named.
 pub const DEFAULT_FILE: &str = "/etc/limiter/limiter.toml";
@@ -276,6 +280,9 @@ fn check(document: &Document, scope: &Scope<'_>, report: &mut Report) -> Policy 
     let mut http = http::check(document, &escalation, trusted, scope, report);
     if let Some(http) = &mut http {
         http.store.clone_from(&store);
+        if let Err(why) = room::check(http) {
+            report.refuse(auth::largest(&document.auth, http), why);
+        }
     }
     if kernel.is_none() && http.is_none() && report.is_clean() {
         report.refuse_with(

@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod descriptors;
+pub mod room;
 
 use std::net::IpAddr;
 

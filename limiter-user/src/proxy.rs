@@ -10,6 +10,7 @@
 //! One thread per core, each with a runtime, pools and bans of its own (`core`); the main
 //! thread (`conductor`) stands between them and the agent.
 
+mod accepted;
 mod access_log;
 mod authority;
 mod body;
@@ -18,6 +19,7 @@ mod clients;
 mod compiled;
 mod compiled_auth;
 mod compiled_cors;
+mod compiled_guard;
 mod compiled_jwt;
 mod compiled_limits;
 mod compiled_listener;

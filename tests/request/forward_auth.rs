@@ -1,5 +1,7 @@
 //! `kind = "forward"`: another server says who a request speaks for.
 
+mod flood;
+
 use limiter_tests::{
     http,
     origin::{Behaviour, Origin},

@@ -121,3 +121,34 @@ fn in_monitor_mode_no_number_of_wrong_keys_is_refused() {
     site.reload("", ROUTE, SECTIONS);
     assert_eq!(status(&site, "wrong"), 401);
 }
+
+/// Servers that take a tab for a space would find a credential where nobody here looked for one.
+#[test]
+fn a_scheme_is_parted_from_its_credential_by_spaces() {
+    let sections = format!("{SECTIONS}[escalation]\nenabled = false\n");
+    let site = Site::start("", ROUTE, &sections);
+    let key = make(&site, &["new", "--name", "alice"]);
+    eventually(SOON, "the new key opens", || status(&site, &key) == 200);
+    site.origin.take();
+    let values = [
+        "Bearer\tforeign".to_owned(),
+        "Bearer \tforeign".to_owned(),
+        "Bearer\u{a0}foreign".to_owned(),
+        "Basic\tdTpw".to_owned(),
+        format!("Bearer\t{key}"),
+        format!("Bearer \t{key}"),
+    ];
+    for value in &values {
+        let beside = [("X-API-Key", key.as_str()), ("Authorization", value)];
+        let refused = site.get("/", &beside);
+        assert_eq!(refused.status, 400, "{value:?}: {refused:?}");
+        let challenge = refused.header("www-authenticate").unwrap_or_default();
+        assert!(challenge.contains("error=\"invalid_request\""), "{challenge}");
+    }
+    site.refused("malformed_request", values.len() as u64);
+    assert_eq!(site.origin.count(), 0);
+    for value in [format!("Bearer  {key}"), format!("bearer {key}\t"), format!("BEARER {key}")] {
+        assert_eq!(site.get("/", &[("Authorization", &value)]).status, 200, "{value:?}");
+        assert_eq!(site.origin.take_one(SOON).header("authorization"), None);
+    }
+}

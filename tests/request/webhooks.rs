@@ -199,3 +199,25 @@ fn a_message_with_two_tags_is_one_message() {
     }
     site.refused("replayed", 3);
 }
+
+/// Whoever asks what would happen has no body to show.
+#[test]
+fn what_a_body_decides_is_not_explained_away() {
+    let site = start("", SECTIONS);
+    let explain = |header: &str| {
+        let asked = ["explain", "--source", "127.0.0.1", "--request", "POST /hook", "-H", header];
+        site.limiter.cli(&asked).succeeded().stdout
+    };
+    let told = explain(&format!("X-Signature: {}", signed(now(), b"{}")));
+    assert!(told.starts_with("127.0.0.1: depends (body)"), "{told}");
+    assert!(told.contains("partner looks at the signature in x-signature: if it is not"), "{told}");
+    assert!(told.contains("goes to upstream api as /hook"), "{told}");
+    for (header, expected) in [
+        ("X-Signature: sha256=00".to_owned(), "refuse (invalid_credential)"),
+        (format!("X-Signature: {}", signed(1, b"{}")), "refuse (unauthorized)"),
+        ("X-Other: 1".to_owned(), "refuse (unauthorized)"),
+    ] {
+        let told = explain(&header);
+        assert!(told.starts_with(&format!("127.0.0.1: {expected}")), "{told}");
+    }
+}

@@ -312,7 +312,8 @@ impl std::str::FromStr for PacketProtocol {
 pub struct WhyView {
     /// The address asked about.
     pub source: IpAddr,
-    /// What happens to its next packet, as a verdict and a reason label.
+    /// What happens to its next packet, or to a request, as a verdict and a reason label: `depends`
+    /// and on what, where only the request can tell.
     pub verdict: String,
     /// Reason label.
     pub reason: String,

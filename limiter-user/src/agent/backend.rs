@@ -284,8 +284,12 @@ impl Backend for Agent {
         let mut view = self.why(fate.client, None)?;
         let banned = view.ban.as_ref().is_some_and(|ban| ban.scope == BanScope::Http);
         let refusal = if banned { Some(Refusal::Banned) } else { fate.refusal };
-        view.verdict = String::from(if refusal.is_some() { "refuse" } else { "pass" });
-        view.reason = String::from(refusal.map_or("allowed", Refusal::label));
+        let (verdict, reason) = match (refusal, fate.depends) {
+            (Some(refusal), _) => ("refuse", refusal.label()),
+            (None, Some(unknown)) => ("depends", unknown.label()),
+            (None, None) => ("pass", "allowed"),
+        };
+        (view.verdict, view.reason) = (verdict.to_owned(), reason.to_owned());
         view.explanation.splice(0..0, fate.explanation);
         Ok(view)
     }

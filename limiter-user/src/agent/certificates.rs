@@ -15,7 +15,7 @@ use super::{Agent, Inner};
 use crate::{
     config,
     events::Lifecycle,
-    link::ToProxy,
+    link::{ToProxy, room},
     policy::{
         HttpPolicy, Policy,
         auth::{AuthKind, jwt::JwtPolicy},
@@ -103,6 +103,13 @@ impl Inner {
             return (None, None);
         }
         let (fresh, unusable) = Fresh::read(&tls, &jwt);
+        let mut renewed = self.policy.clone();
+        refresh(&mut renewed, &fresh);
+        // All of it, or nothing: a proxy that cannot be told serves nobody.
+        let too_large = renewed.http.as_ref().and_then(|http| room::check(http).err());
+        if let Some(why) = too_large {
+            return (None, self.certificates.fail().then_some(why));
+        }
         let problem = match unusable {
             None => {
                 self.certificates.settle();

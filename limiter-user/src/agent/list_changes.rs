@@ -9,7 +9,7 @@ use super::{
     lists::{RuntimeLists, save},
     problems::Problem,
     safety::Safety,
-    view::failure,
+    view::{failure, fits},
 };
 use crate::{
     admin::view::{Failure, ListChange, ListKind, ListOrigin, ListsView},
@@ -84,6 +84,7 @@ impl Agent {
 
     async fn put_lists_in_force(&self, lists: RuntimeLists) -> Result<(), Failure> {
         let policy = lists.merged(&self.inner.borrow().configured);
+        fits(&policy)?;
         self.bring_lists(&policy).await?;
         {
             let mut inner = self.inner.borrow_mut();

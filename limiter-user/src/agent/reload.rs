@@ -4,8 +4,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Agent, Inner, host::Selected, interfaces::describe, problems::Problem, safety::Safety, start,
-    view::failure,
+    Agent, Inner,
+    host::Selected,
+    interfaces::describe,
+    problems::Problem,
+    safety::Safety,
+    start,
+    view::{failure, fits},
 };
 use crate::{
     admin::view::{Failure, ReloadView},
@@ -189,6 +194,7 @@ impl Agent {
         let mut configured = policy;
         let mut needs_restart = keep_what_needs_restart(&mut configured, &inner.configured);
         let policy = inner.lists.merged(&configured);
+        fits(&policy)?;
         let routed = inner.watch.routed.clone();
         let (interfaces, later) = inner.apply_kernel(&policy, asked)?;
         needs_restart.extend(later);

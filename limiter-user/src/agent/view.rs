@@ -15,9 +15,9 @@ use crate::{
     kernel::{Kernel, KernelError, Probe, SourceRecord, VerdictCount},
     link::{
         DURATION_BOUNDS_NS, DurationCount, OutcomeCount, ProxyCounters, ServerCount, SignedCount,
-        StoreCounts,
+        StoreCounts, room,
     },
-    policy::{BanScope, HttpPolicy, Mode, store::StorePolicy},
+    policy::{BanScope, HttpPolicy, Mode, Policy, store::StorePolicy},
     refusal::Refusal,
 };
 
@@ -36,6 +36,11 @@ pub(super) fn failure(error: &KernelError) -> Failure {
         KernelError::Policy(text) | KernelError::Host(text) => Failure::invalid(text.clone()),
         KernelError::Pins(text) | KernelError::System(text) => Failure::internal(text.clone()),
     }
+}
+
+/// Refuses a policy that the proxy could not be told.
+pub(super) fn fits(policy: &Policy) -> Result<(), Failure> {
+    policy.http.as_ref().map_or(Ok(()), room::check).map_err(Failure::invalid)
 }
 
 /// TLS handshakes by what came of them; nothing where there was none.

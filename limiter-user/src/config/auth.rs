@@ -15,11 +15,11 @@ pub(super) use self::api_key::{default_scheme, shared_token_scheme};
 use super::{
     Scope,
     document::{Tables, Text, access::AuthDocument},
-    error::Report,
+    error::{Place, Report},
     values,
 };
 use crate::policy::{
-    Mode,
+    HttpPolicy, Mode,
     auth::{AuthKind, AuthPolicy, Grants},
     listener::ListenerPolicy,
 };
@@ -104,6 +104,21 @@ pub(super) fn agree(
             );
         }
     }
+}
+
+/// Where most of a policy that is too large comes from, as far as it can be told: the longest list
+/// of revoked tokens.
+pub(super) fn largest(written: &Tables<AuthDocument>, policy: &HttpPolicy) -> Place {
+    let revoked = |scheme: &AuthPolicy| match &scheme.kind {
+        AuthKind::Jwt(jwt) => jwt.revoked.as_ref().map_or(0, |list| list.entries.len()),
+        _ => 0,
+    };
+    let longest = policy.auth.iter().max_by_key(|scheme| revoked(scheme));
+    let table = written
+        .iter()
+        .find(|(name, _)| longest.is_some_and(|longest| *name.get_ref() == longest.name));
+    let place = table.and_then(|(_, table)| table.get_ref().revoked.as_ref());
+    place.map_or_else(|| "configuration".into(), |place| place.span().into())
 }
 
 /// `tier` and `scopes` as written beside each other.

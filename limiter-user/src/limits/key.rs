@@ -53,6 +53,8 @@ pub enum Part<'a> {
     Route(&'a str),
     /// The value of a header field; `None`: there is none, which all such requests share.
     Header(Option<&'a [u8]>),
+    /// A scheme of authentication.
+    Scheme(&'a [u8]),
 }
 
 /// All that a request is counted by, in the order of the policy.
@@ -104,6 +106,7 @@ impl<'a> Key<'a> {
                 Part::Route(name) => state.take_bytes(2, name.as_bytes()),
                 Part::Header(Some(value)) => state.take_bytes(3, value),
                 Part::Header(None) => state.take(4),
+                Part::Scheme(name) => state.take_bytes(5, name),
             }
         }
         state.finish()
@@ -129,7 +132,7 @@ mod tests {
     #[test]
     fn keys_are_told_apart_by_what_their_parts_are_and_where_they_end() {
         let address = Part::Address(AddressKey::new("192.0.2.1".parse().unwrap()));
-        let keys: [&[Part<'_>]; 12] = [
+        let keys: [&[Part<'_>]; 13] = [
             &[],
             &[address],
             &[address, address],
@@ -140,6 +143,7 @@ mod tests {
             &[Part::Header(Some(b"abc"))],
             &[Part::Header(Some(b""))],
             &[Part::Header(None)],
+            &[Part::Scheme(b"abc")],
             &[Part::Route("abc"), address],
             &[address, Part::Route("abc")],
         ];

@@ -13,16 +13,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::{
-    compiled_auth::Scheme, compiled_cors::Cors, compiled_limits::Limit, content::Budget,
-    lasting::Lasting, overload::known_meter, shared_store::SharedStore, tokens::Verified,
-    upstream::Upstream,
+    accepted::Accepted, compiled_auth::Scheme, compiled_cors::Cors, compiled_guard::Guard,
+    compiled_limits::Limit, content::Budget, lasting::Lasting, overload::known_meter,
+    shared_store::SharedStore, tokens::Verified, upstream::Upstream,
 };
 use crate::{
     clock,
     credentials::replay::Replays,
-    limits::{AddressKey, Counter, Key, Meter, concurrency::UnderWay},
+    limits::{Counter, concurrency::UnderWay},
     policy::{
-        HttpPolicy, Mode, Rate,
+        HttpPolicy,
         auth::AuthKind,
         http::{
             AccessFormat, ClientAddressSource, ErrorShape, HttpBounds, HttpTimeouts, RouteAuth,
@@ -44,12 +44,14 @@ pub(super) struct Compiled {
     pub(super) guard: Guard,
     /// For bodies that stages look at as a whole.
     pub(super) inspection: Arc<Budget>,
-    /// Requests that wait for their turn.
+    /// Requests that wait for their turn, or for somebody else's word.
     pub(super) waiting: Arc<UnderWay>,
     /// Signed messages that were accepted, if any are.
     pub(super) replays: Option<Arc<Replays>>,
     /// Tokens that were verified lately, on any core.
     pub(super) verified: Arc<Verified>,
+    /// Credentials that servers which are asked accepted lately, on any core.
+    pub(super) accepted: Arc<Accepted>,
     /// Who authenticated lately: not refused when there is too much to do.
     pub(super) known: Arc<Counter>,
     /// Those of routes, then those that schemes ask.
@@ -66,41 +68,6 @@ pub(super) struct Compiled {
     pub(super) headers: Vec<Headers>,
     pub(super) error_shape: ErrorShape,
     pub(super) ignore_path_case: bool,
-}
-
-/// Budgets of failed attempts, and of work for credentials that nobody has seen before.
-#[derive(Debug)]
-pub(super) struct Guard {
-    pub(super) mode: Mode,
-    pub(super) failures: Arc<Counter>,
-    work: Arc<Counter>,
-}
-
-impl Guard {
-    /// Before a signature of `whose` is checked: `Err` with the ns to wait, if this address failed
-    /// too often or had too many checked lately that were wrong; who signs well is served however
-    /// often. `known`: somebody at this address lately proved to be who it said, and the failures
-    /// of others do not keep it out.
-    pub(super) fn may_check(
-        &self,
-        client: AddressKey,
-        known: bool,
-        whose: &str,
-        now_ns: u64,
-    ) -> Result<(), u64> {
-        let failures = self.failures.peek(Key::address(client), 1, now_ns);
-        let work = self.work.peek(Key::principal(whose), 1, now_ns);
-        match self.mode {
-            Mode::Enforce if !work.allowed => Err(work.retry_after_ns),
-            Mode::Enforce if !known && !failures.allowed => Err(failures.retry_after_ns),
-            _ => Ok(()),
-        }
-    }
-
-    /// A signature of `whose` was checked, and wrong.
-    pub(super) fn checked_in_vain(&self, whose: &str, now_ns: u64) {
-        self.work.charge(Key::principal(whose), 1, now_ns);
-    }
 }
 
 /// Routes of the same host and path, which differ by method.
@@ -184,20 +151,18 @@ impl Compiled {
 
     /// Checks what the types do not say; the message names what is wrong.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
-        let Lasting { counters, upstreams, inspection, signed, issuers, verified, stores } =
-            lasting;
+        let Lasting {
+            counters,
+            upstreams,
+            inspection,
+            signed,
+            issuers,
+            verified,
+            accepted,
+            stores,
+        } = lasting;
         counters.begin(clock::monotonic_ns());
-        let guard_period = policy.guard.failures.period;
-        let failures = if policy.guard.by_window {
-            Meter::sliding_window(policy.guard.failures)
-        } else {
-            Meter::bucket(policy.guard.failures, policy.guard.failures.count)
-        };
-        let guard = Guard {
-            mode: policy.guard.mode,
-            failures: counters.counter(GUARD_COUNTER, failures, guard_period)?,
-            work: counters.counter(WORK_COUNTER, unverified_work(), Duration::from_mins(1))?,
-        };
+        let guard = Guard::new(&policy.guard, counters)?;
         let known = counters.counter(KNOWN_COUNTER, known_meter(), Duration::from_hours(1))?;
         let limits: Vec<Limit> = policy
             .limits
@@ -226,6 +191,7 @@ impl Compiled {
             waiting: Arc::clone(counters.under_way()),
             replays: once_within.map(|seconds| signed.within(seconds)),
             verified: Arc::clone(verified),
+            accepted: Arc::clone(accepted),
             known,
             router: finder,
             groups,
@@ -249,16 +215,8 @@ impl Compiled {
     }
 }
 
-/// Cannot be names of limits, which are TOML keys of printable characters.
-const GUARD_COUNTER: &str = "\0guard";
-const WORK_COUNTER: &str = "\0work";
+/// Cannot be the name of a limit, which is a TOML key of printable characters.
 const KNOWN_COUNTER: &str = "\0known";
-
-/// Signatures of one address that are checked: what many people behind it need when all come at
-/// once, and a hundredth of a core.
-fn unverified_work() -> Meter {
-    Meter::bucket(Rate { count: 50, period: Duration::from_secs(1) }, 1_000)
-}
 
 fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, String> {
     let within = |index: usize, length: usize, what: &str| {

@@ -8,6 +8,7 @@ pub(super) use self::signed::{Certificates, Signatures, Webhooks};
 use super::{compiled_jwt::Jwt, identity::Identity, jwks::Issuers};
 use crate::{
     credentials::signature::{SIGNATURE, SIGNATURE_INPUT},
+    limits::{self, AddressKey, Part},
     policy::{
         Mode,
         auth::{ApiKeyPolicy, AuthKind, AuthPolicy, ForwardPolicy},
@@ -87,6 +88,11 @@ impl Scheme {
             AuthKind::Signature(keys) => SchemeKind::Signature(Signatures::new(keys)?),
         };
         Ok(Self { mode: policy.mode, label, hides: policy.hide_credentials, kind })
+    }
+
+    /// Whom work for it in vain is counted against: an address together with the scheme.
+    pub(super) fn work_of(&self, client: AddressKey) -> limits::Key<'_> {
+        limits::Key::new([Part::Address(client), Part::Scheme(self.label.as_bytes())])
     }
 
     /// The headers that carry its credential and nothing else.

@@ -81,7 +81,9 @@ pub(super) enum Content {
     Streaming(RequestBody),
     /// In memory.
     Whole(Box<Whole>),
-    /// Of a request that nobody sent, or that could not be read.
+    /// Of a request that nobody sent. What needs it waits for ever; whether anything did.
+    Unsent(bool),
+    /// It could not be read.
     None,
 }
 
@@ -91,13 +93,22 @@ impl Content {
         match self {
             Self::Streaming(body) => body.is_end_stream(),
             Self::Whole(whole) => whole.data.is_empty(),
-            Self::None => true,
+            Self::Unsent(_) | Self::None => true,
+        }
+    }
+
+    /// As nobody knows it, if nobody does: what is about it is not decided.
+    async fn known(&mut self) {
+        if let Self::Unsent(is_needed) = self {
+            *is_needed = true;
+            std::future::pending().await
         }
     }
 
     /// All of its data, read now if it was not before. Refuses a body that is too large to be
     /// looked at, that does not come in time, or for which there is no memory now.
     pub(super) async fn whole(&mut self, policy: &Compiled) -> Result<&Bytes, Reply> {
+        self.known().await;
         if let Some(body) = self.take_streaming() {
             if announced(&body).is_some_and(|bytes| bytes > policy.bounds.max_inspected_body_bytes)
             {
@@ -110,7 +121,7 @@ impl Content {
         }
         match self {
             Self::Whole(whole) => Ok(&whole.data),
-            Self::Streaming(_) | Self::None => Err(Refusal::Timeout.into()),
+            Self::Streaming(_) | Self::Unsent(_) | Self::None => Err(Refusal::Timeout.into()),
         }
     }
 
@@ -121,6 +132,7 @@ impl Content {
         policy: &Compiled,
         mut digest: BodyDigest,
     ) -> Result<bool, Reply> {
+        self.known().await;
         if let Some(body) = self.take_streaming() {
             let most = policy.bounds.max_inspected_body_bytes;
             if announced(&body).is_some_and(|bytes| bytes > most) {
@@ -157,7 +169,7 @@ impl Content {
         match self {
             Self::Streaming(body) => body,
             Self::Whole(whole) => RequestBody::whole(whole, exchange),
-            Self::None => RequestBody::none(exchange),
+            Self::Unsent(_) | Self::None => RequestBody::none(exchange),
         }
     }
 }

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Request, header::HOST};
 
 use super::{
     compiled::Compiled,
+    compiled_auth::Scheme,
     content::Content,
     lasting::Lasting,
     shared_store::Stores,
@@ -45,10 +46,34 @@ pub(crate) struct Asked<'a> {
 pub(crate) struct Fate {
     /// Why it would be refused; `None`: it would go upstream, or be answered as a preflight.
     pub(crate) refusal: Option<Refusal>,
+    /// What decides beside that, if it is not known here.
+    pub(crate) depends: Option<Unknown>,
     /// The client address as the policy sees it.
     pub(crate) client: IpAddr,
     /// Sentences, in the order of the stages.
     pub(crate) explanation: Vec<String>,
+}
+
+/// What can decide about a request, and is not known before it is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unknown {
+    /// Its body, which is signed.
+    Body,
+    /// Keys that its issuer has not published yet, as far as is known here.
+    Issuer,
+    /// The answer of a server that is asked.
+    Server,
+}
+
+impl Unknown {
+    /// One word for it.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Body => "body",
+            Self::Issuer => "issuer",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// Runs the stages. `Err`: it is not a request at all, with the reason.
@@ -71,10 +96,9 @@ pub(crate) fn explain(
     let request = builder.body(()).map_err(|error| error.to_string())?;
     let (parts, ()) = request.into_parts();
     let client = client_address::resolve(&compiled, (asked.peer, None), &parts.headers);
-    let mut fate = Fate { refusal: None, client: client.address, explanation: Vec::new() };
-    fate.refusal = stages(&compiled, policy, &parts, &client, unix_seconds, &mut fate.explanation)
-        .err()
-        .or(fate.refusal);
+    let explanation = Vec::new();
+    let mut fate = Fate { refusal: None, depends: None, client: client.address, explanation };
+    fate.refusal = stages(&compiled, policy, &parts, &client, unix_seconds, &mut fate).err();
     if let Some(refusal) = fate.refusal {
         let (status, label) = (refusal.status(), refusal.label());
         fate.explanation.push(format!("refused: {status} {label}: {}", refusal.meaning()));
@@ -96,8 +120,9 @@ fn stages(
     parts: &http::request::Parts,
     client: &client_address::Client,
     unix_seconds: u64,
-    told: &mut Vec<String>,
+    fate: &mut Fate,
 ) -> Result<(), Refusal> {
+    let Fate { explanation: told, depends, .. } = fate;
     let refusal = |reply: super::reply::Reply| reply.refusal().unwrap_or(Refusal::MalformedRequest);
     told.push(format!("the client is {}", client.address));
     let target = target::check(parts, "http").map_err(refusal)?;
@@ -127,21 +152,31 @@ fn stages(
             unix_seconds,
             now_ns: 0,
         };
-        match at_once(auth::authenticate(&asked, &mut Content::None))
-            .transpose()
-            .map_err(refusal)?
-        {
+        let mut content = Content::Unsent(false);
+        let authenticated = at_once(auth::authenticate(&asked, &mut content));
+        match authenticated.transpose().map_err(refusal)? {
             Some(Authenticated::Public) => told.push("the route is public".to_owned()),
             Some(Authenticated::As(principal)) => {
                 let name = &principal.identity(compiled).name;
                 told.push(format!("authenticated as {name}"));
                 auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;
             }
-            Some(Authenticated::Ask(scheme)) => {
+            Some(Authenticated::Ask { scheme, .. }) => {
                 let name = &policy.auth[scheme].name;
                 told.push(format!("{name} would be asked, which says who this is, if anybody"));
+                *depends = Some(Unknown::Server);
             }
-            None => told.push("authentication waits for what only a request can tell".to_owned()),
+            None if matches!(content, Content::Unsent(true)) => {
+                told.push(format!(
+                    "{}: if it is not that of the body, this is refused",
+                    signed(&asked)
+                ));
+                *depends = Some(Unknown::Body);
+            }
+            None => {
+                told.push("the token is signed with a key that its issuer is asked for".to_owned());
+                *depends = Some(Unknown::Issuer);
+            }
         }
     }
     let limits = written.limits.iter().map(|limit| &policy.limits[*limit]);
@@ -150,6 +185,18 @@ fn stages(
     let sent = transform::target(route, target.path_and_query);
     told.push(format!("goes to upstream {} as {}", upstream.name, sent.path()));
     Ok(())
+}
+
+/// The signatures that are over a body, and who looks at them.
+fn signed(asked: &auth::Asked<'_>) -> String {
+    let schemes = asked.route.auth.iter().map(|scheme| &asked.policy.auth[*scheme]);
+    let looks = |scheme: &&Scheme| scheme.webhooks().is_some() || scheme.signatures().is_some();
+    let shown = schemes.filter(looks).filter_map(|scheme| {
+        let mut headers = scheme.own_headers().iter();
+        let header = headers.find(|name| asked.parts.headers.contains_key(*name))?;
+        Some(format!("{} looks at the signature in {header}", scheme.label.to_str().ok()?))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// How much a limit allows.

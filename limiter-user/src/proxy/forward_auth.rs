@@ -2,7 +2,10 @@
 //! answers for, as nginx's `auth_request` and Caddy's `forward_auth` make it.
 //!
 //! In: the head of a request; out: whom the other side says it speaks for, or the answer that it
-//! has for the client. Whoever cannot be asked lets nobody in.
+//! has for the client. Whoever cannot be asked lets nobody in. Answers are never kept: every request
+//! that is not [refused for what others cost](toll) is asked about.
+
+mod toll;
 
 use std::pin::{Pin, pin};
 
@@ -17,6 +20,7 @@ use http::{
 };
 use http_body_util::BodyExt as _;
 
+use self::toll::{Blame, Toll};
 use super::{
     body::{RequestBody, Source},
     compiled::Route,
@@ -47,37 +51,82 @@ const HANDED: [HeaderName; 7] = [
     WWW_AUTHENTICATE,
 ];
 
-/// Asks the server of a scheme. `Ok(None)`: it lets the request in and names nobody.
+/// The answer for a client that is not let in.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reply: Reply,
+    /// What the client showed counts as a failed attempt.
+    pub(super) is_attempt: bool,
+}
+
+impl From<Reply> for Refused {
+    fn from(reply: Reply) -> Self {
+        Self { reply, is_attempt: false }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Reply::from(refusal).into()
+    }
+}
+
+/// Asks the server of a scheme, if the client has not cost it too much in vain. `Ok(None)`: it lets
+/// the request in and names nobody. `has_lapsed`: what the client shows was good once.
 pub(super) async fn ask(
     exchange: &Exchange,
     route: &Route,
-    scheme: usize,
+    (scheme, has_lapsed): (usize, bool),
     client: &Client,
     parts: &Parts,
-) -> Result<Option<Principal>, Reply> {
+) -> Result<Option<Principal>, Refused> {
     let policy = &*exchange.in_force.policy;
     let Some(forward) = policy.auth[scheme].forward() else {
         return Err(Refusal::Unauthorized.into());
     };
+    let mut toll = Toll::take(policy, &policy.auth[scheme], client, parts, has_lapsed)?;
     let question = question(exchange, route, forward, client, parts);
-    let response = upstream::ask(exchange, forward.upstream, question).await?;
-    let (head, source) = response.into_parts();
-    let body = read(exchange, source).await?;
-    let refusal = match head.status {
+    let answer = answer(exchange, forward, question).await;
+    let (head, body) = answer.inspect_err(|_| toll.give_back())?;
+    let (refusal, blame) = match head.status {
         status if status.is_success() => {
             let label = &policy.auth[scheme].label;
-            let identity = identity(label, forward, &head.headers)?;
-            return Ok(identity.map(|identity| Principal::verified(scheme, identity)));
+            let identity = identity(label, forward, &head.headers);
+            let identity = identity.inspect_err(|_| toll.give_back())?;
+            let principal = identity.map(|identity| Principal::verified(scheme, identity));
+            toll.accepted(principal.as_ref());
+            return Ok(principal);
         }
-        StatusCode::FORBIDDEN => Refusal::ForbiddenScope,
-        StatusCode::TOO_MANY_REQUESTS => Refusal::RateLimited,
-        status if status.is_client_error() || status.is_redirection() => Refusal::Unauthorized,
-        _ => return Err(Refusal::UpstreamFailed.into()),
+        StatusCode::UNAUTHORIZED => match toll.unknown() {
+            blame if blame.is_invalid => (Refusal::InvalidCredential, blame),
+            blame => (Refusal::Unauthorized, blame),
+        },
+        StatusCode::FORBIDDEN => (Refusal::ForbiddenScope, toll.forbidden()),
+        StatusCode::TOO_MANY_REQUESTS => (Refusal::RateLimited, Blame::default()),
+        status if status.is_client_error() || status.is_redirection() => {
+            (Refusal::Unauthorized, Blame::default())
+        }
+        _ => {
+            toll.give_back();
+            return Err(Refusal::UpstreamFailed.into());
+        }
     };
     let handed = HANDED.iter().flat_map(|name| {
         head.headers.get_all(name).iter().map(|value| (name.clone(), value.clone()))
     });
-    Err(Reply::in_words_of(refusal, head.status, handed.collect(), body))
+    let reply = Reply::in_words_of(refusal, head.status, handed.collect(), body);
+    Err(Refused { reply, is_attempt: blame.is_attempt })
+}
+
+/// The whole answer to a question.
+async fn answer(
+    exchange: &Exchange,
+    forward: &Forward,
+    question: Request<RequestBody>,
+) -> Result<(http::response::Parts, Bytes), Reply> {
+    let response = upstream::ask(exchange, forward.upstream, question).await?;
+    let (head, source) = response.into_parts();
+    Ok((head, read(exchange, source).await?))
 }
 
 fn question(

@@ -4,7 +4,8 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use super::{
-    content::Budget, jwks::Issuers, shared_store::Stores, tokens::Verified, upstream::Directory,
+    accepted::Accepted, content::Budget, jwks::Issuers, shared_store::Stores, tokens::Verified,
+    upstream::Directory,
 };
 use crate::{
     clock,
@@ -25,6 +26,7 @@ pub(super) struct Lasting {
     pub(super) signed: Signed,
     pub(super) issuers: Issuers,
     pub(super) verified: Arc<Verified>,
+    pub(super) accepted: Arc<Accepted>,
     pub(super) stores: Stores,
 }
 
@@ -37,6 +39,7 @@ impl Lasting {
             signed: Signed::default(),
             issuers: Issuers::default(),
             verified: Arc::default(),
+            accepted: Arc::default(),
             stores,
         }
     }

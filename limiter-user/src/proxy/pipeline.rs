@@ -263,11 +263,17 @@ async fn authenticate(
         now_ns: exchange.now_ns,
     };
     let authenticated = auth::authenticate(&asked, content).await;
+    let mut is_attempt = false;
     let principal = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal)) => Ok(Some(principal)),
-        Ok(Authenticated::Ask(scheme)) => {
-            Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await
+        Ok(Authenticated::Ask { scheme, has_lapsed }) => {
+            let scheme = (scheme, has_lapsed);
+            let word = Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await;
+            word.map_err(|refused| {
+                is_attempt = refused.is_attempt;
+                refused.reply
+            })
         }
         Err(reply) => Err(reply),
     };
@@ -285,7 +291,7 @@ async fn authenticate(
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     // What is only watched is no attempt: it does not use up a budget that is enforced elsewhere.
     if (enforced || policy.guard.mode == Mode::Monitor)
-        && reply.refusal() == Some(Refusal::InvalidCredential)
+        && (is_attempt || reply.refusal() == Some(Refusal::InvalidCredential))
         && let Err(wait_ns) = guard::failed(&policy.guard, client, exchange.now_ns)
     {
         exchange.enforce(policy.guard.mode, auth::guarded(wait_ns))?;

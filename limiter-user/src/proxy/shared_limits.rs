@@ -88,6 +88,7 @@ fn bytes(key: Key<'_>) -> Vec<u8> {
             Part::Route(name) => (2, name.as_bytes()),
             Part::Header(Some(value)) => (3, *value),
             Part::Header(None) => (4, &[][..]),
+            Part::Scheme(name) => (5, *name),
         };
         bytes.push(kind);
         bytes.extend(text.len().to_le_bytes());

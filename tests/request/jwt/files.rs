@@ -107,3 +107,48 @@ fn a_shared_secret() {
     let refused = site.limiter.with_file(&["check"]).ended_with(2);
     assert!(refused.stderr.contains("HS256 needs a secret of at least 32 bytes; this one has 6"));
 }
+
+/// The proxy gets a policy at once, with all that is in its files.
+#[test]
+fn lists_that_are_too_long_together_are_refused_with_the_reason() {
+    let signer = Signer::ed25519();
+    let pem = signer.pem();
+    // Just under what one list may be.
+    let line = format!("jti {}\n", "x".repeat(1_000));
+    let long = line.repeat(4_170);
+    let names: Vec<String> = (0..5).map(|number| format!("revoked{number}.txt")).collect();
+    let mut files = vec![("id.pem", pem.as_str())];
+    files.extend(names.iter().take(3).map(|name| (name.as_str(), long.as_str())));
+    files.extend(names.iter().skip(3).map(|name| (name.as_str(), "")));
+    let others = names.iter().skip(1).enumerate().map(|(number, name)| {
+        format!(
+            "[auth.issuer{number}]\nkind = \"jwt\"\nissuer = \"{number}\"\naudience = \"a\"\n\
+             public_key = \"id.pem\"\nrevoked = \"{name}\"\n"
+        )
+    });
+    let others: String = others.collect();
+    let more = format!("public_key = \"id.pem\"\nrevoked = \"{}\"\n{others}", names[0]);
+    let site = start(&files, &more);
+    let token = signer.token("x", &claims(&json!({ "sub": "alice" })));
+    assert_eq!(status(&site, &token), 200);
+
+    // While it runs, what does not fit changes nothing and is told.
+    site.limiter.scratch().write(&names[3], &long);
+    site.limiter.scratch().write(&names[4], &long);
+    let line = site.limiter.wait_for_line(SOON * 4, "certificates and keys stay as they were");
+    assert!(
+        line.contains("at most 16.0 MiB; this is 20.0 MiB (revoked tokens 20.0 MiB)"),
+        "{line}"
+    );
+    assert_eq!(status(&site, &token), 200);
+    let refused = site.limiter.cli(&["reload"]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    let checked = site.limiter.with_file(&["check"]).ended_with(2);
+    for said in [&refused.stderr, &checked.stderr] {
+        assert!(said.contains("auth.") && said.contains(".revoked: the proxy gets"), "{said}");
+    }
+    assert_eq!(status(&site, &token), 200);
+    site.limiter.scratch().write(&names[4], "sub alice\n");
+    eventually(SOON, "it fits again", || site.limiter.cli(&["reload"]).code == Some(0));
+    assert_eq!(status(&site, &token), 200, "another issuer's alice");
+}

@@ -8,7 +8,7 @@ use super::super::{
     Scope, agent,
     document::access::AuthDocument,
     error::{Place, Report},
-    secret, values,
+    reserved, secret,
 };
 use crate::{
     keys::{self, file::KeysFile},
@@ -21,19 +21,6 @@ use crate::{
 const DEFAULT_HEADER: &str = "x-api-key";
 /// A shared token shorter than this can be guessed.
 const SHORT_TOKEN: usize = 16;
-/// Headers that mean something else to somebody on the way.
-pub(super) const RESERVED_HEADERS: [&str; 10] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "forwarded",
-    "host",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-for",
-];
 
 pub(super) fn check(
     written: &Spanned<AuthDocument>,
@@ -43,14 +30,11 @@ pub(super) fn check(
     let document = written.get_ref();
     let header = report.value_or(
         document.header.as_ref(),
-        |text| match values::header_name(text)? {
-            name if name == "authorization" => {
-                Err("`Authorization: Bearer` is read anyway".to_owned())
+        |text| {
+            if text.eq_ignore_ascii_case("authorization") {
+                return Err("`Authorization: Bearer` is read anyway".to_owned());
             }
-            name if RESERVED_HEADERS.contains(&name.as_str()) => {
-                Err("this header means something else".to_owned())
-            }
-            name => Ok(name),
+            reserved::credential_header(text)
         },
         DEFAULT_HEADER.to_owned(),
     );

@@ -6,16 +6,12 @@ use super::super::{
     Scope,
     document::{Text, access::AuthDocument},
     error::Report,
-    upstream, values,
+    reserved, upstream,
 };
 use crate::policy::auth::ForwardPolicy;
 
 /// Header that names the principal where nothing is said.
 const DEFAULT_SUBJECT: &str = "x-auth-subject";
-
-/// Fields that frame a message or that the proxy writes itself.
-const RESERVED: [&str; 7] =
-    ["connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Fields that say who a request speaks for: copied too, they would be there twice.
 const WRITTEN: [&str; 3] = ["x-auth-scheme", "x-auth-subject", "x-auth-tier"];
@@ -32,20 +28,17 @@ pub(super) fn check(
         report.refuse_with(written.span(), "`url` is missing: whom to ask", example);
         return None;
     };
-    let header = |text: &str| match values::header_name(text)? {
-        name if RESERVED.contains(&name.as_str()) || name.starts_with("x-forwarded-") => {
-            Err("this header means something else".to_owned())
-        }
-        name => Ok(name),
-    };
-    let copied = |text: &str| match header(text)? {
+    let copied = |text: &str| match reserved::answered_header(text)? {
         name if WRITTEN.contains(&name.as_str()) => {
             Err("the upstream gets this header of every principal anyway".to_owned())
         }
         name => Ok(name),
     };
-    let subject_header =
-        report.value_or(document.subject_header.as_ref(), header, DEFAULT_SUBJECT.to_owned());
+    let subject_header = report.value_or(
+        document.subject_header.as_ref(),
+        reserved::answered_header,
+        DEFAULT_SUBJECT.to_owned(),
+    );
     let copy_headers = document
         .copy_headers
         .as_ref()

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 use super::{
-    super::{Scope, document::access::AuthDocument, error::Report, secret, values},
-    api_key::RESERVED_HEADERS,
+    super::{Scope, document::access::AuthDocument, error::Report, reserved, secret},
     grants, principal, tolerance,
 };
 use crate::policy::{
@@ -29,13 +28,11 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Option<HmacPolicy> {
     let document = written.get_ref();
-    let header = |text: &str| match values::header_name(text)? {
-        name if RESERVED_HEADERS.contains(&name.as_str()) => {
-            Err("this header means something else".to_owned())
-        }
-        name => Ok(name),
-    };
-    let header = report.value_or(document.header.as_ref(), header, DEFAULT_HEADER.to_owned());
+    let header = report.value_or(
+        document.header.as_ref(),
+        reserved::credential_header,
+        DEFAULT_HEADER.to_owned(),
+    );
     let has_time = header != HUB_HEADER;
     match &document.tolerance {
         Some(place) if !has_time => report.refuse(

@@ -3,7 +3,9 @@
 //! What frames a message, what this proxy says about the client and what it answers for itself
 //! are not a route's to edit.
 
-use super::super::{document::http::EditsDocument, error::Report, headers::header_value, values};
+use super::super::{
+    document::http::EditsDocument, error::Report, headers::header_value, reserved, values,
+};
 use crate::policy::http::HeaderEdits;
 
 /// Which message is edited.
@@ -12,21 +14,6 @@ pub(super) enum Side {
     Request,
     Response,
 }
-
-/// Fields of one connection, and those that say where a message ends.
-const FRAMING: [&str; 11] = [
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Beginnings of the names of fields that are made anew for every request.
 const OURS_IN_REQUESTS: [&str; 5] =
@@ -77,7 +64,7 @@ fn editable(name: &str, side: Side) -> Result<(), String> {
         Side::Request => OURS_IN_REQUESTS,
         Side::Response => OURS_IN_RESPONSES,
     };
-    if FRAMING.contains(&name) {
+    if reserved::frames(name) {
         return Err("says how a message is framed".to_owned());
     }
     if ours.iter().any(|beginning| name.starts_with(beginning)) {

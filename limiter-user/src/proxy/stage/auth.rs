@@ -128,12 +128,17 @@ pub(in crate::proxy) enum Authenticated {
     Public,
     /// A credential says who it is.
     As(Principal),
-    /// No credential that is known here was presented: the one to ask, by its scheme.
-    Ask(usize),
+    /// No credential that is known here was presented: somebody else is asked.
+    Ask {
+        /// By this scheme.
+        scheme: usize,
+        /// What was presented was good once.
+        has_lapsed: bool,
+    },
 }
 
-/// Refusals: `MalformedRequest` for a credential header sent
-/// twice or two different principals, `InvalidCredential`, `Unauthorized` if nothing, or only a
+/// Refusals: `MalformedRequest` for a credential header sent twice or one that others could read
+/// otherwise, or two different principals; `InvalidCredential`; `Unauthorized` if nothing, or only a
 /// lapsed credential, was presented.
 pub(in crate::proxy) async fn authenticate(
     asked: &Asked<'_>,
@@ -143,8 +148,8 @@ pub(in crate::proxy) async fn authenticate(
     if route.auth.is_empty() {
         return Ok(Authenticated::Public);
     }
-    if is_repeated(&asked.parts.headers) {
-        return Err(jwt::two_methods());
+    if is_repeated(&asked.parts.headers) || is_parted_oddly(&asked.parts.headers) {
+        return Err(jwt::invalid_request());
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
@@ -160,7 +165,7 @@ pub(in crate::proxy) async fn authenticate(
     if found.is_nothing()
         && let Some(scheme) = ask(asked)
     {
-        return Ok(Authenticated::Ask(scheme));
+        return Ok(Authenticated::Ask { scheme, has_lapsed: found.expired });
     }
     Ok(Authenticated::As(found.verdict()?))
 }
@@ -188,6 +193,16 @@ pub(in crate::proxy) fn allow(
 /// Which of two counts is anybody's guess (RFC 6750, 2; RFC 9110, 11.6.2).
 fn is_repeated(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().nth(1).is_some()
+}
+
+/// Whether somebody could read a credential where there is none by the grammar, which parts a scheme
+/// from what follows by spaces alone (RFC 9110, 11.4): tabs and blanks beyond ASCII do so, too, for
+/// some servers, and what nobody here took for a token would be one there.
+fn is_parted_oddly(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(AUTHORIZATION) else { return false };
+    let is_odd = |byte: u8| byte == b'\t' || !byte.is_ascii();
+    let from_blank = value.as_bytes().iter().copied().skip_while(|b| *b != b' ' && !is_odd(*b));
+    from_blank.take_while(|byte| *byte == b' ' || is_odd(*byte)).any(is_odd)
 }
 
 /// What the schemes of a route found so far.
@@ -292,5 +307,44 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
     }
     if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
         headers.remove(AUTHORIZATION);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_are_parted_from_credentials_by_spaces() {
+        let is_odd = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            is_parted_oddly(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
+        };
+        let odd: [&[u8]; 8] = [
+            b"Bearer\ttoken",
+            b"Bearer \ttoken",
+            b"Bearer\t token",
+            b"Basic\tdTpw",
+            b"Bearer\xa0token",
+            b"Bearer \xc2\xa0token",
+            b"Bearer\xe2\x80\x83token",
+            b"\tBearer token",
+        ];
+        for value in odd {
+            assert!(is_odd(value), "{}", value.escape_ascii());
+        }
+        let right: [&[u8]; 7] = [
+            b"Bearer token",
+            b"Bearer  token",
+            b"bearer",
+            b"",
+            b"Digest username=\"a\",\tnonce=\"b\"",
+            b"Digest username=\"\xc3\xa4\"",
+            b"abc/def==",
+        ];
+        for value in right {
+            assert!(!is_odd(value), "{}", value.escape_ascii());
+        }
+        assert!(!is_parted_oddly(&HeaderMap::new()));
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     limits::Key,
-    proxy::{compiled::Guard, proof::Client},
+    proxy::{compiled_guard::Guard, proof::Client},
 };
 
 /// Charges a failed attempt to the budget: `Ok` while there is some, else until when there will be

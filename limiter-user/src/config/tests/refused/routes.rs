@@ -218,6 +218,18 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
         "[auth.a]\nkind = \"api_key\"\nheader = \"Authorization\"\ntoken = { env = \"T\" }",
         "is read anyway",
     ),
+    (
+        "[auth.a]\nkind = \"api_key\"\nheader = \"X-Auth-Token\"\ntoken = { env = \"T\" }",
+        "says who a request speaks for",
+    ),
+    (
+        "[auth.a]\nkind = \"api_key\"\nheader = \"Content-Type\"\ntoken = { env = \"T\" }",
+        "this header means something else",
+    ),
+    (
+        "[auth.a]\nkind = \"forward\"\nurl = \"http://127.0.0.1/\"\nsubject_header = \"Content-Type\"",
+        "this header means something else",
+    ),
     ("[auth.a]\nkind = \"api_key\"\ntoken = { env = \"T\" }", "\"T\" is not set"),
     ("[auth.a]\nkind = \"api_key\"\ntoken = { env = \"T\", file = \"t\" }", "exactly one source"),
     ("[auth.a]\nkind = \"api_key\"\ntoken = { file = \"missing\" }", "cannot open"),

@@ -11,6 +11,10 @@ const WRONG: &[(&str, &str)] = &[
         "kind = \"hmac\"\nheader = \"Host\"\nsecrets = { a = { env = \"T\" } }",
         "means something else",
     ),
+    (
+        "kind = \"hmac\"\nheader = \"Content-Type\"\nsecrets = { a = { env = \"T\" } }",
+        "auth.a.header: \"Content-Type\" cannot be used: this header means something else",
+    ),
     ("kind = \"hmac\"\ntolerance = \"2d\"\nsecrets = { a = { env = \"T\" } }", "between 1s and 1d"),
     (
         "kind = \"hmac\"\nheader = \"X-Hub-Signature-256\"\ntolerance = \"1m\"\n\

@@ -37,7 +37,7 @@ pub(super) async fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), 
         return Ok(());
     };
     if asked.parts.uri.query().is_some_and(has_token) {
-        return Err(two_methods());
+        return Err(invalid_request());
     }
     let is_key = || token.starts_with(KEY_PREFIX) && asked.has_api_keys();
     if is_key() {
@@ -229,8 +229,8 @@ fn has_token(query: &str) -> bool {
     query.split('&').any(|part| part.split('=').next() == Some("access_token"))
 }
 
-/// More than one way to present a token at once (RFC 6750, 2 and 3.1).
-pub(super) fn two_methods() -> Reply {
+/// More than one way to present a token at once, or none that is right (RFC 6750, 2 and 3.1).
+pub(super) fn invalid_request() -> Reply {
     let challenge = HeaderValue::from_static("Bearer realm=\"api\", error=\"invalid_request\"");
     Reply::refuse(Refusal::MalformedRequest).with(WWW_AUTHENTICATE, challenge)
 }

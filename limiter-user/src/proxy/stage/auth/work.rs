@@ -9,18 +9,18 @@ pub(super) fn admit(asked: &Asked<'_>, scheme: usize) -> Result<(), Reply> {
     let (client, policy) = (asked.client, asked.policy);
     let is_known = policy.known.has_any(Key::address(client.key), asked.now_ns);
     let Some(whose) = whose(asked, scheme) else { return Ok(()) };
-    policy.guard.may_check(client.key, is_known, &whose, asked.now_ns).map_err(super::guarded)
+    policy.guard.may_check(client.key, is_known, whose, asked.now_ns).map_err(super::guarded)
 }
 
 /// A signature was checked, and wrong.
 pub(super) fn done_in_vain(asked: &Asked<'_>, scheme: usize) {
     if let Some(whose) = whose(asked, scheme) {
-        asked.policy.guard.checked_in_vain(&whose, asked.now_ns);
+        asked.policy.guard.checked_in_vain(whose, asked.now_ns);
     }
 }
 
 /// An address together with a scheme; `None`: nothing is counted.
-fn whose(asked: &Asked<'_>, scheme: usize) -> Option<String> {
+fn whose<'a>(asked: &Asked<'a>, scheme: usize) -> Option<Key<'a>> {
     let client = asked.client;
-    (!client.trusted).then(|| format!("{} {scheme}", client.key.first_address()))
+    (!client.trusted).then(|| asked.policy.auth[scheme].work_of(client.key))
 }
