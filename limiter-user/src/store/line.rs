@@ -36,6 +36,8 @@ pub struct Line {
     health: Arc<Health>,
     core: usize,
     open: RefCell<Option<Connection>>,
+    /// Told when the first attempt to connect has ended; none after that.
+    beginning: RefCell<Option<Rc<Notify>>>,
     refusals: Refusals,
 }
 
@@ -49,6 +51,7 @@ impl Line {
             health,
             core,
             open: RefCell::default(),
+            beginning: RefCell::new(Some(Rc::default())),
             refusals: Refusals::new(),
         });
         tokio::task::spawn_local(keep(Rc::downgrade(&line), seed | 1));
@@ -60,8 +63,14 @@ impl Line {
         self.open.borrow().is_some()
     }
 
-    /// Counts a request against all these limits, or against none.
+    /// Counts a request against all these limits, or against none. One that comes before the first
+    /// connection is made waits for that, as long as it would for an answer: a proxy that begins
+    /// counts where those before it did.
     pub async fn charge(&self, asks: &[Ask<'_>]) -> Result<Charged, StoreError> {
+        let beginning = self.beginning.borrow().clone();
+        if let Some(beginning) = beginning {
+            time::timeout(self.target.policy().timeout, beginning.notified()).await.ok();
+        }
         let (mut redis, ended) = self.handle()?;
         let keys = charge::keys(&self.target, asks);
         if let Some(refused) = self.refusals.find(&keys, asks, clock::monotonic_ns()) {
@@ -92,6 +101,13 @@ impl Line {
         let given = time::timeout(self.target.policy().timeout, given).await;
         if let Err(error) = given.unwrap_or(Err(StoreError::TimedOut)) {
             self.give_up(&ended, &error);
+        }
+    }
+
+    /// The first attempt to connect has ended, well or not.
+    fn has_begun(&self) {
+        if let Some(beginning) = self.beginning.take() {
+            beginning.notify_waiters();
         }
     }
 
@@ -127,6 +143,7 @@ async fn keep(line: Weak<Line>, mut random: u64) {
                 kept.refusals.clear();
                 kept.open.replace(Some(connection));
                 kept.health.back(kept.core);
+                kept.has_begun();
                 drop(kept);
                 ended.notified().await;
                 let Some(kept) = line.upgrade() else { return };
@@ -135,7 +152,10 @@ async fn keep(line: Weak<Line>, mut random: u64) {
                     pause = FIRST_PAUSE;
                 }
             }
-            Err(error) => kept.health.lost(kept.core, &error.to_string()),
+            Err(error) => {
+                kept.health.lost(kept.core, &error.to_string());
+                kept.has_begun();
+            }
         }
         time::sleep(jittered(pause, &mut random)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
