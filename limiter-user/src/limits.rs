@@ -12,6 +12,7 @@ pub mod arena;
 mod atomic;
 pub mod concurrency;
 mod hash;
+pub mod kept;
 mod key;
 mod memory;
 mod place;
@@ -204,7 +205,7 @@ pub struct Counters {
     /// Those that a request of an earlier policy may still count in, too.
     known: HashMap<String, Weak<Counter>>,
     /// Those of the policy that is being read, and by what they count from [`Self::commit`] on.
-    asked: HashMap<String, [Meter; 2]>,
+    asked: HashMap<String, (Arc<Counter>, [Meter; 2])>,
     now_ns: u64,
     last_sweep_ns: u64,
     joining: sweep::Joining,
@@ -217,7 +218,8 @@ impl Counters {
         self.arena = Some(arena);
     }
 
-    /// Reads a policy: what is asked for until [`Self::commit`] makes its counters.
+    /// Reads a policy: what is asked for until [`Self::commit`] puts its counters in force, or
+    /// [`Self::abandon`] forgets them.
     pub fn begin(&mut self, now_ns: u64) {
         self.asked.clear();
         self.now_ns = now_ns;
@@ -233,9 +235,9 @@ impl Counters {
     ) -> Result<Arc<Counter>, String> {
         let attempts = meter.limit().saturating_mul(FAR_FACTOR);
         let persistence = Meter::fixed_window(Rate { count: attempts, period });
-        self.asked.insert(name.to_owned(), [meter, persistence]);
+        let meters = [meter, persistence];
         if let Some(counter) = self.known.get(name).and_then(Weak::upgrade) {
-            self.by_name.insert(name.to_owned(), Arc::clone(&counter));
+            self.asked.insert(name.to_owned(), (Arc::clone(&counter), meters));
             return Ok(counter);
         }
         let arena = if let Some(arena) = &self.arena {
@@ -256,7 +258,7 @@ impl Counters {
         let counter = Arc::new(Counter { allowed, refused, secret, identity });
         self.known.retain(|_, counter| counter.strong_count() > 0);
         self.known.insert(name.to_owned(), Arc::downgrade(&counter));
-        self.by_name.insert(name.to_owned(), Arc::clone(&counter));
+        self.asked.insert(name.to_owned(), (Arc::clone(&counter), meters));
         Ok(counter)
     }
 
@@ -265,21 +267,16 @@ impl Counters {
     pub fn commit(&mut self) {
         let Some(arena) = self.arena.clone() else { return };
         let asked = std::mem::take(&mut self.asked);
-        self.by_name.retain(|name, _| asked.contains_key(name));
-        let changes: Vec<(&Slot, &Meter)> = asked
+        let changes: Vec<(Arc<Counter>, [Meter; 2])> = asked.values().cloned().collect();
+        self.by_name = asked.into_iter().map(|(name, (counter, _))| (name, counter)).collect();
+        let changes: Vec<(&Slot, &Meter)> = changes
             .iter()
-            .filter_map(|(name, meters)| Some((self.by_name.get(name)?, meters)))
             .flat_map(|(counter, [allowed, refused])| {
                 [(&counter.allowed, allowed), (&counter.refused, refused)]
             })
             .filter(|(slot, meter)| slot.view().current().1 != **meter)
             .collect();
-        let in_force: HashSet<usize> = self
-            .by_name
-            .values()
-            .flat_map(|counter| [counter.allowed.index, counter.refused.index])
-            .collect();
-        slot::only_in_force(&arena, |index| in_force.contains(&index));
+        self.mark_in_force();
         if !changes.is_empty() {
             // What somebody left who ended in the midst of this is not to meet a third generation.
             sweep::all(&arena, self.now_ns);
@@ -288,6 +285,19 @@ impl Counters {
             }
             sweep::all(&arena, self.now_ns);
         }
+    }
+
+    /// The policy that was read never comes into force: everything stays as it was.
+    pub fn abandon(&mut self) {
+        self.asked.clear();
+        self.mark_in_force();
+    }
+
+    fn mark_in_force(&self) {
+        let Some(arena) = &self.arena else { return };
+        let slots = self.by_name.values().flat_map(|counter| [&counter.allowed, &counter.refused]);
+        let in_force: HashSet<usize> = slots.map(|slot| slot.index).collect();
+        slot::only_in_force(arena, |index| in_force.contains(&index));
     }
 
     /// Frees what says nothing any more, if that was not done for some time, and has a part of the

@@ -85,6 +85,17 @@ fn a_changed_limit_holds_at_once_and_refills_nobody() {
 }
 
 #[test]
+fn counts_are_there_again_after_a_restart() {
+    let mut site = site("algorithm = \"sliding_window\"\nrate = \"3/2h\"");
+    assert_eq!(statuses(&site, 1), [200]);
+    for expected in [[200, 200], [429, 429]] {
+        site.limiter.terminate(SOON);
+        site.limiter.restart();
+        assert_eq!(statuses(&site, 2), expected);
+    }
+}
+
+#[test]
 fn principals_have_the_budgets_of_their_tiers() {
     let mut site = Site::prepare(
         "",
@@ -297,6 +308,35 @@ fn a_request_that_one_limit_refuses_counts_against_none() {
         2,
         "the first of two of which nothing is left"
     );
+}
+
+#[test]
+fn a_limit_that_is_only_watched_tells_clients_nothing() {
+    let limits = |mode: &str| {
+        format!(
+            "[limits.watched]\nrate = \"1/365d\"\nconcurrent = 1\nmode = \"monitor\"\n\
+             [limits.other]\nrate = \"5/365d\"\n{mode}\n"
+        )
+    };
+    let route = "auth = \"none\"\nlimits = [\"watched\", \"other\"]";
+    let site = Site::start("", route, &limits(""));
+    for remaining in [4, 3, 2] {
+        let answer = site.get("/", &[]);
+        assert_eq!((answer.status, number(&answer, "x-ratelimit-limit")), (200, 5));
+        assert_eq!(number(&answer, "x-ratelimit-remaining"), remaining);
+        let (policy, standing) = standing(&answer);
+        assert!(policy.starts_with("\"other\";") && !policy.contains("watched"), "{policy}");
+        assert!(standing.starts_with("\"other\";") && !standing.contains("watched"), "{standing}");
+        assert_eq!(answer.header_values("ratelimit-policy").len(), 1);
+    }
+    site.reload("", route, &limits("mode = \"monitor\""));
+    for _ in 0..4 {
+        let answer = site.get("/", &[]);
+        assert_eq!(answer.status, 200);
+        for name in ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "retry-after"] {
+            assert_eq!(answer.header(name), None);
+        }
+    }
 }
 
 #[test]

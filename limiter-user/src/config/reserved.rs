@@ -1,8 +1,8 @@
 //! Header fields that already mean something: which of them the configuration may give a meaning of
 //! its own.
 //!
-//! In: a name as written; out: the name in lower case, or why it cannot be this. `_` is read as `-`,
-//! as servers behind CGI-like interfaces do.
+//! In: a name as written; out: the name in lower case, or why it cannot be this. `_` is read as
+//! `-`, as servers behind CGI-like interfaces do.
 
 use super::values;
 

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 pub use super::windows::MAX_WINDOW_COUNT;
 use super::windows::{self, Place, Windows};
-use crate::policy::Rate;
+use crate::policy::{
+    Rate, RateLimit,
+    limits::{Algorithm, QuotaPolicy},
+};
 
 /// Bits of a word; the two above say which parameters it was written by.
 pub(super) const WORD_BITS: u32 = 62;
@@ -92,6 +95,17 @@ impl Ready {
 }
 
 impl Meter {
+    /// What a limit of this quota counts by whose amount this is.
+    pub fn of(quota: &QuotaPolicy, RateLimit { rate, burst }: RateLimit) -> Self {
+        match quota.algorithm {
+            Algorithm::TokenBucket => Self::bucket(rate, burst),
+            Algorithm::LeakyBucket if quota.max_delay.is_zero() => Self::bucket(rate, burst),
+            Algorithm::LeakyBucket => Self::queue(rate, burst, quota.max_delay),
+            Algorithm::SlidingWindow => Self::sliding_window(rate),
+            Algorithm::FixedWindow => Self::fixed_window(rate),
+        }
+    }
+
     /// A bucket that holds `burst` and takes or gives back `rate`.
     pub fn bucket(rate: Rate, burst: u64) -> Self {
         // Rounded up: never more than the rate.

@@ -1,5 +1,5 @@
-//! Whether a policy fits into one frame of the link: said where it is read, not found out by a proxy
-//! that never gets it.
+//! Whether a policy fits into one frame of the link: said where it is read, not found out by a
+//! proxy that never gets it.
 
 use serde::Serialize;
 

@@ -1,9 +1,9 @@
 //! Credentials that a server which is asked about them accepted lately, by their SHA-256, on any
 //! core: whoever shows one may be asked about although others at the same address are not.
 //!
-//! That is all it means: the server is asked about every request. Only what it accepted is kept, for
-//! some minutes after the last time, and no newcomer pushes out what somebody else showed. Bounded in
-//! all, for each name and, where nobody is named, for each address.
+//! That is all it means: the server is asked about every request. Only what it accepted is kept,
+//! for some minutes after the last time, and no newcomer pushes out what somebody else showed.
+//! Bounded in all, for each name and, where nobody is named, for each address.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -188,7 +188,7 @@ mod tests {
         for number in 0..100_000 {
             accepted.accept(credential(number), at(1), 1);
             accepted.accept(credential(number), Holder::Name("other:mallory".into()), 1);
-            accepted.accept(credential(100_000 + number), at((number % 256) as u8), 1);
+            accepted.accept(credential(100_000 + number), at(number.to_le_bytes()[0]), 1);
         }
         let (credentials, held) = sizes(&accepted);
         assert_eq!((credentials, held), (CAPACITY, CAPACITY));

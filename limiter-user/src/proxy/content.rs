@@ -101,7 +101,7 @@ impl Content {
     async fn known(&mut self) {
         if let Self::Unsent(is_needed) = self {
             *is_needed = true;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -82,25 +82,21 @@ impl<'a> Toll<'a> {
             Some(shown) => Key::new([Part::Header(Some(&shown.credential))]),
             None => scheme.work_of(client.key),
         };
-        let mut receipt = None;
-        if !client.trusted {
-            if accepted.is_none() {
-                let is_known = policy.known.has_any(Key::address(client.key), now_ns);
-                policy.guard.may_try(client.key, is_known, now_ns).map_err(guarded)?;
-            }
-            receipt = policy.guard.begin_work(whose, now_ns).map_err(guarded)?;
-        }
         let is_stranger = accepted.is_none() && !client.trusted;
-        let mut toll = Self { policy, client, shown, receipt, has_lapsed, _places: [None, None] };
-        match places(policy, scheme, is_stranger.then_some(whose)) {
-            Some(places) => toll._places = places,
-            None => {
-                toll.give_back();
-                let soon = HeaderValue::from_static("1");
-                return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
-            }
+        if is_stranger {
+            let is_known = policy.known.has_any(Key::address(client.key), now_ns);
+            policy.guard.may_try(client.key, is_known, now_ns).map_err(guarded)?;
         }
-        Ok(toll)
+        let places = places(policy, scheme, is_stranger.then_some(whose)).ok_or_else(|| {
+            let soon = HeaderValue::from_static("1");
+            Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon)
+        })?;
+        let receipt = if client.trusted {
+            None
+        } else {
+            policy.guard.begin_work(whose, now_ns).map_err(guarded)?
+        };
+        Ok(Self { policy, client, shown, receipt, has_lapsed, _places: places })
     }
 
     /// Nobody can blame the client for what came of it.

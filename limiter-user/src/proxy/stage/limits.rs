@@ -189,6 +189,13 @@ impl Quota {
         self.leave();
     }
 
+    /// The request goes nowhere after all, and whoever has a copy of it can make it again: it counts
+    /// only against the address that it came from.
+    pub(in crate::proxy) fn excuse(&mut self, policy: &Compiled, now_ns: u64) {
+        self.give_back(policy, now_ns, |limit| !limit.counts_client());
+        self.leave();
+    }
+
     /// The request is answered with `status`: what is not to count is given back.
     pub(in crate::proxy) fn settle(
         &mut self,
