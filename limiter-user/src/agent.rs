@@ -236,7 +236,7 @@ async fn live(
         events,
         to_proxy,
         outbox: Outbox::default(),
-        shared_bans: SharedBans::default(),
+        shared_bans: SharedBans::open(&policy.agent.state),
         stopping: Cell::new(false),
         proxy_missed: Cell::new(false),
         lists_lag: Cell::new(true),

@@ -7,6 +7,7 @@ pub mod base64url;
 pub mod certificate;
 mod der;
 pub mod digest;
+mod fields;
 pub mod fuzzing;
 pub mod json;
 pub mod jwks;

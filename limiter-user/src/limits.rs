@@ -14,6 +14,7 @@ pub mod concurrency;
 mod hash;
 pub mod kept;
 mod key;
+mod memory;
 mod place;
 #[cfg(test)]
 mod races;
@@ -79,6 +80,8 @@ pub struct Ask<'a> {
     pub cost: u64,
     /// Whether its refusal ends the request, which then is counted against no limit.
     pub is_enforced: bool,
+    /// What the limit knows the client by.
+    hash: u64,
 }
 
 /// What it says.
@@ -90,17 +93,29 @@ pub struct Answer {
     pub receipt: Option<Receipt>,
 }
 
+impl<'a> Ask<'a> {
+    /// Where the limit counts this key is on its way from memory from now on: those of all limits of
+    /// a request at the same time.
+    pub fn new(counter: &'a Counter, key: Key<'a>, cost: u64, is_enforced: bool) -> Self {
+        let hash = counter.hash(key);
+        table::prefetch(&counter.allowed, hash);
+        Self { counter, key, cost, is_enforced, hash }
+    }
+
+    fn is_admitted(&self, now_ns: u64) -> bool {
+        table::peek(&self.counter.allowed, self.hash, self.cost, now_ns).allowed
+    }
+}
+
 /// Asks all limits of one request: it is charged to every limit that admits it, or, if one that is
 /// enforced does not, to none.
 pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
     // With a single limit, charging decides; looking first would only cost.
-    let is_refused = asks.len() > 1
-        && asks
-            .iter()
-            .any(|ask| ask.is_enforced && !ask.counter.peek(ask.key, ask.cost, now_ns).allowed);
+    let is_refused =
+        asks.len() > 1 && asks.iter().any(|ask| ask.is_enforced && !ask.is_admitted(now_ns));
     let mut charged = 0;
     for ask in asks.iter().take_while(|_| !is_refused) {
-        let answer = ask.counter.charge(ask.key, ask.cost, now_ns);
+        let answer = ask.counter.charge_hash(ask.hash, ask.cost, now_ns);
         answers.push(answer);
         charged += 1;
         // Somebody else was faster between the look and this.
@@ -114,7 +129,7 @@ pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
         }
     }
     for ask in &asks[charged..] {
-        let verdict = ask.counter.check(ask.key, ask.cost, now_ns);
+        let verdict = ask.counter.check(ask.hash, ask.cost, now_ns);
         answers.push(Answer { verdict, receipt: None });
     }
 }
@@ -122,19 +137,22 @@ pub fn decide(asks: &[Ask<'_>], now_ns: u64, answers: &mut Vec<Answer>) {
 impl Counter {
     /// Counts one request of this cost.
     pub fn charge(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Answer {
-        let hash = self.hash(key);
+        self.charge_hash(self.hash(key), cost, now_ns)
+    }
+
+    fn charge_hash(&self, hash: u64, cost: u64, now_ns: u64) -> Answer {
         let (decision, receipt) = table::charge(&self.allowed, hash, cost.max(1), now_ns);
         let far = !decision.allowed && !self.persists(hash, now_ns);
         Answer { verdict: Verdict { decision, far }, receipt }
     }
 
-    /// Whether [`Self::charge`] would admit the request, and where the key stands without it; counts
+    /// Whether the request would be admitted, and where the key stands without it; counts
     /// only refused attempts.
-    pub fn check(&self, key: Key<'_>, cost: u64, now_ns: u64) -> Verdict {
-        let hash = self.hash(key);
+    fn check(&self, hash: u64, cost: u64, now_ns: u64) -> Verdict {
         let decision = table::peek(&self.allowed, hash, cost, now_ns);
         if decision.allowed {
-            return Verdict { decision: self.look(key, now_ns), far: false };
+            let decision = table::peek(&self.allowed, hash, 0, now_ns);
+            return Verdict { decision, far: false };
         }
         Verdict { decision, far: !self.persists(hash, now_ns) }
     }
@@ -187,9 +205,10 @@ pub struct Counters {
     /// Those that a request of an earlier policy may still count in, too.
     known: HashMap<String, Weak<Counter>>,
     /// Those of the policy that is being read, and by what they count from [`Self::commit`] on.
-    asked: HashMap<String, [Meter; 2]>,
+    asked: HashMap<String, (Arc<Counter>, [Meter; 2])>,
     now_ns: u64,
     last_sweep_ns: u64,
+    joining: sweep::Joining,
     under_way: Arc<UnderWay>,
 }
 
@@ -199,7 +218,8 @@ impl Counters {
         self.arena = Some(arena);
     }
 
-    /// Reads a policy: what is asked for until [`Self::commit`] makes its counters.
+    /// Reads a policy: what is asked for until [`Self::commit`] puts its counters in force, or
+    /// [`Self::abandon`] forgets them.
     pub fn begin(&mut self, now_ns: u64) {
         self.asked.clear();
         self.now_ns = now_ns;
@@ -215,9 +235,9 @@ impl Counters {
     ) -> Result<Arc<Counter>, String> {
         let attempts = meter.limit().saturating_mul(FAR_FACTOR);
         let persistence = Meter::fixed_window(Rate { count: attempts, period });
-        self.asked.insert(name.to_owned(), [meter, persistence]);
+        let meters = [meter, persistence];
         if let Some(counter) = self.known.get(name).and_then(Weak::upgrade) {
-            self.by_name.insert(name.to_owned(), Arc::clone(&counter));
+            self.asked.insert(name.to_owned(), (Arc::clone(&counter), meters));
             return Ok(counter);
         }
         let arena = if let Some(arena) = &self.arena {
@@ -238,7 +258,7 @@ impl Counters {
         let counter = Arc::new(Counter { allowed, refused, secret, identity });
         self.known.retain(|_, counter| counter.strong_count() > 0);
         self.known.insert(name.to_owned(), Arc::downgrade(&counter));
-        self.by_name.insert(name.to_owned(), Arc::clone(&counter));
+        self.asked.insert(name.to_owned(), (Arc::clone(&counter), meters));
         Ok(counter)
     }
 
@@ -247,21 +267,16 @@ impl Counters {
     pub fn commit(&mut self) {
         let Some(arena) = self.arena.clone() else { return };
         let asked = std::mem::take(&mut self.asked);
-        self.by_name.retain(|name, _| asked.contains_key(name));
-        let changes: Vec<(&Slot, &Meter)> = asked
+        let changes: Vec<(Arc<Counter>, [Meter; 2])> = asked.values().cloned().collect();
+        self.by_name = asked.into_iter().map(|(name, (counter, _))| (name, counter)).collect();
+        let changes: Vec<(&Slot, &Meter)> = changes
             .iter()
-            .filter_map(|(name, meters)| Some((self.by_name.get(name)?, meters)))
             .flat_map(|(counter, [allowed, refused])| {
                 [(&counter.allowed, allowed), (&counter.refused, refused)]
             })
             .filter(|(slot, meter)| slot.view().current().1 != **meter)
             .collect();
-        let in_force: HashSet<usize> = self
-            .by_name
-            .values()
-            .flat_map(|counter| [counter.allowed.index, counter.refused.index])
-            .collect();
-        slot::only_in_force(&arena, |index| in_force.contains(&index));
+        self.mark_in_force();
         if !changes.is_empty() {
             // What somebody left who ended in the midst of this is not to meet a third generation.
             sweep::all(&arena, self.now_ns);
@@ -272,15 +287,30 @@ impl Counters {
         }
     }
 
-    /// Frees what says nothing any more, if that was not done for some time.
+    /// The policy that was read never comes into force: everything stays as it was.
+    pub fn abandon(&mut self) {
+        self.asked.clear();
+        self.mark_in_force();
+    }
+
+    fn mark_in_force(&self) {
+        let Some(arena) = &self.arena else { return };
+        let slots = self.by_name.values().flat_map(|counter| [&counter.allowed, &counter.refused]);
+        let in_force: HashSet<usize> = slots.map(|slot| slot.index).collect();
+        slot::only_in_force(arena, |index| in_force.contains(&index));
+    }
+
+    /// Frees what says nothing any more, if that was not done for some time, and has a part of the
+    /// table that is in use lie on a larger page. Off the request path; every second or so.
     pub fn sweep(&mut self, now_ns: u64) {
         let every = u64::try_from(sweep::EVERY.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(arena) = &self.arena
-            && now_ns.saturating_sub(self.last_sweep_ns) >= every
-        {
+        let Some(arena) = &self.arena else { return };
+        if now_ns.saturating_sub(self.last_sweep_ns) >= every {
             self.last_sweep_ns = now_ns;
+            self.joining = sweep::Joining::default();
             sweep::all(arena, now_ns);
         }
+        self.joining.next(arena);
     }
 
     /// Requests under way, of all limits with a bound on them.

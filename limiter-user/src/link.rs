@@ -22,7 +22,7 @@ use crate::{
 /// Version of the messages below; both sides must have the same. An agent says no more than
 /// `Hello`, `HandOver` and `Drain` to a proxy that it did not start itself: messages other than
 /// those may change with the build, and these keep their places.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Longest frame body. The largest message is a policy with its keys.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -153,8 +153,10 @@ pub struct StoreCounts {
     pub absent: u64,
     /// Connections made.
     pub connected: u64,
-    /// Some core cannot use it now, or not yet.
-    pub is_lost: bool,
+    /// Values there that nobody who counts wrote; each was taken for nothing.
+    pub unreadable: u64,
+    /// Every core can use it now.
+    pub is_usable: bool,
 }
 
 /// Who is speaking.
@@ -280,6 +282,8 @@ pub struct SignedCount {
     pub full: u64,
     /// Refused because they had been accepted before.
     pub repeated: u64,
+    /// Refused because another copy of them was under way.
+    pub under_way: u64,
     /// Refused because nobody knows whether they had.
     pub unknown: u64,
 }

@@ -41,6 +41,7 @@ mod lasting;
 mod limiting;
 mod listener;
 mod meeting;
+mod once;
 mod outbox;
 mod outcomes;
 mod overload;
@@ -56,6 +57,7 @@ mod reply;
 mod report;
 mod shared_limits;
 mod shared_store;
+mod spelling;
 mod stage;
 mod stream;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command},
@@ -50,4 +50,16 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What a socket says of its other side without being read: whether that has closed its half of the
+/// connection (also behind bytes that are unread), and whether the connection is gone.
+#[expect(unsafe_code, reason = "the safe interface to poll does not know POLLRDHUP")]
+pub(crate) fn other_side(socket: BorrowedFd<'_>) -> (bool, bool) {
+    let fd = socket.as_raw_fd();
+    let mut asked = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, which lives longer than the call; it does not wait.
+    let count = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    let says = |what: libc::c_short| count > 0 && asked.revents & what != 0;
+    (says(libc::POLLRDHUP), says(libc::POLLERR | libc::POLLHUP))
 }

@@ -34,6 +34,12 @@ fn resident_kb() -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
+/// What the proxy does once a second, until there is no more to do.
+fn join_pages(counters: &mut Counters) {
+    const REGIONS: u64 = 64;
+    (0..REGIONS).for_each(|_| counters.sweep(NOW_NS));
+}
+
 /// CPU time of this thread: others on the machine do not count.
 fn worked() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
@@ -72,6 +78,7 @@ pub(crate) fn measure() -> String {
     let mut rows = vec![vec![
         format!("limits, {CLIENTS} clients"),
         "new ns".to_owned(),
+        "small pages ns".to_owned(),
         "1 thread ns".to_owned(),
         format!("{} threads ns", threads[1]),
         "refused ns".to_owned(),
@@ -100,6 +107,9 @@ pub(crate) fn measure() -> String {
         let charge = |counter: &Counter, turn| {
             black_box(counter.charge(client(shuffled(turn)), 1, NOW_NS + turn));
         };
+        let small = each_takes(1, |turn| charge(&counter, turn));
+        join_pages(&mut counters);
+        let memory = memory.max(resident_kb().saturating_sub(before));
         let [one, more] = threads.map(|threads| each_takes(threads, |turn| charge(&counter, turn)));
         let refuse = |turn| charge(&tight, turn % 1_000);
         let refused = each_takes(1, refuse);
@@ -107,6 +117,7 @@ pub(crate) fn measure() -> String {
         rows.push(vec![
             name.to_owned(),
             new_ns.to_string(),
+            small.to_string(),
             one.to_string(),
             more.to_string(),
             refused.to_string(),
@@ -131,10 +142,13 @@ fn two_limits() -> String {
     };
     counters.commit();
     let mut text = String::new();
-    for _ in 0..2 {
+    for turn in 0..2 {
+        if turn > 0 {
+            join_pages(&mut counters);
+        }
         let took = each_takes(1, |turn| {
             let key = client(shuffled(turn));
-            let ask = |counter| Ask { counter, key, cost: 1, is_enforced: true };
+            let ask = |counter| Ask::new(counter, key, 1, true);
             let mut answers: Vec<Answer> = Vec::with_capacity(2);
             decide(&[ask(&*one), ask(&*two)], NOW_NS + turn, &mut answers);
             black_box(answers);

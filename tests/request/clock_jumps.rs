@@ -1,7 +1,7 @@
 //! A wall clock that is set, by an hour and by a day, forth and back: what counts time goes on as
 //! it was, and what is dated is judged by what the clock says now.
 
-use std::{thread, time::Duration};
+use std::{fmt::Write as _, thread, time::Duration};
 
 use limiter_tests::{
     http::{self, Response},
@@ -42,18 +42,12 @@ fn number(answer: &Response, name: &str) -> u64 {
 #[test]
 fn limits_count_time_that_passes() {
     let names = ["token_bucket", "leaky_bucket", "sliding_window", "fixed_window"];
-    let routes: String = names
-        .iter()
-        .map(|name| {
-            format!(
-                "path = \"/{name}\"\nauth = \"none\"\nlimits = [\"{name}\"]\n[[http.route]]\n"
-            )
-        })
-        .collect();
-    let limits: String = names
-        .iter()
-        .map(|name| format!("[limits.{name}]\nalgorithm = \"{name}\"\nrate = \"3/24h\"\n"))
-        .collect();
+    let (mut routes, mut limits) = (String::new(), String::new());
+    for name in names {
+        let route = "auth = \"none\"\nlimits = ";
+        writeln!(routes, "path = \"/{name}\"\n{route}[\"{name}\"]\n[[http.route]]").unwrap();
+        writeln!(limits, "[limits.{name}]\nalgorithm = \"{name}\"\nrate = \"3/24h\"").unwrap();
+    }
     let route = format!("{routes}auth = \"none\"\nlimits = \"none\"");
     let sections = format!("{limits}[escalation]\nmode = \"monitor\"\n");
     let (mut site, clock) = site(&route, &sections);
@@ -161,12 +155,41 @@ fn signed_messages_are_accepted_once() {
     site.refused("invalid_credential", 0);
 }
 
+/// What may have been accepted before the clock was set back is not accepted, whatever it was; who
+/// starts again with the right clock remembers from there on.
+#[test]
+fn a_clock_that_was_ahead_at_the_start_is_put_right_by_another_start() {
+    let (mut site, clock) = site(
+        "auth = [\"partner\"]\nlimits = \"none\"",
+        "[auth.partner]\nkind = \"hmac\"\nsecrets = { partner = { file = \"partner\" } }\n\
+         [escalation]\nenabled = false\n",
+    );
+    write_secret(&site, "partner", SECRET);
+    clock.set(DAY);
+    site.limiter.restart();
+    let send = |site: &Site, ahead: i64, body: &str| {
+        post(site, "X-Signature", &signed(there(ahead), body.as_bytes()), body.as_bytes())
+    };
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(send(&site, DAY, "ahead"), 200);
+    clock.set(0);
+    assert_eq!(send(&site, 0, "right"), 401);
+    site.refused("invalid_credential", 0);
+    assert!(site.limiter.terminate(SOON).success());
+    site.limiter.restart();
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(send(&site, 0, "right"), 200);
+    assert_eq!(send(&site, 0, "again"), 200);
+}
+
 /// Bans last as long as they were meant to, in force and on disk.
 #[test]
 fn bans_keep_their_length() {
     let (mut site, clock) = site("auth = \"none\"\nlimits = \"none\"", "");
     site.limiter.restart();
-    site.limiter.cli(&["ban", "127.0.0.7", "--for", "1h", "--scope", "http", "--force"]).succeeded();
+    site.limiter
+        .cli(&["ban", "127.0.0.7", "--for", "1h", "--scope", "http", "--force"])
+        .succeeded();
     let is_banned = |site: &Site, source: &str| {
         site.send_from(source, &http::request("GET", "/", &[], b"")).status == 403
     };
@@ -192,7 +215,9 @@ fn bans_keep_their_length() {
         assert!((3400..=3600).contains(&seconds), "{ahead} s ahead: {seconds} at the start");
         assert!(is_banned(&site, "127.0.0.7"), "{ahead} s ahead");
     }
-    site.limiter.cli(&["ban", "127.0.0.8", "--for", "2s", "--scope", "http", "--force"]).succeeded();
+    site.limiter
+        .cli(&["ban", "127.0.0.8", "--for", "2s", "--scope", "http", "--force"])
+        .succeeded();
     eventually(SOON, "he is banned", || is_banned(&site, "127.0.0.8"));
     clock.set(-DAY);
     eventually(SOON, "a brief ban ends", || !is_banned(&site, "127.0.0.8"));

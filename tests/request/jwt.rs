@@ -107,6 +107,8 @@ fn tokens_open_and_say_who_it_is() {
         "algorithms = [\"RS256\", \"PS256\", \"ES256\", \"EdDSA\"]\ntier_claim = \"app.plan\"";
     let scene = Scene::start(ROUTE, more);
     let (ec, ed) = (Signer::p256(), Signer::ed25519());
+    let first = scene.rsa.token("rsa", &claims(&json!({})));
+    eventually(SOON, "the keys", || scene.status(&first) == 200);
     scene.publish(&[scene.rsa.jwk("rsa"), ec.jwk("ec"), ed.jwk("ed"), json!({"kty": "new"})]);
     eventually(SOON * 3, "the first token", || {
         scene.status(&ec.token("ec", &claims(&json!({})))) == 200

@@ -311,6 +311,35 @@ fn a_request_that_one_limit_refuses_counts_against_none() {
 }
 
 #[test]
+fn a_limit_that_is_only_watched_tells_clients_nothing() {
+    let limits = |mode: &str| {
+        format!(
+            "[limits.watched]\nrate = \"1/365d\"\nconcurrent = 1\nmode = \"monitor\"\n\
+             [limits.other]\nrate = \"5/365d\"\n{mode}\n"
+        )
+    };
+    let route = "auth = \"none\"\nlimits = [\"watched\", \"other\"]";
+    let site = Site::start("", route, &limits(""));
+    for remaining in [4, 3, 2] {
+        let answer = site.get("/", &[]);
+        assert_eq!((answer.status, number(&answer, "x-ratelimit-limit")), (200, 5));
+        assert_eq!(number(&answer, "x-ratelimit-remaining"), remaining);
+        let (policy, standing) = standing(&answer);
+        assert!(policy.starts_with("\"other\";") && !policy.contains("watched"), "{policy}");
+        assert!(standing.starts_with("\"other\";") && !standing.contains("watched"), "{standing}");
+        assert_eq!(answer.header_values("ratelimit-policy").len(), 1);
+    }
+    site.reload("", route, &limits("mode = \"monitor\""));
+    for _ in 0..4 {
+        let answer = site.get("/", &[]);
+        assert_eq!(answer.status, 200);
+        for name in ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "retry-after"] {
+            assert_eq!(answer.header(name), None);
+        }
+    }
+}
+
+#[test]
 fn a_connection_that_goes_on_in_another_protocol_is_under_way_until_it_ends() {
     let site = site("concurrent = 1");
     let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\

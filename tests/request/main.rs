@@ -9,6 +9,8 @@ mod change;
 #[cfg(test)]
 mod clock_jumps;
 #[cfg(test)]
+mod departed;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod elizaos;
@@ -35,6 +37,8 @@ mod malformed;
 #[cfg(test)]
 mod mtls;
 #[cfg(test)]
+mod once;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod pace;
@@ -58,6 +62,8 @@ mod streaming;
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod trailers;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

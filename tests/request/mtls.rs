@@ -1,6 +1,8 @@
 //! Certificates of clients as credentials: by alternative name and by subject, over TLS 1.2 and
 //! 1.3, resumed too.
 
+use limiter_tests::wait::eventually;
+
 use crate::{
     edge::{Authority, Edge},
     support::SOON,
@@ -16,13 +18,19 @@ const SCHEME: &str = "[auth.service]\nkind = \"mtls\"\nprincipals = [\
 
 /// A limiter with the scheme, and the authority of clients.
 fn start(principals: &str) -> (Edge, Authority) {
-    let mut edge = Edge::prepare("", LISTENER);
+    let (mut edge, clients) = prepare();
+    edge.protect("service", principals);
+    edge.limiter.restart();
+    (edge, clients)
+}
+
+/// Not started, and with a route that is open to all.
+fn prepare() -> (Edge, Authority) {
+    let edge = Edge::prepare("", LISTENER);
     let (servers, clients) = (Authority::new(), Authority::new());
     edge.limiter.scratch().write("ca.pem", servers.pem());
     edge.limiter.scratch().write("clients.pem", clients.pem());
     edge.write_pair("server", &servers.server(&["api.test"]));
-    edge.protect("service", principals);
-    edge.limiter.restart();
     (edge, clients)
 }
 
@@ -83,4 +91,52 @@ fn a_certificate_of_nobody_here_is_no_credential() {
     let found = get(&edge, Some("workload"), &[]);
     assert_eq!(found.1.as_deref(), Some("spiffe://test/ns/a/sa/b"));
     assert_ne!(get(&edge, Some("stranger"), &[]).0, "200", "no authority of ours");
+}
+
+/// A client sends its certificate whatever it asks for; a key it sends because it means it.
+#[test]
+fn a_key_beside_a_certificate_names_the_caller() {
+    let (mut edge, clients) = prepare();
+    edge.write_pair("service", &clients.client_named(&["billing.svc.test"]));
+    edge.write_pair("other", &clients.client_named(&["laptop.test"]));
+    let sections = SCHEME.to_owned()
+        + "[auth.keys]\nkind = \"api_key\"\ntoken = { env = \"TEST_TOKEN\" }\n\
+           [auth.more]\nkind = \"api_key\"\nheader = \"X-More\"\nkeys_file = \"keys.toml\"\n";
+    edge.protect("service\", \"keys\", \"more", &sections);
+    edge.limiter.environment("TEST_TOKEN", "an-example-token-of-some-length");
+    edge.limiter.restart();
+    let made = edge.limiter.with_file(&["keys", "new", "--name", "alice"]).succeeded().stdout;
+    let alice = made.lines().find(|line| line.starts_with("lk_")).unwrap().trim().to_owned();
+    let (token, alice) =
+        ("X-API-Key: an-example-token-of-some-length".to_owned(), format!("X-More: {alice}"));
+    eventually(SOON, "the new key opens", || get(&edge, None, &["-H", &alice]).0 == "200");
+    for client in [None, Some("service"), Some("other")] {
+        let (status, subject, _) = get(&edge, client, &["-H", &token]);
+        assert_eq!((&*status, subject.as_deref()), ("200", Some("shared-token")), "{client:?}");
+        // One that is wrong is no better for the certificate beside it.
+        assert_eq!(get(&edge, client, &["-H", "X-API-Key: wrong"]).0, "401", "{client:?}");
+        // Two that the client means do not agree.
+        assert_eq!(get(&edge, client, &["-H", &token, "-H", &alice]).0, "400", "{client:?}");
+    }
+    let (status, subject, _) = get(&edge, Some("service"), &[]);
+    assert_eq!((&*status, subject.as_deref()), ("200", Some("billing.svc.test")));
+    edge.refused("malformed_request", 3);
+}
+
+#[test]
+fn what_an_entry_grants_is_what_its_holder_may() {
+    let (mut edge, clients) = prepare();
+    edge.write_pair("service", &clients.client_named(&["billing.svc.test"]));
+    edge.write_pair("person", &clients.client_named(&["laptop.test"]));
+    let text = std::fs::read_to_string(edge.limiter.configuration()).unwrap();
+    let route = "auth = [\"service\"]\nscopes = [\"read\"]\nlimits = [\"tiers\"]";
+    let text = text.replace("auth = \"none\"\nlimits = \"none\"", route);
+    let limit = "[limits.tiers]\nkey = [\"principal\"]\n\
+                 tiers = { internal = \"2/h\", authenticated = \"1/h\" }\n";
+    edge.limiter.configure_exactly(&format!("{text}\n{SCHEME}{limit}"));
+    edge.limiter.restart();
+    let found: Vec<String> = (0..3).map(|_| get(&edge, Some("service"), &[]).0).collect();
+    assert_eq!(found, ["200", "200", "429"], "as its tier says");
+    assert_eq!(get(&edge, Some("person"), &[]).0, "403");
+    edge.refused("forbidden_scope", 1);
 }

@@ -1,6 +1,8 @@
 //! Signed requests (RFC 9421) by a signer of this file, which knows nothing of the code that
 //! verifies: whole bodies, bodies that stream, requests that come again, other people's clients.
 
+mod edges;
+
 use std::{thread, time::Duration};
 
 use aws_lc_rs::{

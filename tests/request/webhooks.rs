@@ -200,6 +200,26 @@ fn a_message_with_two_tags_is_one_message() {
     site.refused("replayed", 3);
 }
 
+#[test]
+fn what_the_scheme_grants_is_what_senders_may() {
+    let route = "auth = [\"partner\"]\nscopes = [\"write\"]\nlimits = [\"tiers\"]";
+    let granted = SECTIONS.replace("tier =", "scopes = [\"read\", \"write\"]\ntier =")
+        + "[limits.tiers]\nkey = [\"principal\"]\n\
+           tiers = { gold = \"2/h\", authenticated = \"1/h\" }\n";
+    let mut site = Site::prepare("", route, &granted);
+    write_secret(&site, "partner", SECRET);
+    write_secret(&site, "other", "another-secret-of-somebody");
+    site.limiter.restart();
+    let next = |n: usize| {
+        let body = format!("{n}");
+        post(&site, "X-Signature", &signed(now(), body.as_bytes()), body.as_bytes())
+    };
+    assert_eq!([next(1), next(2), next(3)], [200, 200, 429], "as the tier says");
+    site.reload("", route, &granted.replace(", \"write\"]", "]"));
+    assert_eq!(next(4), 403);
+    site.refused("forbidden_scope", 1);
+}
+
 /// Whoever asks what would happen has no body to show.
 #[test]
 fn what_a_body_decides_is_not_explained_away() {

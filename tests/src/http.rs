@@ -111,6 +111,13 @@ impl Connection {
         }
     }
 
+    /// Ends it at once for both sides (RST); panics on a Unix socket.
+    pub fn reset(self) {
+        let Stream::Tcp(stream) = &self.stream else { panic!("a Unix socket is only closed") };
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(stream, sockopt::Linger, &linger).expect("a connected socket takes it");
+    }
+
     /// Sets the timeout of each sending and receiving from now on.
     pub fn set_timeout(&self, timeout: Duration) {
         let timeout = Some(timeout);

@@ -158,6 +158,59 @@ fn a_ban_that_was_lifted_meanwhile_is_not_brought_back() {
 }
 
 #[test]
+fn a_lift_while_the_store_is_away_outlives_the_agent() {
+    const LATER: Duration = Duration::from_secs(30);
+    let mut cluster = Cluster::of(2, OPEN, "", "");
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let ban = ["ban", address, "--for", "1h", "--scope", "http"];
+        cluster.hosts[0].limiter.cli(&ban).succeeded();
+        cluster.hosts[1].ban(&format!("{address}/32"));
+    }
+    cluster.redis.pause();
+    let lifting = &mut cluster.hosts[1];
+    for address in ["192.0.2.1", "192.0.2.2"] {
+        lifting.limiter.cli(&["unban", address]).succeeded();
+    }
+    // This one is made again before anybody heard of it.
+    lifting.limiter.cli(&["ban", "192.0.2.2", "--for", "2h", "--scope", "http"]).succeeded();
+    lifting.limiter.kill_agent();
+    lifting.limiter.restart();
+    cluster.redis.resume();
+    let [one, two] = cluster.hosts.as_slice() else { panic!() };
+    eventually(LATER, "it is lifted there", || one.find_ban("192.0.2.1/32").is_none());
+    thread::sleep(Duration::from_secs(1));
+    for host in [one, two] {
+        assert_eq!(host.find_ban("192.0.2.1/32"), None);
+        assert!(host.find_ban("192.0.2.2/32").is_some() && host.find_ban("192.0.2.3/32").is_some());
+    }
+    // Said once: later bans of the same address stay.
+    one.limiter.cli(&["ban", "192.0.2.1", "--for", "1h", "--scope", "http"]).succeeded();
+    two.ban("192.0.2.1/32");
+    two.limiter.cli(&["ban", "192.0.2.9", "--for", "1h", "--scope", "http"]).succeeded();
+    one.ban("192.0.2.9/32");
+    assert!(one.find_ban("192.0.2.1/32").is_some());
+}
+
+#[test]
+fn a_lift_while_the_store_is_away_holds_where_it_was_made() {
+    let cluster = Cluster::of(2, OPEN, "", "");
+    let [one, two] = cluster.hosts.as_slice() else { panic!() };
+    one.limiter.cli(&["ban", "192.0.2.1", "--for", "1h", "--scope", "http"]).succeeded();
+    two.ban("192.0.2.1/32");
+    cluster.redis.pause();
+    two.limiter.cli(&["unban", "192.0.2.1"]).succeeded();
+    eventually(SOON, "it is told", || {
+        two.limiter.status().degraded.iter().any(|it| it.starts_with("bans are not shared"))
+    });
+    cluster.redis.resume();
+    eventually(Duration::from_secs(30), "it is lifted there", || {
+        one.find_ban("192.0.2.1/32").is_none()
+    });
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(two.find_ban("192.0.2.1/32"), None);
+}
+
+#[test]
 fn what_others_write_into_the_store_is_no_command() {
     let cluster = Cluster::of(1, OPEN, "", "");
     let host = &cluster.hosts[0];

@@ -40,6 +40,33 @@ fn without_the_store_each_host_counts_for_itself() {
 }
 
 #[test]
+fn what_the_status_says_of_the_store_is_one_story() {
+    let mut cluster = Cluster::of(1, LIMITED, "", TEN);
+    for _ in 0..3 {
+        for lost in [true, false] {
+            if lost {
+                cluster.redis.kill();
+            } else {
+                cluster.redis.launch();
+            }
+            let host = &cluster.hosts[0];
+            let until = if lost { "lost" } else { "up" };
+            eventually(SOON, "it is told", || {
+                let status = host.limiter.status();
+                let state = status.store.unwrap().state;
+                let is_told = status.degraded.iter().any(|it| it.starts_with("the store"));
+                assert_eq!(state == "lost", is_told, "{state} and {:?}", status.degraded);
+                state == until
+            });
+            // The proxy counts once a second, and tells this at once.
+            for _ in 0..20 {
+                assert!(host.store_is(until));
+            }
+        }
+    }
+}
+
+#[test]
 fn without_the_store_nothing_is_limited_or_nobody_is_served() {
     let mut cluster = Cluster::new();
     cluster.add("", LIMITED, "on_failure = \"open\"", TEN);

@@ -1,6 +1,6 @@
 //! Limits that hosts share hold exactly, in one question for each request.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use limiter_tests::{origin::Behaviour, wait::eventually};
 
@@ -47,6 +47,51 @@ fn two_hosts_hold_one_limit_exactly() {
         assert_eq!(keys.lines().count(), 1);
         let left = cluster.redis.ask(&["PTTL", keys.trim()]).trim().parse::<u64>().unwrap();
         assert!((1..=2 * 86_400_000).contains(&left), "{left}");
+    }
+}
+
+#[test]
+fn tiers_are_shared_each_by_itself() {
+    let route = "auth = [\"keys\"]\nlimits = [\"tier\"]";
+    let mut cluster = Cluster::new();
+    for algorithm in ["token_bucket", "sliding_window", "fixed_window", "leaky_bucket"] {
+        cluster.clear();
+        let sections = format!(
+            "[auth.keys]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"\n\
+             [limits.tier]\nalgorithm = \"{algorithm}\"\nkey = [\"principal\"]\n\
+             tiers = {{ authenticated = \"20/24h\", premium = \"30/24h\" }}\n"
+        );
+        for _ in 0..2 {
+            cluster.add("", route, "timeout = \"5s\"", &sections);
+        }
+        let [one, two] = cluster.hosts.as_slice() else { panic!() };
+        let make = |name: &str, tier: &[&str]| {
+            let arguments = [&["keys", "new", "--name", name], tier].concat();
+            one.limiter.with_file(&arguments).succeeded().stdout.trim().to_owned()
+        };
+        let keys = [
+            (make("alice", &["--tier", "premium"]), 30),
+            (make("bob", &[]), 20),
+            (make("carol", &[]), 20),
+        ];
+        let file = |host: &Host| host.limiter.directory().join("keys.toml");
+        fs::copy(file(one), file(two)).unwrap();
+        for host in [one, two] {
+            host.limiter.cli(&["reload"]).succeeded();
+        }
+        cluster.wait_up();
+        for (key, most) in &keys {
+            let admitted = |host: &Host| {
+                let answers = (0..30).map(|_| host.get(&[("X-API-Key", key)]).status);
+                answers.filter(|status| *status == 200).count()
+            };
+            let all: usize = thread::scope(|scope| {
+                let hosts = [one, one, two, two];
+                let workers = hosts.map(|host| scope.spawn(move || admitted(host)));
+                workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+            });
+            assert_eq!(all, *most, "{algorithm}");
+        }
     }
 }
 
@@ -108,4 +153,24 @@ fn what_does_not_count_is_given_back() {
         assert_eq!(host.get(&[]).status, 429);
     }
     assert_eq!(counted(), "3");
+}
+
+#[test]
+fn what_is_given_back_goes_along_with_the_next_question() {
+    const CONNECTIONS: u32 = 16;
+    const REQUESTS: u32 = 1_600;
+    let limits = "[limits.all]\nalgorithm = \"token_bucket\"\nrate = \"1000/24h\"\n\
+                  count = \"failures\"\n";
+    let cluster = Cluster::of(1, LIMITED, "timeout = \"5s\"", limits);
+    let asked = cluster.redis.calls("evalsha");
+    assert_eq!(flood(&cluster, CONNECTIONS, REQUESTS / CONNECTIONS), REQUESTS);
+    let calls = cluster.redis.calls("evalsha") - asked;
+    // Where answers are far between, as on a machine that does much else, it takes two.
+    assert!(calls < u64::from(REQUESTS) * 7 / 4, "{calls} calls");
+    // Refusals are remembered, for a moment.
+    cluster.hosts[0].origin.by_default(Behaviour::status(500));
+    let refused = cluster.hosts[0].statuses(1_300, 429);
+    // What leaked while requests were under way is given back to none of them.
+    assert!((300..=303).contains(&refused), "{refused}");
+    eventually(SOON, "it is counted", || cluster.hosts[0].requests("remembered") > 0);
 }

@@ -144,6 +144,15 @@ impl Host {
         admitted
     }
 
+    /// How many of so many requests are answered with this status.
+    #[track_caller]
+    pub(crate) fn statuses(&self, requests: u32, wanted: u16) -> u32 {
+        let mut connection = self.connect();
+        let request = http::request("GET", "/", &[], b"");
+        let statuses = (0..requests).map(|_| connection.exchange(&request).unwrap().status);
+        u32::try_from(statuses.filter(|status| *status == wanted).count()).unwrap()
+    }
+
     pub(crate) fn store_is(&self, state: &str) -> bool {
         self.limiter.status().store.is_some_and(|store| store.state == state)
     }

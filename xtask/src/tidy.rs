@@ -32,7 +32,7 @@ const UNSAFE_FILES: [&str; 10] = [
     "limiter-user/src/kernel/plain.rs",
     "limiter-user/src/kernel/ring.rs",
     "limiter-user/src/kernel/sys.rs",
-    "limiter-user/src/limits/arena.rs",
+    "limiter-user/src/limits/memory.rs",
     "limiter-user/src/link/descriptors.rs",
     "limiter-user/src/proxy/privileges.rs",
     "limiter-user/src/sys.rs",

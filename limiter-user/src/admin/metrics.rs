@@ -128,8 +128,8 @@ const METRICS: &[Metric] = &[
         name: "signed_messages_refused",
         kind: Kind::Counter,
         labels: &["cause"],
-        help: "Good signatures that were refused: no room to remember them, a repetition, or nobody \
-               knows whether they are one",
+        help: "Good signatures that were refused: no room to remember them, a repetition, another \
+               copy under way, or nobody knows whether they are one",
         samples: |status| of_map(&status.signed_refused),
     },
     upstream::REQUESTS,

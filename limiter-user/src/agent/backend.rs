@@ -85,7 +85,8 @@ impl Backend for Agent {
         }
         let shared = inner.policy.store.as_ref();
         let counts = inner.proxy_counters.store.as_ref();
-        view.store = shared.map(|policy| store(policy, counts, self.shared_bans.counts()));
+        let is_lost = inner.problems.sentence(Problem::StoreLost).is_some();
+        view.store = shared.map(|policy| store(policy, is_lost, counts, self.shared_bans.counts()));
         kernel_status(&inner, &mut view);
         view.events_lost.extend(self.events.losses());
         view.events_lost.insert("proxy".to_owned(), inner.observations_lost);
@@ -160,7 +161,7 @@ impl Backend for Agent {
         let committed = self.inner.borrow().book.journal().committed();
         let saved = committed.await;
         self.judge_journal();
-        saved
+        saved.and(self.keep_lifts().await)
     }
 
     fn must_wait(&self) -> bool {

@@ -3,18 +3,23 @@
 //! Bans made here (by hand, by evidence) and lifted by hand here are said once; bans that came from
 //! elsewhere are enforced like any other, show where they came from, and are never said again.
 //! Whoever is trusted here is not banned on another host's word. Without the store every ban stays
-//! in force where it is; what is made meanwhile is said when the store is back.
+//! in force where it is; what is made meanwhile is said when the store is back, and lifts that were
+//! not said outlive the agent.
+
+mod lifts;
+mod waiting;
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
 
 use ipnet::IpNet;
-use tokio::{sync::Notify, time};
+use tokio::time;
 
+use self::waiting::Waiting;
+pub(super) use self::waiting::{SharedBans, SharedCounts};
 use super::{Agent, bans::BanOrder, book, problems::Problem};
 use crate::{
     clock,
@@ -22,7 +27,7 @@ use crate::{
     policy::{BanScope, store::StorePolicy},
     store::{
         StoreError, Target,
-        bans::{BATCH, BanLine, Change, MAX_BANS, Terms, Word},
+        bans::{BATCH, BanLine, Change, Terms, Word},
     },
 };
 
@@ -36,74 +41,11 @@ const LISTEN_EVERY: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Changes that may wait to be said; beyond it all bans are said again.
-const MAX_WAITING: usize = 8192;
-
 /// A ban as it is known by.
 type Name = (IpNet, BanScope);
 
 /// A ban that ends within this of another is no longer one.
 const MOMENT_NS: u64 = 2_000_000_000;
-
-/// What waits to be said, and what was counted.
-#[derive(Debug, Default)]
-pub(super) struct SharedBans {
-    waiting: RefCell<VecDeque<Waiting>>,
-    filled: Notify,
-    /// Changes found no room: all bans are to be said again.
-    overflowed: Cell<bool>,
-    counts: Cell<SharedCounts>,
-}
-
-/// A change that waits. How a ban is, is looked up when it is said: it goes on meanwhile, and may
-/// end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Waiting {
-    Made(Name),
-    Lifted(Name),
-}
-
-/// Since the agent started.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SharedCounts {
-    /// Changes said.
-    pub(super) said: u64,
-    /// Bans of others that are enforced here, and bans lifted because others did.
-    pub(super) followed: u64,
-    /// Bans of others that are not enforced here.
-    pub(super) refused: u64,
-    /// Changes of ours that the store has no room for.
-    pub(super) left_out: u64,
-    /// What was not understood.
-    pub(super) unreadable: u64,
-}
-
-impl SharedBans {
-    pub(super) fn counts(&self) -> SharedCounts {
-        self.counts.get()
-    }
-
-    fn count(&self, add: impl FnOnce(&mut SharedCounts)) {
-        let mut counts = self.counts.get();
-        add(&mut counts);
-        self.counts.set(counts);
-    }
-
-    fn say(&self, change: Waiting) {
-        let mut waiting = self.waiting.borrow_mut();
-        let most = match change {
-            Waiting::Made(_) => MAX_WAITING,
-            // Nobody knows it any more who could say it again.
-            Waiting::Lifted(_) => MAX_BANS,
-        };
-        if waiting.len() >= most {
-            self.overflowed.set(true);
-            return;
-        }
-        waiting.push_back(change);
-        self.filled.notify_one();
-    }
-}
 
 /// Keeps to the store of the policy in force until the agent ends.
 pub(super) async fn run(agent: Rc<Agent>) {
@@ -111,7 +53,8 @@ pub(super) async fn run(agent: Rc<Agent>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Some(policy) = agent.store_policy() else {
-            agent.shared_bans.waiting.borrow_mut().clear();
+            agent.shared_bans.forget_all();
+            agent.keep_lifts_or_say().await;
             agent.judge(Problem::BansUnshared, Ok(()));
             time::sleep(LISTEN_EVERY).await;
             continue;
@@ -152,14 +95,14 @@ async fn follow(
         if agent.shared_bans.overflowed.replace(false) {
             all = agent.own_bans();
         }
-        let waiting: Vec<Waiting> =
-            agent.shared_bans.waiting.borrow().iter().take(BATCH).copied().collect();
+        let waiting = agent.shared_bans.begin(BATCH);
         let again: Vec<Name> = all.drain(..all.len().min(BATCH - waiting.len())).collect();
         let has_more = agent.take_news(&mut line, &agent.changes(&waiting, &again)).await?;
         // Said, and only now forgotten: what is lost on the way is said again.
-        agent.shared_bans.waiting.borrow_mut().drain(..waiting.len());
+        agent.shared_bans.done();
+        agent.keep_lifts_or_say().await;
         *pause = FIRST_PAUSE;
-        if !has_more && all.is_empty() && agent.shared_bans.waiting.borrow().is_empty() {
+        if !has_more && all.is_empty() && agent.shared_bans.is_empty() {
             // Whoever bans does not wait; whoever listens, a moment.
             time::timeout(LISTEN_EVERY, agent.shared_bans.filled.notified()).await.ok();
         }
@@ -197,6 +140,28 @@ impl Agent {
         }
     }
 
+    /// Writes lifts that nobody was told yet: when this is done, they outlive the agent.
+    pub(super) async fn keep_lifts(&self) -> Result<(), String> {
+        let _turn = self.shared_bans.keeping.lock().await;
+        if !self.shared_bans.unkept.replace(false) {
+            return Ok(());
+        }
+        let state = self.inner.borrow().policy.agent.state.clone();
+        let lifts = self.shared_bans.lifts();
+        let written = tokio::task::spawn_blocking(move || lifts::write(&state, &lifts)).await;
+        let written = written.map_err(|error| error.to_string()).flatten();
+        if written.is_err() {
+            self.shared_bans.unkept.set(true);
+        }
+        written
+    }
+
+    async fn keep_lifts_or_say(&self) {
+        if let Err(error) = self.keep_lifts().await {
+            log::warn!("{error}");
+        }
+    }
+
     /// All bans that were made here.
     fn own_bans(&self) -> VecDeque<Name> {
         let inner = self.inner.borrow();
@@ -227,8 +192,11 @@ impl Agent {
             counts.left_out += news.left_out;
             counts.unreadable += news.unreadable;
         });
+        let lifting: HashSet<Name> = self.shared_bans.lifts().into_iter().collect();
         for change in news.changes {
             let followed = match change.word {
+                // Lifted here since, which is said next.
+                _ if lifting.contains(&(change.prefix, change.scope)) => None,
                 Word::New(terms) | Word::Known(terms) => {
                     self.follow_ban(change.prefix, change.scope, terms)
                 }
@@ -313,25 +281,4 @@ fn terms(ban: &book::Ban) -> Option<Terms> {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_finds_no_room_is_said_with_all_others_and_lifts_find_it() {
-        let bans = SharedBans::default();
-        let name = ("192.0.2.1/32".parse().unwrap(), BanScope::Http);
-        for _ in 0..MAX_WAITING {
-            bans.say(Waiting::Made(name));
-        }
-        assert!(!bans.overflowed.get());
-        bans.say(Waiting::Lifted(name));
-        assert!(!bans.overflowed.get());
-        bans.say(Waiting::Made(name));
-        assert!(bans.overflowed.get());
-        assert_eq!(bans.waiting.borrow().len(), MAX_WAITING + 1);
-        assert_eq!(bans.waiting.borrow().back(), Some(&Waiting::Lifted(name)));
-    }
 }

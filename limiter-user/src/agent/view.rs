@@ -62,7 +62,12 @@ pub(super) fn signed_messages(signed: &SignedCount) -> BTreeMap<String, u64> {
 
 /// Signed messages that were refused, by why; nothing where no scheme signs.
 pub(super) fn signed_refused(signed: &SignedCount) -> BTreeMap<String, u64> {
-    let rows = [("full", signed.full), ("repeated", signed.repeated), ("unknown", signed.unknown)];
+    let rows = [
+        ("full", signed.full),
+        ("repeated", signed.repeated),
+        ("under_way", signed.under_way),
+        ("unknown", signed.unknown),
+    ];
     let rows = rows.into_iter().filter(|_| signed.capacity > 0);
     rows.map(|(label, count)| (label.to_owned(), count)).collect()
 }
@@ -76,16 +81,19 @@ pub(super) fn by_label(counts: &[u64]) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// The store of the policy, with what the proxy counted of it.
+/// The store of the policy, with what the proxy counted of it. `is_lost`: the proxy said so.
 pub(super) fn store(
     policy: &StorePolicy,
+    is_lost: bool,
     counts: Option<&StoreCounts>,
     bans: SharedCounts,
 ) -> StoreView {
     let known = counts.copied().unwrap_or_default();
     let state = match counts {
+        // Said when it happens; counts come later.
+        _ if is_lost => "lost",
         None => "unknown",
-        Some(StoreCounts { is_lost: true, .. }) => "lost",
+        Some(StoreCounts { is_usable: false, .. }) => "connecting",
         Some(_) => "up",
     };
     let requests = [
@@ -99,6 +107,7 @@ pub(super) fn store(
         state: state.to_owned(),
         on_failure: policy.on_failure.label().to_owned(),
         requests: requests.map(|(result, count)| (result.to_owned(), count)).into(),
+        unreadable: known.unreadable,
         connected: known.connected,
         bans: [
             ("said", bans.said),

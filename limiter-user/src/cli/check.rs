@@ -161,6 +161,30 @@ mod tests {
     }
 
     #[test]
+    fn the_plan_names_the_burst_that_is_in_force() {
+        let limit = |more: &str| {
+            code(
+                &format!(
+                    "preset = \"public\"\n[[http.upstream]]\nname = \"api\"\n\
+                     servers = [\"http://127.0.0.1:3000\"]\n[[http.route]]\nauth = \"none\"\n\
+                     limits = [\"queue\"]\n[limits.queue]\nalgorithm = \"leaky_bucket\"\n\
+                     rate = \"10/s\"\n{more}"
+                ),
+                false,
+            )
+            .1
+        };
+        for (more, burst) in [
+            ("", "10/s burst 10 by"),
+            ("max_delay = \"10s\"", "10/s burst 10 waiting up to 10s"),
+            ("max_delay = \"450ms\"", "10/s burst 5 (of 10, for max_delay) waiting up to 450ms"),
+        ] {
+            let text = limit(more);
+            assert!(text.contains(burst), "{burst} in\n{text}");
+        }
+    }
+
+    #[test]
     fn the_plan_names_services() {
         let text = code(
             "[kernel]\ntrusted = [{ cidr = \"192.0.2.10\", interface = \"eth1\" }]\n\

@@ -10,7 +10,9 @@ use aws_lc_rs::{
     digest::{Context, SHA256, SHA512},
 };
 use http::{HeaderMap, HeaderName};
-use sfv::{BareItem, Dictionary, ListEntry, Parser};
+use sfv::{BareItem, ListEntry};
+
+use super::fields::{combined, dictionary};
 
 /// The field.
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -25,8 +27,8 @@ impl BodyDigest {
     /// What the field says. `None` if there is no field, it cannot be read, or it has no digest
     /// that counts.
     pub fn expected(headers: &HeaderMap) -> Option<Self> {
-        let fields = super::signature::combined(headers, &CONTENT_DIGEST)?;
-        let members: Dictionary = Parser::new(&fields).parse().ok()?;
+        let fields = combined(headers, &CONTENT_DIGEST)?;
+        let members = dictionary(&fields)?;
         let mut expected = Vec::new();
         for (name, member) in members {
             let algorithm = match name.as_str() {
@@ -107,5 +109,19 @@ mod tests {
             assert_eq!(check(&[bad], &[]), None, "{bad}");
         }
         assert_eq!(check(&[], &[]), None);
+        // Who reads the first of two names, and who the last, see two digests.
+        assert_eq!(check(&[SHA_256, SHA_256], &[BODY]), None);
+        // One that is too long, or of another kind, spoils the good one beside it.
+        let long = format!("{SHA_256}, sha-512=:{}:", "A".repeat(64));
+        assert_eq!(check(&[&long], &[BODY]), None);
+        assert_eq!(check(&[&format!("{SHA_256}, sha-512=?1")], &[BODY]), None);
+    }
+
+    #[test]
+    fn nothing_has_a_digest_too() {
+        let nothing = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+        assert_eq!(check(&[nothing], &[]), Some(true));
+        assert_eq!(check(&[nothing], &[b"x"]), Some(false));
+        assert_eq!(check(&[&format!("unknown=:AA==:, {nothing};x=1")], &[b""]), Some(true));
     }
 }

@@ -1,31 +1,33 @@
-//! Messages that were accepted, so that each is accepted once.
+//! Messages that were accepted, so that each is used once.
 //!
-//! In: a digest of a message and when it was made; out: whether this is its first time. A table of
-//! fixed size without a lock, shared by all cores: an entry stays until its message is too old to
-//! be accepted anyway, and where there is no room for another the message is refused. What the
-//! table cannot know of is refused too: messages from before it began, and those that it forgot
-//! because the clock was wrong.
+//! In: a digest of a message and when it was made; out: a claim on it, if this is its first time. A
+//! claim is spent when the message goes on, and given back if it never does. A table of fixed size
+//! without a lock, shared by all cores: an entry stays until its message is too old to be accepted
+//! anyway, and where there is no room for another the message is refused. What the table cannot
+//! know of is refused too: messages from before it began, and those that it forgot because the
+//! clock was wrong.
 //!
-//! Of the same message sent to several cores at once, at most one is accepted, perhaps none. A new
-//! message is taken for a known one with a probability below 2^-35.
+//! Of the same message on several cores at once, at most one is claimed, perhaps none; the others
+//! hear that it is under way. Whoever ends with a claim that is neither spent nor given back (a
+//! process that is killed) leaves it so: nobody gets another. A new message is taken for a known
+//! one with a probability below 2^-35.
+
+mod claim;
+mod word;
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+pub use self::claim::{Claim, Claims};
+use self::word::{Entry, FREE, MAX_AHEAD_SECONDS};
 
 /// Entries in a set: one cache line.
 const WAYS: usize = 8;
-
-/// Bits of a word that hold until when its entry counts; the others tell messages apart.
-const TIME_BITS: u32 = 24;
-const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
-
-/// An entry that was never used.
-const FREE: u64 = 0;
-
-/// Seconds for which an entry can count: a quarter of what [`TIME_BITS`] can tell apart, 48 days.
-const MAX_AHEAD_SECONDS: u64 = 1 << (TIME_BITS - 2);
 
 /// Words of a table that are no entries: one cache line.
 const HEADER_WORDS: usize = WAYS;
@@ -58,17 +60,18 @@ pub struct Replays {
     sets: usize,
     full: AtomicU64,
     repeated: AtomicU64,
+    under_way: AtomicU64,
     unknown: AtomicU64,
 }
 
-/// Whether a message is accepted.
+/// Why a message is not accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Admission {
-    /// It is seen for the first time, and from now on known.
-    First,
-    /// It was accepted before.
+pub enum NotFirst {
+    /// It was used before.
     Repeated,
-    /// Nobody here knows whether it was accepted: by another process, or before the clock was set.
+    /// Somebody else holds it: it may be used, or given back.
+    UnderWay,
+    /// Nobody here knows whether it was used: by another process, or before the clock was set.
     Unknown,
     /// Nothing more can be remembered.
     Full,
@@ -88,8 +91,8 @@ impl Replays {
             let begin = |since| (since == 0).then_some(now.max(1));
             since.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).unwrap_or_default();
         }
-        let [full, repeated, unknown] = Default::default();
-        Self { memory, sets, full, repeated, unknown }
+        let [full, repeated, under_way, unknown] = Default::default();
+        Self { memory, sets, full, repeated, under_way, unknown }
     }
 
     /// As [`Self::new`] in memory of this process, for about `entries` messages.
@@ -114,76 +117,104 @@ impl Replays {
         self.memory.words().get(place).unwrap_or(&NONE)
     }
 
-    /// Whether a message made at `made` was not accepted before; afterwards it was. Unix seconds;
-    /// the caller has refused what is older than the window.
-    pub fn admit(&self, message: &Fingerprint, made: u64, now: u64) -> Admission {
-        let admission = self.put(message, made, now);
-        let counter = match admission {
-            Admission::First => return admission,
-            Admission::Repeated => &self.repeated,
-            Admission::Unknown => &self.unknown,
-            Admission::Full => &self.full,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        admission
+    /// A claim on a message made at `made` that nobody used or holds. It may have several
+    /// fingerprints, of which each is enough to know it. Unix seconds; the caller has refused what
+    /// is older than the window.
+    pub fn claim(
+        self: &Arc<Self>,
+        message: &[Fingerprint],
+        made: u64,
+        now: u64,
+    ) -> Result<Claim, NotFirst> {
+        let mut claim = Claim::new(Arc::clone(self));
+        for fingerprint in message {
+            match self.put(fingerprint, made, now) {
+                Ok((index, places)) => claim.add(index, (places.identity, places.until)),
+                Err(why) => {
+                    if matches!(why, NotFirst::Repeated | NotFirst::UnderWay) {
+                        // It is the message that goes on by another of its fingerprints: by these
+                        // it must not go on once more.
+                        _ = claim.spend();
+                    }
+                    self.count(why);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(claim)
     }
 
-    fn put(&self, message: &Fingerprint, made: u64, now: u64) -> Admission {
-        let Some(places) = self.look(message, made) else { return Admission::Unknown };
-        let word = places.identity << TIME_BITS | (places.until & TIME_MASK);
+    fn count(&self, why: NotFirst) {
+        let counter = match why {
+            NotFirst::Repeated => &self.repeated,
+            NotFirst::UnderWay => &self.under_way,
+            NotFirst::Unknown => &self.unknown,
+            NotFirst::Full => &self.full,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Holds a message in a place, and says which.
+    fn put(&self, message: &Fingerprint, made: u64, now: u64) -> Result<(usize, Places), NotFirst> {
+        let places = self.look(message, made).ok_or(NotFirst::Unknown)?;
+        let held = word::held(places.identity, places.until);
         loop {
             // The emptier set, so that both are full at the same time.
             let mut room = (None, 0);
             for set in places.sets {
                 let mut free = (None, 0);
-                for place in set {
-                    let found = place.load(Ordering::SeqCst);
-                    if found == FREE || !is_in_force(found, now) {
-                        free = (Some((place, found)), free.1 + 1);
-                    } else if found >> TIME_BITS == places.identity {
-                        return Admission::Repeated;
+                for index in within(set) {
+                    let found = self.entry(index);
+                    match (word::read(found, now), places.knows(found, now)) {
+                        (_, Some(known)) => return Err(known),
+                        (Entry::Free, None) => free = (Some((index, found)), free.1 + 1),
+                        _ => {}
                     }
                 }
                 if free.1 > room.1 {
                     room = free;
                 }
             }
-            let Some((place, found)) = room.0 else { return Admission::Full };
+            let Some((index, found)) = room.0 else { return Err(NotFirst::Full) };
             let forgotten = self.header(FORGOTTEN);
             if found != FREE && forgotten.load(Ordering::Relaxed) < now - 1 {
                 forgotten.fetch_max(now - 1, Ordering::SeqCst);
             }
-            if place.compare_exchange(found, word, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            if !self.change(index, found, held) {
                 continue;
             }
-            // Who sees an expiry a moment later may have put the same message elsewhere: whichever
-            // of the two looks last sees both, and does not accept.
-            let same = |place: &&AtomicU64| {
-                let found = place.load(Ordering::SeqCst);
-                found >> TIME_BITS == places.identity && is_in_force(found, now)
-            };
-            return if places.words().filter(same).count() > 1 {
-                Admission::Repeated
-            } else if self.is_forgotten(places.until) {
-                Admission::Unknown
-            } else {
-                Admission::First
-            };
+            // Somebody else may have put the same message elsewhere meanwhile: whichever of the two
+            // looks last sees both, and takes its own away. What is held or used stays where it is,
+            // so that nothing is missed that was there all the while.
+            let mut others = places.all().filter(|other| *other != index);
+            let known = others.find_map(|other| places.knows(self.entry(other), now));
+            if let Some(known) = known {
+                self.change(index, held, FREE);
+                return Err(known);
+            }
+            if self.is_forgotten(places.until) {
+                return Err(NotFirst::Unknown);
+            }
+            return Ok((index, places));
         }
     }
 
-    /// What [`Self::admit`] would say, without remembering or counting the message.
-    pub fn peek(&self, message: &Fingerprint, made: u64, now: u64) -> Admission {
-        let Some(places) = self.look(message, made) else { return Admission::Unknown };
-        let mut room = false;
-        for found in places.words().map(|place| place.load(Ordering::SeqCst)) {
-            if found == FREE || !is_in_force(found, now) {
-                room = true;
-            } else if found >> TIME_BITS == places.identity {
-                return Admission::Repeated;
+    /// What [`Self::claim`] would say, without holding or counting the message.
+    pub fn peek(&self, message: &[Fingerprint], made: u64, now: u64) -> Result<(), NotFirst> {
+        message.iter().try_for_each(|fingerprint| {
+            let places = self.look(fingerprint, made).ok_or(NotFirst::Unknown)?;
+            let mut room = Err(NotFirst::Full);
+            for index in places.all() {
+                let found = self.entry(index);
+                if let Some(known) = places.knows(found, now) {
+                    return Err(known);
+                }
+                if word::read(found, now) == Entry::Free {
+                    room = Ok(());
+                }
             }
-        }
-        if room { Admission::First } else { Admission::Full }
+            room
+        })
     }
 
     /// About how many entries there are (exactly in a small table), and how many there may be.
@@ -191,17 +222,16 @@ impl Replays {
         // Where a message is put is random: a part of the table says what all of it is like.
         let step = self.sets.div_ceil(SAMPLED_SETS).max(1);
         let sampled = self.entries().chunks_exact(WAYS).step_by(step).flatten();
-        let held = sampled.filter(|word| {
-            let found = word.load(Ordering::Relaxed);
-            found != FREE && is_in_force(found, now)
-        });
-        (held.count() * step, self.sets * WAYS)
+        let known =
+            sampled.filter(|word| word::read(word.load(Ordering::Relaxed), now) != Entry::Free);
+        (known.count() * step, self.sets * WAYS)
     }
 
-    /// Messages that were refused for want of room, because they had been accepted before, and
-    /// because nobody knows.
-    pub fn refused(&self) -> [u64; 3] {
-        [&self.full, &self.repeated, &self.unknown].map(|count| count.load(Ordering::Relaxed))
+    /// Messages that were refused for want of room, because they had been used before, because they
+    /// were under way, and because nobody knows.
+    pub fn refused(&self) -> [u64; 4] {
+        let counts = [&self.full, &self.repeated, &self.under_way, &self.unknown];
+        counts.map(|count| count.load(Ordering::Relaxed))
     }
 
     fn is_forgotten(&self, until: u64) -> bool {
@@ -212,7 +242,19 @@ impl Replays {
         self.memory.words().get(HEADER_WORDS..HEADER_WORDS + self.sets * WAYS).unwrap_or_default()
     }
 
-    fn look(&self, message: &Fingerprint, made: u64) -> Option<Places<'_>> {
+    fn entry(&self, index: usize) -> u64 {
+        switch();
+        self.entries().get(index).map_or(FREE, |word| word.load(Ordering::SeqCst))
+    }
+
+    /// Changes an entry from `seen` to `next`; `false`: it is another one by now.
+    fn change(&self, index: usize, seen: u64, next: u64) -> bool {
+        switch();
+        let Some(word) = self.entries().get(index) else { return false };
+        word.compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn look(&self, message: &Fingerprint, made: u64) -> Option<Places> {
         let until = made.saturating_add(self.header(WINDOW).load(Ordering::Relaxed));
         if made < self.header(SINCE).load(Ordering::Relaxed) || self.is_forgotten(until) {
             return None;
@@ -222,181 +264,51 @@ impl Replays {
             bytes.copy_from_slice(&message[at..at + 8]);
             u64::from_le_bytes(bytes)
         };
-        let mask = self.sets.checked_sub(1)? as u64;
+        let mask = self.sets.checked_sub(2)? as u64 + 1;
         let set = |at: usize| usize::try_from(part(at) & mask).unwrap_or_default();
         let first = set(0);
         let second = if set(8) == first { first ^ 1 } else { set(8) };
-        let entries = self.entries();
-        let of = |set: usize| entries.get(set * WAYS..(set + 1) * WAYS);
-        // Never the pattern of a free word.
-        let identity = (part(16) >> TIME_BITS).max(1);
-        Some(Places { sets: [of(first)?, of(second)?], identity, until })
+        Some(Places { sets: [first, second], identity: word::identity(part(16)), until })
     }
 }
 
 /// Where a message can be.
-struct Places<'a> {
-    sets: [&'a [AtomicU64]; 2],
+struct Places {
+    sets: [usize; 2],
     identity: u64,
     until: u64,
 }
 
-impl<'a> Places<'a> {
-    fn words(&self) -> impl Iterator<Item = &'a AtomicU64> {
-        self.sets.into_iter().flatten()
+impl Places {
+    fn all(&self) -> impl Iterator<Item = usize> + use<> {
+        self.sets.into_iter().flat_map(within)
+    }
+
+    /// What it means if this message is in an entry; `None`: it is not.
+    fn knows(&self, word: u64, now: u64) -> Option<NotFirst> {
+        match word::read(word, now) {
+            Entry::Used(identity) if identity == self.identity => Some(NotFirst::Repeated),
+            Entry::Held(identity) if identity == self.identity => Some(NotFirst::UnderWay),
+            _ => None,
+        }
     }
 }
 
-/// Whether the time in `word` is not yet over, counted around the circle that its bits are.
-fn is_in_force(word: u64, now: u64) -> bool {
-    (word & TIME_MASK).wrapping_sub(now) & TIME_MASK <= MAX_AHEAD_SECONDS
+/// The entries of a set.
+fn within(set: usize) -> std::ops::Range<usize> {
+    set * WAYS..(set + 1) * WAYS
+}
+
+#[cfg(not(test))]
+const fn switch() {}
+
+/// A point at which another thread may go on.
+#[cfg(test)]
+fn switch() {
+    races::switch();
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::{Arc, atomic::AtomicUsize},
-        thread,
-    };
-
-    use super::*;
-    use crate::keys::digest;
-
-    const NOW: u64 = 1_700_000_000;
-
-    fn message(number: usize) -> Fingerprint {
-        digest(&number.to_le_bytes())
-    }
-
-    fn table(entries: usize) -> Replays {
-        let replays = Replays::alone(entries, NOW);
-        replays.widen(300, NOW);
-        replays
-    }
-
-    #[test]
-    fn a_message_is_accepted_once_until_it_is_too_old() {
-        let replays = table(1000);
-        assert_eq!(replays.peek(&message(1), NOW, NOW), Admission::First);
-        assert_eq!(replays.admit(&message(1), NOW, NOW), Admission::First);
-        assert_eq!(replays.peek(&message(1), NOW, NOW), Admission::Repeated);
-        for now in [NOW, NOW + 299, NOW + 300] {
-            assert_eq!(replays.admit(&message(1), NOW, now), Admission::Repeated);
-        }
-        assert_eq!(replays.refused(), [0, 3, 0]);
-        assert_eq!(replays.room(NOW + 300).0, 1);
-        assert_eq!(replays.room(NOW + 301).0, 0, "from here on its age refuses it");
-        assert_eq!(replays.admit(&message(2), NOW, NOW), Admission::First);
-    }
-
-    #[test]
-    fn what_was_made_before_the_table_is_not_accepted() {
-        let replays = table(1000);
-        assert_eq!(replays.admit(&message(1), NOW - 1, NOW), Admission::Unknown);
-        assert_eq!(replays.refused(), [0, 0, 1]);
-        let none: Box<[AtomicU64]> = Box::default();
-        let nothing = Replays::new(Box::new(none), NOW);
-        assert_eq!(nothing.admit(&message(1), NOW, NOW), Admission::Unknown);
-    }
-
-    #[test]
-    fn what_one_process_accepted_the_next_one_does_not() {
-        #[derive(Clone, Debug)]
-        struct Shared(Arc<[AtomicU64]>);
-        impl Words for Shared {
-            fn words(&self) -> &[AtomicU64] {
-                &self.0
-            }
-        }
-        let memory = Shared((0..1032).map(|_| AtomicU64::new(0)).collect());
-        let one = Replays::new(Box::new(memory.clone()), NOW);
-        one.widen(300, NOW);
-        assert_eq!(one.admit(&message(1), NOW + 5, NOW), Admission::First);
-        let next = Replays::new(Box::new(memory), NOW + 100);
-        next.widen(300, NOW + 100);
-        assert_eq!(next.admit(&message(1), NOW + 5, NOW + 100), Admission::Repeated);
-        assert_eq!(next.admit(&message(2), NOW + 5, NOW + 100), Admission::First);
-        assert_eq!(one.admit(&message(2), NOW + 5, NOW + 100), Admission::Repeated);
-    }
-
-    #[test]
-    fn a_longer_window_begins_with_what_is_made_from_then_on() {
-        let replays = table(1000);
-        assert_eq!(replays.admit(&message(1), NOW + 100, NOW + 100), Admission::First);
-        replays.widen(200, NOW + 200);
-        assert_eq!(replays.admit(&message(2), NOW + 150, NOW + 200), Admission::First);
-        replays.widen(1000, NOW + 300);
-        assert_eq!(replays.admit(&message(1), NOW + 100, NOW + 500), Admission::Unknown);
-        assert_eq!(replays.admit(&message(3), NOW + 300, NOW + 500), Admission::First);
-        assert_eq!(replays.admit(&message(3), NOW + 300, NOW + 1300), Admission::Repeated);
-    }
-
-    #[test]
-    fn a_clock_that_goes_back_lets_nothing_in_twice() {
-        let replays = table(16);
-        let accepted: Vec<usize> = (0..100)
-            .filter(|n| replays.admit(&message(*n), NOW, NOW) == Admission::First)
-            .collect();
-        // A day ahead, others take their places.
-        let day = NOW + 86_400;
-        let others = 200..300;
-        let later = others.filter(|n| replays.admit(&message(*n), day, day) == Admission::First);
-        assert_eq!(later.count(), 16);
-        for number in accepted {
-            assert_eq!(replays.admit(&message(number), NOW, NOW + 1), Admission::Unknown);
-        }
-    }
-
-    #[test]
-    fn a_full_table_refuses_and_forgets_nothing() {
-        let replays = table(4096);
-        let verdicts: Vec<Admission> =
-            (0..8000).map(|n| replays.admit(&message(n), NOW, NOW)).collect();
-        let full = verdicts.iter().filter(|verdict| **verdict == Admission::Full).count();
-        assert!((8000 - 4096..8000 - 3900).contains(&full), "{full}");
-        assert_eq!(replays.refused()[0], full as u64);
-        for (number, verdict) in verdicts.iter().enumerate() {
-            let again = replays.admit(&message(number), NOW, NOW + 300);
-            let accepted = *verdict == Admission::First;
-            assert_eq!(again, if accepted { Admission::Repeated } else { Admission::Full });
-        }
-        let after = NOW + 301;
-        assert_eq!(replays.admit(&message(9000), after, after), Admission::First);
-        assert_eq!(replays.room(after), (1, 4096));
-    }
-
-    /// How often each of many messages is accepted that all threads have at once; `skew`: seconds
-    /// by which their clocks may differ.
-    fn accepted(skew: u64) -> Vec<usize> {
-        let replays = Arc::new(table(1 << 16));
-        // Entries that expire while others look for a place.
-        for number in 100_000..140_000 {
-            replays.admit(&message(number), NOW, NOW);
-        }
-        let accepted: Arc<Vec<AtomicUsize>> = Arc::new((0..5000).map(|_| 0.into()).collect());
-        thread::scope(|scope| {
-            for thread in 0..4 {
-                let (replays, accepted) = (Arc::clone(&replays), Arc::clone(&accepted));
-                scope.spawn(move || {
-                    for number in 0..5000 {
-                        let now = NOW + 300 + (number as u64 + thread) % (1 + skew);
-                        let verdict = replays.admit(&message(number), NOW + 250, now);
-                        if verdict == Admission::First {
-                            accepted[number].fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                });
-            }
-        });
-        accepted.iter().map(|count| count.load(Ordering::Relaxed)).collect()
-    }
-
-    #[test]
-    fn of_the_same_message_on_all_cores_one_at_most_is_accepted() {
-        for skew in 0..2 {
-            let counts = accepted(skew);
-            assert!(counts.iter().all(|count| *count <= 1));
-            assert!(counts.contains(&1));
-        }
-    }
-}
+mod races;
+#[cfg(test)]
+mod tests;

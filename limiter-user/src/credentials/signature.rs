@@ -8,13 +8,15 @@
 mod base;
 mod key;
 
-use std::borrow::Cow;
-
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, InnerList, Item, ListEntry, Parser};
 
 pub use self::key::{ALGORITHMS, Key, KeyError};
-use super::{digest::CONTENT_DIGEST, replay::Fingerprint};
+use super::{
+    digest::CONTENT_DIGEST,
+    fields::{combined, dictionary},
+    replay::Fingerprint,
+};
 use crate::keys;
 
 /// Where signatures say what they cover.
@@ -43,6 +45,8 @@ pub struct Message<'a> {
     pub path: &'a str,
     /// As sent, without the question mark; `None`: there is none.
     pub query: Option<&'a str>,
+    /// The whole target, if the request line has an absolute one (RFC 9112, 3.2.2).
+    pub absolute: Option<&'a str>,
     /// All fields as sent.
     pub headers: &'a HeaderMap,
     /// Whether there is, or may be, a body.
@@ -100,7 +104,7 @@ pub fn check(
     now: u64,
 ) -> Result<Option<Verified>, Fault> {
     let Some(input) = combined(message.headers, &SIGNATURE_INPUT) else { return Ok(None) };
-    let input: Dictionary = Parser::new(&input).parse().map_err(|_| Fault::Invalid)?;
+    let input = dictionary(&input).ok_or(Fault::Invalid)?;
     if input.len() > MAX_SIGNATURES {
         return Err(Fault::Invalid);
     }
@@ -139,7 +143,7 @@ pub fn check(
         return Err(Fault::Expired);
     }
     let signatures = combined(message.headers, &SIGNATURE).ok_or(Fault::Invalid)?;
-    let signatures: Dictionary = Parser::new(&signatures).parse().map_err(|_| Fault::Invalid)?;
+    let signatures = dictionary(&signatures).ok_or(Fault::Invalid)?;
     let Some(ListEntry::Item(Item { bare_item: BareItem::ByteSequence(signature), .. })) =
         signatures.get(label)
     else {
@@ -210,20 +214,6 @@ fn time(covered: &InnerList, parameter: &str) -> Result<Option<u64>, Fault> {
         }
         Some(_) => Err(Fault::Invalid),
     }
-}
-
-/// All values of a field in one, as RFC 9110, 5.3 combines them; `None`: there is no such field.
-pub(super) fn combined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii());
-    let first = values.next()?;
-    let separator: &[u8] = if name == http::header::COOKIE { b"; " } else { b", " };
-    let mut all = Cow::Borrowed(first);
-    for value in values {
-        let text = all.to_mut();
-        text.extend_from_slice(separator);
-        text.extend_from_slice(value);
-    }
-    Some(all)
 }
 
 #[cfg(test)]

@@ -8,8 +8,11 @@
 use std::time::Duration;
 
 pub use super::windows::MAX_WINDOW_COUNT;
-use super::windows::{self, Windows};
-use crate::policy::Rate;
+use super::windows::{self, Place, Windows};
+use crate::policy::{
+    Rate, RateLimit,
+    limits::{Algorithm, QuotaPolicy},
+};
 
 /// Bits of a word; the two above say which parameters it was written by.
 pub(super) const WORD_BITS: u32 = 62;
@@ -68,7 +71,41 @@ pub enum Meter {
     },
 }
 
+/// A limit at one moment: what of its arithmetic is the same for every client is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ready {
+    Bucket { now_ticks: u64, cost_ticks: u64, depth_ticks: u64, limit: u64 },
+    SlidingWindow { count: u64, now: Place },
+    FixedWindow { count: u64, now: Place },
+}
+
+impl Ready {
+    /// Decides one request of this cost; the next word is the same one if it is not allowed. A cost
+    /// of 0 only looks: it is always allowed.
+    #[inline]
+    pub(super) fn charge(&self, word: u64, cost: u64) -> (Decision, u64) {
+        match *self {
+            Self::Bucket { now_ticks, cost_ticks, depth_ticks, limit } => {
+                bucket(word, cost, now_ticks, (cost_ticks, depth_ticks, limit))
+            }
+            Self::SlidingWindow { count, now } => windows::sliding(word, cost, count, now),
+            Self::FixedWindow { count, now } => windows::fixed(word, cost, count, now),
+        }
+    }
+}
+
 impl Meter {
+    /// What a limit of this quota counts by whose amount this is.
+    pub fn of(quota: &QuotaPolicy, RateLimit { rate, burst }: RateLimit) -> Self {
+        match quota.algorithm {
+            Algorithm::TokenBucket => Self::bucket(rate, burst),
+            Algorithm::LeakyBucket if quota.max_delay.is_zero() => Self::bucket(rate, burst),
+            Algorithm::LeakyBucket => Self::queue(rate, burst, quota.max_delay),
+            Algorithm::SlidingWindow => Self::sliding_window(rate),
+            Algorithm::FixedWindow => Self::fixed_window(rate),
+        }
+    }
+
     /// A bucket that holds `burst` and takes or gives back `rate`.
     pub fn bucket(rate: Rate, burst: u64) -> Self {
         // Rounded up: never more than the rate.
@@ -143,11 +180,11 @@ impl Meter {
         match *self {
             Self::Bucket { .. } => word <= ticks(now_ns),
             Self::SlidingWindow { period_ns, .. } => {
-                let windows = Windows::at(word, now_ns, period_ns);
+                let windows = Windows::at(word, Place::of(now_ns, period_ns));
                 windows.previous == 0 && windows.current == 0
             }
             Self::FixedWindow { period_ns, .. } => {
-                Windows::at(word, now_ns, period_ns).current == 0
+                Windows::at(word, Place::of(now_ns, period_ns)).current == 0
             }
         }
     }
@@ -171,15 +208,24 @@ impl Meter {
     /// Decides one request of this cost at `now_ns`; the next word is the same one if it is not
     /// allowed. A cost of 0 only looks: it is always allowed.
     pub fn charge(&self, word: u64, cost: u64, now_ns: u64) -> (Decision, u64) {
+        self.ready(now_ns).charge(word, cost)
+    }
+
+    /// This limit at `now_ns`, for a word that is not there yet.
+    #[inline]
+    pub(super) fn ready(&self, now_ns: u64) -> Ready {
         match *self {
-            Self::Bucket { cost_ticks, depth_ticks } => {
-                bucket(word, cost, now_ns, cost_ticks, depth_ticks)
-            }
+            Self::Bucket { cost_ticks, depth_ticks } => Ready::Bucket {
+                now_ticks: ticks(now_ns),
+                cost_ticks,
+                depth_ticks,
+                limit: depth_ticks / cost_ticks,
+            },
             Self::SlidingWindow { count, period_ns } => {
-                windows::sliding(word, cost, now_ns, count, period_ns)
+                Ready::SlidingWindow { count, now: Place::of(now_ns, period_ns) }
             }
             Self::FixedWindow { count, period_ns } => {
-                windows::fixed(word, cost, now_ns, count, period_ns)
+                Ready::FixedWindow { count, now: Place::of(now_ns, period_ns) }
             }
         }
     }
@@ -210,9 +256,12 @@ impl Meter {
                 word.saturating_sub(ticks(now_ns)).min(depth_ticks).div_ceil(cost_ticks)
             }
             Self::SlidingWindow { period_ns, .. } => {
-                Windows::at(word, now_ns, period_ns).weight(now_ns, period_ns)
+                let now = Place::of(now_ns, period_ns);
+                Windows::at(word, now).weight(now)
             }
-            Self::FixedWindow { period_ns, .. } => Windows::at(word, now_ns, period_ns).current,
+            Self::FixedWindow { period_ns, .. } => {
+                Windows::at(word, Place::of(now_ns, period_ns)).current
+            }
         }
     }
 
@@ -242,15 +291,19 @@ impl Meter {
             (_, Self::SlidingWindow { period_ns, .. } | Self::FixedWindow { period_ns, .. }) => {
                 match before.used(word, now_ns) {
                     0 => 0,
-                    used => windows::holding(used, now_ns, period_ns),
+                    used => windows::holding(used, Place::of(now_ns, period_ns)),
                 }
             }
         }
     }
 }
 
-fn bucket(word: u64, cost: u64, now_ns: u64, unit: u64, depth: u64) -> (Decision, u64) {
-    let now = ticks(now_ns);
+fn bucket(
+    word: u64,
+    cost: u64,
+    now: u64,
+    (unit, depth, limit): (u64, u64, u64),
+) -> (Decision, u64) {
     let debt = word.saturating_sub(now).min(depth);
     let cost = unit.saturating_mul(cost);
     let after = debt.saturating_add(cost);
@@ -258,7 +311,7 @@ fn bucket(word: u64, cost: u64, now_ns: u64, unit: u64, depth: u64) -> (Decision
     let debt_after = if allowed { after } else { debt };
     let decision = Decision {
         allowed,
-        limit: depth / unit,
+        limit,
         remaining: (depth - debt_after) / unit,
         reset_after_ns: debt_after.div_ceil(TICKS_PER_NS),
         // What costs more than the bucket holds never fits; then until the bucket is empty.

@@ -10,12 +10,10 @@ use std::{
     fmt,
     fs::File,
     io,
-    num::NonZeroUsize,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileExt as _,
     },
-    ptr::NonNull,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,20 +24,14 @@ use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
-        mman::{MapFlags, ProtFlags, mmap, munmap},
         stat::fstat,
     },
 };
 
-use super::hash::Secret;
-
-/// Words in a line: two cache lines, which hold one set of the table.
-pub(super) const LINE_WORDS: usize = 16;
-
-/// One line.
-pub(super) type Line = [AtomicU64; LINE_WORDS];
-
-const LINE_BYTES: usize = LINE_WORDS * 8;
+use super::{
+    hash::Secret,
+    memory::{LINE_BYTES, LINE_WORDS, Line, Memory, REGION_BYTES},
+};
 
 /// Limits that have a place here at once, with those of the policy before. The first is nobody's.
 pub(super) const SLOTS: usize = 1 << 12;
@@ -53,6 +45,12 @@ const SETS: usize = 1 << 19;
 /// Lines of a page: what [`Arena::touched`] knows of.
 pub(super) const PAGE_LINES: usize = 4096 / LINE_BYTES;
 
+/// Lines of a region, which may lie on one huge page.
+const REGION_LINES: usize = REGION_BYTES / LINE_BYTES;
+
+/// Pages in a region.
+const REGION_PAGES: usize = REGION_LINES / PAGE_LINES;
+
 /// Locks of the making of entries.
 const LOCKS: usize = 1 << 10;
 
@@ -62,13 +60,13 @@ const TOUCHED_LINE: usize = 2;
 const LOCKS_LINE: usize = TOUCHED_LINE + SETS / PAGE_LINES / 64 / LINE_WORDS;
 const SLOTS_LINE: usize = (LOCKS_LINE + LOCKS / LINE_WORDS).next_multiple_of(PAGE_LINES);
 const REPLAYS_LINE: usize = SLOTS_LINE + SLOTS * SLOT_LINES;
-const SETS_LINE: usize = REPLAYS_LINE + REPLAY_LINES;
+const SETS_LINE: usize = (REPLAYS_LINE + REPLAY_LINES).next_multiple_of(REGION_LINES);
 
 /// Lines for signed messages that were accepted: a page, and 16 MiB.
 const REPLAY_LINES: usize = PAGE_LINES + (1 << 21) / LINE_WORDS;
 
 /// First word: what this memory is, and which layout it has. Another layout is never opened.
-const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x03");
+const MAGIC: u64 = u64::from_le_bytes(*b"limits\0\x04");
 
 /// Places in the first line.
 const SECRET: usize = 1;
@@ -80,9 +78,7 @@ const ENTRIES: usize = 0;
 
 /// The memory, mapped. Pages that were never touched take no room.
 pub struct Arena {
-    start: NonNull<Line>,
-    /// Lines in all.
-    lines: usize,
+    memory: Memory,
     sets: usize,
     secret: Secret,
     /// Slots that counters of this process use.
@@ -151,14 +147,9 @@ impl Arena {
         if !found.contains(seals()) {
             return Err(invalid("limiter memory whose size may change"));
         }
-        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping: nothing of this process moves. The file keeps its size for ever.
-        #[expect(unsafe_code, reason = "a mapping outlives what the compiler can see")]
-        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }?;
         let mut arena = Self {
-            start: start.cast(),
-            lines,
+            // The file keeps its size for ever.
+            memory: Memory::map(file, bytes)?,
             sets,
             secret: Secret::default(),
             held: (0..SLOTS).map(|_| AtomicBool::new(false)).collect(),
@@ -183,12 +174,34 @@ impl Arena {
 
     /// Words that are nothing to limits: for signed messages that were accepted.
     pub fn replays(&self) -> &[AtomicU64] {
-        self.all()[REPLAYS_LINE..SETS_LINE].as_flattened()
+        self.all()[REPLAYS_LINE..REPLAYS_LINE + REPLAY_LINES].as_flattened()
     }
 
     /// One set of entries.
     pub(super) fn set(&self, index: usize) -> &Line {
         &self.all()[SETS_LINE + (index & (self.sets - 1))]
+    }
+
+    /// Has a set brought near the processor, for somebody who reads it soon.
+    pub(super) fn prefetch(&self, index: usize) {
+        self.memory.prefetch(SETS_LINE + (index & (self.sets - 1)));
+    }
+
+    /// Whole regions of sets.
+    pub(super) fn regions(&self) -> usize {
+        self.sets / REGION_LINES
+    }
+
+    /// Whether so many pages of this region of sets are in use that a huge page in their place takes
+    /// little more room.
+    pub(super) fn is_filled(&self, region: usize) -> bool {
+        let pages = region * REGION_PAGES..(region + 1) * REGION_PAGES;
+        8 * pages.filter(|page| self.is_touched(*page)).count() >= 7 * REGION_PAGES
+    }
+
+    /// Puts a huge page under this region of sets ([`Memory::join_pages`]).
+    pub(super) fn join_pages(&self, region: usize) -> io::Result<()> {
+        self.memory.join_pages(SETS_LINE / REGION_LINES + region)
     }
 
     /// The two lines of a slot: read by every decision, and written by few.
@@ -238,33 +251,10 @@ impl Arena {
         &self.all()[TOUCHED_LINE + word / LINE_WORDS][word % LINE_WORDS]
     }
 
-    /// Everything. Other processes change it at the same time.
     fn all(&self) -> &[Line] {
-        // SAFETY: that many lines are mapped from `start`, page-aligned, until `self` is dropped;
-        // everybody accesses them atomically, in this process and in others.
-        #[expect(unsafe_code, reason = "as above")]
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), self.lines)
-        }
+        self.memory.lines()
     }
 }
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: this is what `mmap` returned, and nothing borrows it any more.
-        #[expect(unsafe_code, reason = "as above")]
-        let unmapped = unsafe { munmap(self.start.cast(), self.lines * LINE_BYTES) };
-        debug_assert!(unmapped.is_ok());
-    }
-}
-
-// SAFETY: the words are atomics, and the mapping belongs to no thread.
-#[expect(unsafe_code, reason = "as above")]
-unsafe impl Send for Arena {}
-
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "as above")]
-unsafe impl Sync for Arena {}
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +272,23 @@ mod tests {
         assert_eq!(one.set(7)[0].load(Ordering::Relaxed), 43, "both at once");
         assert!(other.is_touched(7 / PAGE_LINES) && !other.is_touched(1 + 7 / PAGE_LINES));
         assert_eq!(one.secret(), other.secret());
+    }
+
+    #[test]
+    fn only_what_is_full_comes_to_lie_on_a_huge_page_and_says_the_same() {
+        let arena = Arena::open(create_for([1, 2], REGION_LINES).unwrap()).unwrap();
+        for page in 0..REGION_PAGES {
+            assert_eq!(arena.is_filled(0), 8 * page >= 7 * REGION_PAGES, "{page}");
+            arena.touch(page * PAGE_LINES);
+            arena.set(page * PAGE_LINES)[0].store(page as u64, Ordering::Relaxed);
+        }
+        assert_eq!(arena.regions(), 1);
+        // Kernels before Linux 6.1 cannot, and others may have no such page to spare.
+        drop(arena.join_pages(0));
+        for page in 0..REGION_PAGES {
+            assert_eq!(arena.set(page * PAGE_LINES)[0].load(Ordering::Relaxed), page as u64);
+        }
+        assert!(arena.join_pages(1).is_err(), "beyond the end");
     }
 
     #[test]

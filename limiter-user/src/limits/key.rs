@@ -85,31 +85,75 @@ impl<'a> Key<'a> {
         key
     }
 
-    /// What it is made of.
-    pub fn parts(&self) -> &[Part<'a>] {
-        &self.parts[..self.length]
-    }
-
     /// A number that nobody without the secret can choose, another one for each limit.
     pub(super) fn hash(&self, secret: Secret, limit: u64) -> u64 {
         let mut state = State::new(secret);
         state.take(limit);
-        for part in self.parts() {
+        self.write(&mut state);
+        state.finish()
+    }
+
+    /// Bytes that tell it from every other key, the same on every host.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(32);
+        self.write(&mut bytes);
+        bytes
+    }
+
+    /// What kind each part is of, and where it ends, is written here and nowhere else: hosts and
+    /// versions that count together agree on it.
+    fn write(&self, out: &mut impl Sink) {
+        for part in &self.parts[..self.length] {
             match part {
-                Part::Address(address) => {
-                    state.take(0);
-                    for half in address.halves() {
-                        state.take(half);
-                    }
-                }
-                Part::Principal(name) => state.take_bytes(1, name.as_bytes()),
-                Part::Route(name) => state.take_bytes(2, name.as_bytes()),
-                Part::Header(Some(value)) => state.take_bytes(3, value),
-                Part::Header(None) => state.take(4),
-                Part::Scheme(name) => state.take_bytes(5, name),
+                Part::Address(address) => out.address(0, *address),
+                Part::Principal(name) => out.text(1, name.as_bytes()),
+                Part::Route(name) => out.text(2, name.as_bytes()),
+                Part::Header(Some(value)) => out.text(3, value),
+                Part::Header(None) => out.nothing(4),
+                Part::Scheme(name) => out.text(5, name),
             }
         }
-        state.finish()
+    }
+}
+
+/// What the parts of a key are written to.
+trait Sink {
+    fn address(&mut self, kind: u8, address: AddressKey);
+    fn text(&mut self, kind: u8, text: &[u8]);
+    fn nothing(&mut self, kind: u8);
+}
+
+impl Sink for State {
+    fn address(&mut self, kind: u8, address: AddressKey) {
+        self.take(kind.into());
+        for half in address.halves() {
+            self.take(half);
+        }
+    }
+
+    fn text(&mut self, kind: u8, text: &[u8]) {
+        self.take_bytes(kind.into(), text);
+    }
+
+    fn nothing(&mut self, kind: u8) {
+        self.take(kind.into());
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn address(&mut self, kind: u8, address: AddressKey) {
+        self.push(kind);
+        self.extend(address.bytes());
+    }
+
+    fn text(&mut self, kind: u8, text: &[u8]) {
+        self.push(kind);
+        self.extend((text.len() as u64).to_le_bytes());
+        self.extend(text);
+    }
+
+    fn nothing(&mut self, kind: u8) {
+        self.text(kind, &[]);
     }
 }
 
@@ -153,5 +197,22 @@ mod tests {
         let hashes: HashSet<u64> =
             keys.iter().map(hash(7)).chain(keys.iter().map(hash(8))).collect();
         assert_eq!(hashes.len(), 2 * keys.len());
+        let bytes: HashSet<Vec<u8>> =
+            keys.iter().map(|parts| Key::new(parts.iter().copied()).bytes()).collect();
+        assert_eq!(bytes.len(), keys.len());
     }
+
+    #[test]
+    fn other_hosts_and_versions_know_a_key_by_the_same_bytes() {
+        let address = AddressKey::new("192.0.2.1".parse().unwrap());
+        let parts = [Part::Address(address), Part::Route("ab"), Part::Header(None)];
+        let route = [&[2, 2, 0, 0, 0, 0, 0, 0, 0], &b"ab"[..]].concat();
+        let nothing = [4, 0, 0, 0, 0, 0, 0, 0, 0];
+        let address = [&[0; 11][..], &[0xff, 0xff, 192, 0, 2, 1]].concat();
+        assert_eq!(Key::new(parts).bytes(), [address, route, nothing.to_vec()].concat());
+        assert_eq!(Key::new(parts).hash(Secret::new([1, 2]), 7), HASHED);
+    }
+
+    /// What the versions before made of the same key.
+    const HASHED: u64 = 0x1753_c8f1_67bb_b7c0;
 }

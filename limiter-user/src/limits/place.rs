@@ -6,8 +6,9 @@
 use std::sync::atomic::AtomicU64;
 
 use super::{
-    arena::{Arena, LINE_WORDS, Line, SLOTS},
+    arena::{Arena, SLOTS},
     atomic,
+    memory::{LINE_WORDS, Line},
     slot::{Slot, View, Word},
     table::PATIENCE,
 };
@@ -81,6 +82,12 @@ impl<'a> Places<'a> {
         let second = if second == first { first ^ usize::from(mask > 0) } else { second };
         let fingerprint = (hash & !(SLOTS as u64 - 1)) | slot.index as u64;
         Self { arena, sets: [first, second], fingerprint }
+    }
+
+    /// Has the client's entry brought near, from where most are: they come into a first set unless it
+    /// is nearly full.
+    pub(super) fn prefetch(self) {
+        self.arena.prefetch(self.sets[0]);
     }
 
     /// The client's entry.

@@ -10,9 +10,10 @@ use std::sync::{
 };
 
 use super::{
-    algorithm::{Meter, WORD_BITS},
-    arena::{Arena, Line, SLOTS},
+    algorithm::{Meter, Ready, WORD_BITS},
+    arena::{Arena, SLOTS},
     atomic,
+    memory::Line,
 };
 
 /// Generations of parameters that words may be written by; what is swept after each change.
@@ -47,6 +48,14 @@ pub(super) struct Slot {
 /// A slot seen from its entries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View<'a>(&'a Arena, usize);
+
+/// The parameters that were in force at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InForce {
+    /// How often they had changed: unlike a generation, this never comes again.
+    changes: u64,
+    pub(super) ready: Ready,
+}
 
 /// A word apart from what it was written by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -172,6 +181,26 @@ impl<'a> View<'a> {
         (generation, self.meter(generation))
     }
 
+    /// The parameters in force at `now_ns`, for a word that is not there yet.
+    pub(super) fn ready(self, now_ns: u64) -> InForce {
+        let changes = atomic::load(&self.first()[GENERATION]);
+        InForce { changes, ready: self.meter(changes).ready(now_ns) }
+    }
+
+    /// The generation and the word of what was just seen, if it was written by these parameters and
+    /// they are in force still.
+    pub(super) fn read(self, seen: u64, in_force: &InForce) -> Option<(u64, u64)> {
+        match Word::read(seen) {
+            Word::Written(generation, word)
+                if generation == in_force.changes % GENERATIONS
+                    && atomic::load(&self.first()[GENERATION]) == in_force.changes =>
+            {
+                Some((generation, word))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether this generation is still the one in force.
     pub(super) fn is_current(self, generation: u64) -> bool {
         atomic::load(&self.first()[GENERATION]) % GENERATIONS == generation
@@ -198,8 +227,8 @@ impl<'a> View<'a> {
     /// Counts by `meter` from now on. Every word of the generation before the one before must have
     /// been converted since; called by one thread of one process at a time.
     pub(super) fn change(self, meter: &Meter) {
-        let next = (self.current().0 + 1) % GENERATIONS;
-        self.write_meter(next, meter);
+        let next = atomic::load(&self.first()[GENERATION]).wrapping_add(1);
+        self.write_meter(next % GENERATIONS, meter);
         atomic::store(&self.first()[GENERATION], next);
     }
 

@@ -19,7 +19,7 @@ use super::{
     arena::Arena,
     atomic,
     place::{Entry, FREE, Lock, Places, SLOT_BITS, WAYS, slot_of, take},
-    slot::{Slot, View, Word},
+    slot::{InForce, Slot, View, Word},
 };
 
 /// How long to wait for somebody who is making an entry, in turns.
@@ -51,6 +51,11 @@ enum Held<'a> {
     Shared(&'a AtomicU64),
 }
 
+/// Has a client's entry brought near, for a decision that comes soon.
+pub(super) fn prefetch(slot: &Slot, hash: u64) {
+    Places::new(slot, hash).prefetch();
+}
+
 /// Decides one request of this client and cost, and counts it if allowed.
 pub(super) fn charge(
     slot: &Slot,
@@ -59,9 +64,11 @@ pub(super) fn charge(
     now_ns: u64,
 ) -> (Decision, Option<Receipt>) {
     let (view, places) = (slot.view(), Places::new(slot, hash));
+    places.prefetch();
+    let in_force = view.ready(now_ns);
     for turn in 0..PATIENCE {
         let outcome = match places.find() {
-            Some(entry) => charge_word(view, Held::Entry(entry, places.fingerprint), cost, now_ns),
+            Some(entry) => charge_entry(view, entry, &in_force, places.fingerprint, (cost, now_ns)),
             None => match make(view, places, cost, now_ns) {
                 Made::Now(outcome) => Some(outcome),
                 Made::Already => None,
@@ -80,17 +87,25 @@ pub(super) fn charge(
 /// What [`charge`] would say, without counting anything or taking an entry.
 pub(super) fn peek(slot: &Slot, hash: u64, cost: u64, now_ns: u64) -> Decision {
     let (view, places) = (slot.view(), Places::new(slot, hash));
+    places.prefetch();
+    let in_force = view.ready(now_ns);
     for turn in 0..PATIENCE {
         let Some(entry) = places.find() else { break };
         let seen = atomic::load(entry.word);
+        let judged = match view.read(seen, &in_force) {
+            Some((_, word)) => Some(in_force.ready.charge(word, cost)),
+            None => {
+                view.convert(seen, now_ns).map(|(_, meter, word)| meter.charge(word, cost, now_ns))
+            }
+        };
         if atomic::load(entry.owner) == places.fingerprint
-            && let Some((_, meter, word)) = view.convert(seen, now_ns)
+            && let Some((decision, _)) = judged
         {
-            return meter.charge(word, cost, now_ns).0;
+            return decision;
         }
         atomic::wait(turn);
     }
-    view.current().1.charge(0, cost, now_ns).0
+    in_force.ready.charge(0, cost).0
 }
 
 /// Gives back what `receipt` says, as far as it still weighs.
@@ -139,7 +154,34 @@ fn charge_shared(view: View<'_>, hash: u64, cost: u64, now_ns: u64) -> (Decision
     (decision, decision.allowed.then_some(receipt))
 }
 
+/// Charges a client's entry; `None` if it changed hands meanwhile. Nearly always its word was written
+/// by the parameters in force, and nobody else is at it.
+fn charge_entry(
+    view: View<'_>,
+    entry: Entry<'_>,
+    in_force: &InForce,
+    fingerprint: u64,
+    (cost, now_ns): (u64, u64),
+) -> Option<(Decision, u64)> {
+    let held = Held::Entry(entry, fingerprint);
+    let seen = atomic::load(entry.word);
+    if let Some((generation, state)) = view.read(seen, in_force)
+        && held.is_still_ours()
+    {
+        let (decision, next) = in_force.ready.charge(state, cost);
+        if !decision.allowed {
+            return Some((decision, generation));
+        }
+        if atomic::change(entry.word, seen, Word::Written(generation, next).bits()).is_ok() {
+            settle(view, held, generation, now_ns);
+            return Some((decision, generation));
+        }
+    }
+    charge_word(view, held, cost, now_ns)
+}
+
 /// Charges a word by the parameters in force; `None` if it changed hands meanwhile.
+#[cold]
 fn charge_word(view: View<'_>, held: Held<'_>, cost: u64, now_ns: u64) -> Option<(Decision, u64)> {
     let word = held.word();
     loop {
@@ -167,8 +209,15 @@ fn charge_word(view: View<'_>, held: Held<'_>, cost: u64, now_ns: u64) -> Option
 }
 
 /// Converts a word just written, if the parameters have changed meanwhile: whoever swept may have
-/// been here before.
+/// been here before. Nearly always they have not.
 fn settle(view: View<'_>, held: Held<'_>, generation: u64, now_ns: u64) {
+    if !view.is_current(generation) {
+        convert_anew(view, held, generation, now_ns);
+    }
+}
+
+#[cold]
+fn convert_anew(view: View<'_>, held: Held<'_>, generation: u64, now_ns: u64) {
     let word = held.word();
     let mut written = generation;
     while !view.is_current(written) {

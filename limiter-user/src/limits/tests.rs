@@ -76,6 +76,24 @@ fn what_is_read_counts_only_once_it_is_in_force() {
 }
 
 #[test]
+fn what_is_abandoned_leaves_no_trace() {
+    let (mut counters, counter) = one(fixed(2));
+    assert!(allows(&counter, key("192.0.2.1")));
+    // More than there is room for, if they were kept.
+    for round in 0..3 * MAX_COUNTERS {
+        counters.begin(NOW);
+        counters.counter("a", fixed(9), MINUTE).unwrap();
+        counters.counter(&format!("other {round}"), fixed(1), MINUTE).unwrap();
+        counters.abandon();
+    }
+    assert_eq!(counter.peek(key("192.0.2.1"), 1, NOW).limit, 2);
+    assert!(allows(&counter, key("192.0.2.1")) && !allows(&counter, key("192.0.2.1")));
+    let again = load(&mut counters, &[("a", fixed(3))]).remove(0);
+    assert!(Arc::ptr_eq(&counter, &again));
+    assert!(allows(&again, key("192.0.2.1")) && !allows(&again, key("192.0.2.1")));
+}
+
+#[test]
 fn the_next_process_goes_on_where_one_was() {
     let file = arena::create([3, 4]).unwrap();
     let process = || {
@@ -127,7 +145,7 @@ fn a_request_that_one_limit_refuses_is_counted_against_none() {
         let asks: Vec<Ask<'_>> = made
             .iter()
             .zip(enforced)
-            .map(|(counter, is_enforced)| Ask { counter, key: key("192.0.2.1"), cost, is_enforced })
+            .map(|(counter, is_enforced)| Ask::new(counter, key("192.0.2.1"), cost, is_enforced))
             .collect();
         let mut answers = Vec::new();
         decide(&asks, NOW, &mut answers);

@@ -8,6 +8,22 @@ use super::algorithm::Decision;
 /// Most that a window can count; a larger rate with a window algorithm is held to it.
 pub const MAX_WINDOW_COUNT: u64 = (1 << 20) - 1;
 
+/// Where a time lies among the windows of one length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Number of the window.
+    index: u64,
+    /// Until it ends.
+    left_ns: u64,
+    period_ns: u64,
+}
+
+impl Place {
+    pub(super) fn of(now_ns: u64, period_ns: u64) -> Self {
+        Self { index: now_ns / period_ns, left_ns: period_ns - now_ns % period_ns, period_ns }
+    }
+}
+
 /// Window index (22 bits), count of the window before (20), count of this window (20).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {
@@ -19,16 +35,11 @@ pub(super) struct Windows {
 }
 
 /// Decides by the previous window weighted by its overlap, plus the current one.
-pub(super) fn sliding(
-    word: u64,
-    cost: u64,
-    now_ns: u64,
-    count: u64,
-    period_ns: u64,
-) -> (Decision, u64) {
-    let mut windows = Windows::at(word, now_ns, period_ns);
-    let left_ns = windows.left_ns(now_ns, period_ns);
-    let used = windows.weight(now_ns, period_ns);
+#[inline]
+pub(super) fn sliding(word: u64, cost: u64, count: u64, now: Place) -> (Decision, u64) {
+    let mut windows = Windows::at(word, now);
+    let (left_ns, period_ns) = (windows.left_ns(now), now.period_ns);
+    let used = windows.weight(now);
     let allowed = used.saturating_add(cost) <= count;
     let retry_after_ns = if allowed {
         0
@@ -56,15 +67,10 @@ pub(super) fn sliding(
 }
 
 /// Decides by the current window alone.
-pub(super) fn fixed(
-    word: u64,
-    cost: u64,
-    now_ns: u64,
-    count: u64,
-    period_ns: u64,
-) -> (Decision, u64) {
-    let mut windows = Windows::at(word, now_ns, period_ns);
-    let left_ns = windows.left_ns(now_ns, period_ns);
+#[inline]
+pub(super) fn fixed(word: u64, cost: u64, count: u64, now: Place) -> (Decision, u64) {
+    let mut windows = Windows::at(word, now);
+    let left_ns = windows.left_ns(now);
     let allowed = windows.current.saturating_add(cost) <= count;
     if allowed {
         windows.current += cost;
@@ -92,9 +98,9 @@ pub(super) fn give_back(word: u64, cost: u64, window: u64) -> u64 {
     windows.word()
 }
 
-/// A word that says that `used` were counted in the window of `now_ns`.
-pub(super) fn holding(used: u64, now_ns: u64, period_ns: u64) -> u64 {
-    let mut windows = Windows::at(0, now_ns, period_ns);
+/// A word that says that `used` were counted in the window of `now`.
+pub(super) fn holding(used: u64, now: Place) -> u64 {
+    let mut windows = Windows::at(0, now);
     windows.current = used;
     windows.word()
 }
@@ -128,9 +134,9 @@ impl Windows {
         }
     }
 
-    /// What `word` says at `now_ns`: windows that have passed count no more.
-    pub(super) fn at(word: u64, now_ns: u64, period_ns: u64) -> Self {
-        let index = (now_ns / period_ns) & Self::INDEX_MASK;
+    /// What `word` says at `now`: windows that have passed count no more.
+    pub(super) fn at(word: u64, now: Place) -> Self {
+        let index = now.index & Self::INDEX_MASK;
         let kept = Self::read(word);
         match index.wrapping_sub(kept.index) & Self::INDEX_MASK {
             0 => kept,
@@ -144,19 +150,15 @@ impl Windows {
     }
 
     /// What counts now: the previous window's share, rounded up, and the current one.
-    pub(super) fn weight(&self, now_ns: u64, period_ns: u64) -> u64 {
-        weighted(self.previous, self.overlap_ns(now_ns, period_ns), period_ns) + self.current
+    pub(super) fn weight(&self, now: Place) -> u64 {
+        // How much of a window that ends now lies in the previous one.
+        let overlap_ns = self.left_ns(now).min(now.period_ns);
+        weighted(self.previous, overlap_ns, now.period_ns) + self.current
     }
 
     /// Until the current window ends.
-    fn left_ns(&self, now_ns: u64, period_ns: u64) -> u64 {
-        let of_this = period_ns - now_ns % period_ns;
-        if self.is_ahead { of_this + period_ns } else { of_this }
-    }
-
-    /// How much of a window that ends now lies in the previous one.
-    fn overlap_ns(&self, now_ns: u64, period_ns: u64) -> u64 {
-        self.left_ns(now_ns, period_ns).min(period_ns)
+    fn left_ns(&self, now: Place) -> u64 {
+        if self.is_ahead { now.left_ns + now.period_ns } else { now.left_ns }
     }
 
     /// Counts of window `index` and of the one before.

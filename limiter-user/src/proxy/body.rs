@@ -9,7 +9,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use hyper::body::Incoming;
 use super::{
     checked::{Checked, Fault},
     content::Whole,
+    core::InForce,
     exchange::Exchange,
     framing::MAX_TRAILER_BYTES,
     pace::Pace,
@@ -38,7 +38,8 @@ pub(super) struct RequestBody {
     checked: Option<Box<Checked>>,
     left_bytes: u64,
     pace: Pace,
-    upstream_timeout: Duration,
+    in_force: Rc<InForce>,
+    route: Option<usize>,
     watch: Rc<Watch>,
 }
 
@@ -70,7 +71,8 @@ impl RequestBody {
             checked: None,
             left_bytes: exchange.max_body_bytes(),
             pace: Pace::new(policy.bounds.min_body_rate, policy.timeouts.body),
-            upstream_timeout: policy.timeouts.upstream,
+            in_force: Rc::clone(&exchange.in_force),
+            route: exchange.route,
             watch: Rc::clone(&exchange.watch),
         }
     }
@@ -108,7 +110,8 @@ impl RequestBody {
         if self.watch.phase() == Phase::Request && (changed || !waits) {
             let now_ns = clock::coarse_monotonic_ns();
             self.pace.stop_waiting(|| now_ns);
-            let limit = if waits { self.pace.wait(now_ns) } else { self.upstream_timeout };
+            let limit =
+                if waits { self.pace.wait(now_ns) } else { self.in_force.policy.timeouts.upstream };
             self.watch.set_deadline_from(now_ns, limit);
         }
     }
@@ -172,7 +175,9 @@ impl RequestBody {
                         self.fail(Refusal::HeadTooLarge, "the trailers are too large")
                     }
                     Ok(mut trailers) => {
-                        transform::trailers(&mut trailers);
+                        let policy = &*self.in_force.policy;
+                        let route = self.route.map(|index| &policy.routes[index]);
+                        transform::trailers(policy, route, &mut trailers);
                         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
                     }
                     Err(_) => Poll::Ready(None),

@@ -129,6 +129,11 @@ impl Headers {
         })
     }
 
+    /// What is removed or set.
+    pub(super) fn names(&self) -> impl Iterator<Item = &HeaderName> + Clone {
+        self.remove.iter().chain(self.set.iter().map(|(name, _)| name))
+    }
+
     /// Removes, then sets.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
@@ -149,8 +154,12 @@ impl Compiled {
         }
     }
 
-    /// Checks what the types do not say; the message names what is wrong.
+    /// Checks what the types do not say; the message names what is wrong. Then nothing lasts of it.
     pub(super) fn new(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
+        Self::read(policy, lasting).inspect_err(|_| lasting.counters.abandon())
+    }
+
+    fn read(policy: &HttpPolicy, lasting: &mut Lasting) -> Result<Self, String> {
         let Lasting {
             counters,
             upstreams,
@@ -179,7 +188,14 @@ impl Compiled {
         let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
         let once_within = auth.iter().filter_map(Scheme::once_within).max();
         let (finder, groups) = group(&policy.routes, &routes)?;
-        let compiled = Self {
+        let cors = policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?;
+        let edits = policy.headers.iter().map(|own| Headers::new(&own.set, &own.remove));
+        let headers = edits.collect::<Result<_, _>>()?;
+        let store = stores.prepare(policy.store.as_ref())?;
+        // Nothing fails from here on, so that what lasts goes on with this policy or not at all.
+        let upstreams = upstreams.select(&asked)?;
+        counters.commit();
+        Ok(Self {
             bounds: policy.bounds,
             timeouts: policy.timeouts,
             access_log: policy.access_log.as_ref().map(|log| log.format),
@@ -198,20 +214,13 @@ impl Compiled {
             routes,
             auth,
             limits,
-            cors: policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?,
-            headers: policy
-                .headers
-                .iter()
-                .map(|own| Headers::new(&own.set, &own.remove))
-                .collect::<Result<_, _>>()?,
-            store: stores.select(policy.store.as_ref())?,
+            cors,
+            headers,
+            store: stores.select(store),
             error_shape: policy.error_shape,
             ignore_path_case: policy.ignore_path_case,
-            // Last: what went before cannot undo it.
-            upstreams: upstreams.select(&asked)?,
-        };
-        counters.commit();
-        Ok(compiled)
+            upstreams,
+        })
     }
 }
 

@@ -11,11 +11,8 @@ use super::{
 use crate::{
     limits::{AddressKey, Counter, Counters, Key, Meter, Part, concurrency::UnderWay},
     policy::{
-        Mode, RateLimit,
-        limits::{
-            ANONYMOUS, AUTHENTICATED, Algorithm, AppliesTo, Counting, KeyPart, LimitPolicy,
-            QuotaPolicy,
-        },
+        Mode,
+        limits::{ANONYMOUS, AUTHENTICATED, AppliesTo, Counting, KeyPart, LimitPolicy},
     },
     store::charge::SharedLimit,
 };
@@ -96,7 +93,7 @@ impl Limit {
         });
         let budgets: Vec<Budget> = budgets
             .map(|(quota, tier, amount)| {
-                let meter = meter(quota, amount);
+                let meter = Meter::of(quota, amount);
                 let known_as = tier.map_or_else(
                     || policy.name.clone(),
                     // No name of a limit has it.
@@ -155,6 +152,11 @@ impl Limit {
         caller.identity.is_none() || self.applies_to == AppliesTo::All
     }
 
+    /// Whether every address is counted apart.
+    pub(super) fn counts_client(&self) -> bool {
+        self.key.iter().any(|by| matches!(by, By::Client))
+    }
+
     /// What a caller is counted by.
     pub(super) fn key<'a>(&self, caller: &Caller<'a>) -> Key<'a> {
         Key::new(self.key.iter().map(|by| match by {
@@ -195,16 +197,6 @@ impl By {
             KeyPart::Route => Self::Route,
             KeyPart::Header(text) => Self::Header(name(text)?),
         })
-    }
-}
-
-fn meter(quota: &QuotaPolicy, RateLimit { rate, burst }: RateLimit) -> Meter {
-    match quota.algorithm {
-        Algorithm::TokenBucket => Meter::bucket(rate, burst),
-        Algorithm::LeakyBucket if quota.max_delay.is_zero() => Meter::bucket(rate, burst),
-        Algorithm::LeakyBucket => Meter::queue(rate, burst, quota.max_delay),
-        Algorithm::SlidingWindow => Meter::sliding_window(rate),
-        Algorithm::FixedWindow => Meter::fixed_window(rate),
     }
 }
 

@@ -174,6 +174,8 @@ impl Conductor {
                 Some(batch) = batches.recv() => self.report(batch),
                 Some(notice) = notices.recv() => self.send(FromProxy::Server(notice), Vec::new()),
                 Some(notice) = store_notices.recv() => {
+                    // What is counted says the same from now on.
+                    self.count();
                     self.send(FromProxy::Store(notice), Vec::new());
                 }
                 _ = tick.tick() => {

@@ -16,6 +16,7 @@ use super::{
     body::{ResponseBody, Source},
     compiled::{Compiled, Route},
     core::{Core, InForce},
+    once::Once,
     pace::Pace,
     proof::{Client, Grant, Principal, Quota},
     registry::Connection,
@@ -52,6 +53,10 @@ pub(super) struct Exchange {
     /// What it was asked for last is a token.
     pub(super) asks_token: bool,
     pub(super) quota: Quota,
+    /// What of it goes upstream once only.
+    pub(super) once: Once,
+    /// It was, and did not.
+    is_given_back: bool,
     findings: Vec<Refusal>,
     refusal: Option<Refusal>,
     pub(super) forwarded: bool,
@@ -88,6 +93,7 @@ impl Exchange {
         let pace = Pace::new(policy.bounds.min_body_rate, policy.timeouts.idle);
         let logged = policy.access_log.map(|_| Box::new(Logged::of(parts)));
         watch.begin_request();
+        connection.begin_request();
         Box::new(Self {
             core: Rc::clone(core),
             connection: Rc::clone(connection),
@@ -105,6 +111,8 @@ impl Exchange {
             principal: None,
             asks_token: false,
             quota: Quota::default(),
+            once: Once::default(),
+            is_given_back: false,
             findings: Vec::new(),
             refusal: None,
             forwarded: false,
@@ -148,6 +156,16 @@ impl Exchange {
                 self.findings.extend(reply.refusal());
                 Ok(())
             }
+        }
+    }
+
+    /// No part of the request goes upstream any more. What never did may come again, from whoever has
+    /// a copy of it: it says nothing of this client, and uses up nothing of whom it names.
+    pub(super) fn give_back(&mut self) {
+        if std::mem::take(&mut self.once).give_back() {
+            self.is_given_back = true;
+            let in_force = Rc::clone(&self.in_force);
+            self.quota.excuse(&in_force.policy, clock::monotonic_ns());
         }
     }
 
@@ -325,6 +343,7 @@ impl Logged {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.give_back();
         // In the body, perhaps after the answer had begun.
         if let Some(refusal) = self.watch.violation.take() {
             self.refusal.get_or_insert(refusal);
@@ -348,7 +367,8 @@ impl Drop for Exchange {
             counters.forwarded.bump();
         }
         counters.respond(self.status);
-        if self.principal.is_some() && self.core.is_news(client, self.now_ns) {
+        if self.principal.is_some() && !self.is_given_back && self.core.is_news(client, self.now_ns)
+        {
             self.tell(client, ObservedOutcome::Authenticated);
             let key = Key::address(AddressKey::new(client));
             self.in_force.policy.known.charge(key, 1, self.now_ns);

@@ -156,7 +156,7 @@ fn stages(
         let authenticated = at_once(auth::authenticate(&asked, &mut content));
         match authenticated.transpose().map_err(refusal)? {
             Some(Authenticated::Public) => told.push("the route is public".to_owned()),
-            Some(Authenticated::As(principal)) => {
+            Some(Authenticated::As(principal, _)) => {
                 let name = &principal.identity(compiled).name;
                 told.push(format!("authenticated as {name}"));
                 auth::allow(compiled, route, Some(&principal)).map_err(refusal)?;

@@ -113,6 +113,12 @@ impl Framer {
         matches!(self.at, At::Head) && !self.head.is_empty()
     }
 
+    /// Whether the request that is worked on is one of HTTP/1.1, to which interim answers may be sent.
+    pub(super) fn takes_interim(&self) -> bool {
+        let line = self.head.split(|byte| *byte == b'\r').next();
+        line.is_some_and(|line| line.ends_with(b" HTTP/1.1"))
+    }
+
     /// Whether a whole request was passed on whose answer has not ended.
     pub(super) fn awaits_answer(&self) -> bool {
         !self.answered && matches!(self.at, At::Body(0))

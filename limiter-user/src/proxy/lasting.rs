@@ -82,8 +82,8 @@ impl Signed {
     pub(super) fn count(&self) -> SignedCount {
         let Some(replays) = &self.replays else { return SignedCount::default() };
         let (remembered, capacity) = replays.room(clock::coarse_unix_ns() / 1_000_000_000);
-        let [full, repeated, unknown] = replays.refused();
+        let [full, repeated, under_way, unknown] = replays.refused();
         let (remembered, capacity) = (remembered as u64, capacity as u64);
-        SignedCount { remembered, capacity, full, repeated, unknown }
+        SignedCount { remembered, capacity, full, repeated, under_way, unknown }
     }
 }

@@ -25,6 +25,7 @@ use super::{
     core::{Core, InForce},
     exchange::Exchange,
     forward_auth, limiting,
+    once::Once,
     proof::{Client, Grant, Target, X_REQUEST_ID},
     registry::Connection,
     reply::Reply,
@@ -36,7 +37,7 @@ use super::{
     upstream,
     watch::Watch,
 };
-use crate::{policy::Mode, refusal::Refusal};
+use crate::{credentials::replay::Claims, policy::Mode, refusal::Refusal};
 
 /// A request that passed every stage, as its upstream gets it.
 #[derive(Debug)]
@@ -45,12 +46,15 @@ pub(super) struct Cleared {
     upstream: usize,
     /// What it asks to go on in.
     protocol: Option<HeaderValue>,
+    /// What of it goes on once only.
+    once: Once,
 }
 
 impl Cleared {
-    /// The request, the index of its upstream, and the protocol that it asks to go on in.
-    pub(super) fn into_request(self) -> (Request<RequestBody>, usize, Option<HeaderValue>) {
-        (self.request, self.upstream, self.protocol)
+    /// The request, the index of its upstream, the protocol that it asks to go on in, and what is
+    /// used up when it goes on.
+    pub(super) fn into_request(self) -> (Request<RequestBody>, usize, Option<HeaderValue>, Once) {
+        (self.request, self.upstream, self.protocol, self.once)
     }
 }
 
@@ -88,6 +92,8 @@ pub(super) fn handle(
             Ok(cleared) => upstream::send(&mut exchange, cleared).await,
             Err(reply) => Err(reply),
         };
+        // Before the client hears of it, who may send the same again at once.
+        exchange.give_back();
         let response = outcome.unwrap_or_else(|reply| exchange.reply(reply, parts.headers));
         exchange.follow(response)
     }))
@@ -180,7 +186,7 @@ async fn admit(
     *request.method_mut() = std::mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(transform::target(route, target.path_and_query));
     *request.headers_mut() = std::mem::take(&mut parts.headers);
-    Ok(Cleared { request, upstream: route.upstream, protocol })
+    Ok(Cleared { request, upstream: route.upstream, protocol, once: exchange.once.clone() })
 }
 
 /// Size of a head as HTTP/2 counts it (RFC 9113, 10.5.1), with the name of the host once.
@@ -264,26 +270,27 @@ async fn authenticate(
     };
     let authenticated = auth::authenticate(&asked, content).await;
     let mut is_attempt = false;
-    let principal = match authenticated {
+    let found = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
-        Ok(Authenticated::As(principal)) => Ok(Some(principal)),
+        Ok(Authenticated::As(principal, claims)) => Ok((Some(principal), claims)),
         Ok(Authenticated::Ask { scheme, has_lapsed }) => {
             let scheme = (scheme, has_lapsed);
             let word = Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await;
-            word.map_err(|refused| {
+            word.map(|principal| (principal, Claims::default())).map_err(|refused| {
                 is_attempt = refused.is_attempt;
                 refused.reply
             })
         }
         Err(reply) => Err(reply),
     };
-    let allowed = principal.and_then(|principal| {
+    let allowed = found.and_then(|(principal, claims)| {
         auth::allow(policy, route, principal.as_ref())?;
-        Ok(principal)
+        Ok((principal, claims))
     });
     let reply = match allowed {
-        Ok(principal) => {
+        Ok((principal, claims)) => {
             exchange.principal = principal;
+            exchange.once.add(claims);
             return Ok(());
         }
         Err(reply) => reply,

@@ -2,7 +2,7 @@
 //! one is recognised), so that no stage knows another.
 
 pub(super) use super::stage::{
-    auth::{Principal, guarded, hide, own_bearer},
+    auth::{Principal, guarded, hide, hide_trailers, own_bearer},
     client_address::Client,
     cors::Grant,
     limits::Quota,

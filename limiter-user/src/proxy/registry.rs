@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::places::Registry;
+pub(super) use self::{places::Registry, reading::Source};
 use super::{
     compiled_listener::Listener,
     framing::{Framer, Limits},
@@ -55,6 +55,10 @@ pub(super) struct Connection {
     draining: Cell<bool>,
     /// What was written is not known to be with the kernel.
     unflushed: Cell<bool>,
+    /// Something was written since the request under way began.
+    said: Cell<bool>,
+    /// It is time to look whether the client is still there, of which nothing is read.
+    is_due: Cell<bool>,
     /// Sweeps that found nothing under way, in a row.
     quiet_sweeps: Cell<u8>,
     /// The client closed its side behind a whole request over HTTP/1: until when that may mean
@@ -107,6 +111,8 @@ impl Connection {
             aborted: Cell::new(false),
             draining: Cell::new(false),
             unflushed: Cell::new(false),
+            said: Cell::new(false),
+            is_due: Cell::new(false),
             quiet_sweeps: Cell::new(0),
             half_closed_ns: Cell::new(None),
             head_until_ns: Cell::new(u64::MAX),
@@ -270,6 +276,14 @@ impl Connection {
     /// Bytes were written, or all of them are on their way.
     pub(super) fn set_unflushed(&self, unflushed: bool) {
         self.unflushed.set(unflushed);
+        if unflushed {
+            self.said.set(true);
+        }
+    }
+
+    /// A request was read: nothing of its answer is written yet.
+    pub(super) fn begin_request(&self) {
+        self.said.set(false);
     }
 
     /// Whether nothing has been under way over HTTP/1 for a while, and nothing is kept that the
@@ -300,10 +314,12 @@ impl Connection {
     fn expire(&self, now_ns: u64, is_crowded: bool) {
         self.watch.expire(now_ns);
         self.count_quiet();
-        if let Some(end_ns) = self.half_closed_ns.get()
-            && (is_crowded || now_ns >= end_ns)
-        {
+        let half_closed_ns = self.half_closed_ns.get();
+        if half_closed_ns.is_some_and(|end_ns| is_crowded || now_ns >= end_ns) {
             self.half_closed_ns.set(Some(0));
+        }
+        if half_closed_ns.is_some() || self.framer.borrow().is_full() {
+            self.is_due.set(true);
             self.watch.wake();
         }
         if now_ns >= self.head_until_ns.get() && !self.head_expired.replace(true) {

@@ -7,7 +7,7 @@ use std::{rc::Rc, sync::Arc};
 
 use super::{compiled::Compiled, stage::limits::Charging};
 use crate::{
-    limits::{Answer, Decision, Key, Part, Verdict},
+    limits::{Answer, Decision, Verdict},
     store::{
         Line, StoreError,
         charge::{Ask, SharedLimit},
@@ -29,11 +29,8 @@ impl Charge {
     /// Gives it back, which nobody waits for; `decision` says where that leaves the client.
     pub(super) fn give_back(self, decision: &mut Decision) {
         decision.remaining = decision.remaining.saturating_add(self.cost).min(decision.limit);
-        tokio::task::spawn_local(async move {
-            let Self { line, limit, key, cost, charged_us } = self;
-            let ask = Ask { limit: &limit, key: &key, cost };
-            line.give_back(&[ask], charged_us).await;
-        });
+        let Self { line, limit, key, cost, charged_us } = self;
+        line.give_back(limit, &key, cost, charged_us);
     }
 }
 
@@ -47,7 +44,7 @@ pub(super) async fn ask(
     let limits = charging.budgets(policy).map(|budget| budget.shared.clone());
     // A policy has a store for all of its limits or for none.
     let limits = limits.collect::<Option<Vec<_>>>().ok_or(StoreError::Absent)?;
-    let keys: Vec<Vec<u8>> = charging.asks().iter().map(|ask| bytes(ask.key)).collect();
+    let keys: Vec<Vec<u8>> = charging.asks().iter().map(|ask| ask.key.bytes()).collect();
     let asks: Vec<Ask<'_>> = limits
         .iter()
         .zip(&keys)
@@ -72,53 +69,4 @@ pub(super) async fn ask(
         (Answer { verdict, receipt }, Some(charge))
     });
     Ok(answers.collect())
-}
-
-/// What tells a key from every other key.
-fn bytes(key: Key<'_>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    for part in key.parts() {
-        let (kind, text) = match part {
-            Part::Address(address) => {
-                bytes.push(0);
-                bytes.extend(address.bytes());
-                continue;
-            }
-            Part::Principal(name) => (1, name.as_bytes()),
-            Part::Route(name) => (2, name.as_bytes()),
-            Part::Header(Some(value)) => (3, *value),
-            Part::Header(None) => (4, &[][..]),
-            Part::Scheme(name) => (5, *name),
-        };
-        bytes.push(kind);
-        bytes.extend(text.len().to_le_bytes());
-        bytes.extend(text);
-    }
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::limits::AddressKey;
-
-    #[test]
-    fn keys_are_told_apart() {
-        let address = Part::Address(AddressKey::new("192.0.2.1".parse().unwrap()));
-        let keys: [&[Part<'_>]; 9] = [
-            &[address],
-            &[address, address],
-            &[Part::Principal("ab"), Part::Principal("c")],
-            &[Part::Principal("a"), Part::Principal("bc")],
-            &[Part::Principal("abc")],
-            &[Part::Route("abc")],
-            &[Part::Header(Some(b"abc"))],
-            &[Part::Header(Some(b""))],
-            &[Part::Header(None)],
-        ];
-        let all: HashSet<_> = keys.iter().map(|key| bytes(Key::new(key.iter().copied()))).collect();
-        assert_eq!(all.len(), keys.len());
-    }
 }

@@ -49,22 +49,35 @@ impl Stores {
         (Self { notices, current: None }, receiver)
     }
 
-    /// The store of a policy: the one before if nothing about it changed.
-    pub(super) fn select(
-        &mut self,
+    /// The store of a policy: the one before if nothing about it changed. Changes nothing yet.
+    pub(super) fn prepare(
+        &self,
         policy: Option<&StorePolicy>,
     ) -> Result<Option<Arc<SharedStore>>, String> {
-        if self.current.as_ref().map(|store| store.target.policy()) != policy {
-            let made = policy.map(|policy| {
-                let target = Target::new(policy).map_err(|error| format!("store: {error}"))?;
-                let health = Health::new(self.notices.clone());
-                Ok::<_, String>(SharedStore { target: Arc::new(target), health: Arc::new(health) })
-            });
-            self.current = made.transpose()?.map(Arc::new);
+        let Some(policy) = policy else { return Ok(None) };
+        if let Some(current) = &self.current
+            && current.target.policy() == policy
+        {
+            return Ok(Some(Arc::clone(current)));
+        }
+        let target = Target::new(policy).map_err(|error| format!("store: {error}"))?;
+        let health = Health::new(self.notices.clone());
+        Ok(Some(Arc::new(SharedStore { target: Arc::new(target), health: Arc::new(health) })))
+    }
+
+    /// The policy of this store, or of none, is in force.
+    pub(super) fn select(&mut self, store: Option<Arc<SharedStore>>) -> Option<Arc<SharedStore>> {
+        let is_same = match (&self.current, &store) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.current.clone_from(&store);
             // What was said of the one before is no more; a full queue says enough of this one.
             self.notices.try_send(StoreNotice::Back).ok();
         }
-        Ok(self.current.clone())
+        store
     }
 
     /// How often it was asked, and what came of it.

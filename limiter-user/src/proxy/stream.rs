@@ -12,7 +12,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{registry::Connection, transport::Transport};
+use super::{
+    registry::{Connection, Source},
+    transport::{OtherSide, Transport},
+};
 
 /// Up to this many bytes in several parts are copied together: one `send` of one part costs less
 /// than a `writev` of a head and a short body.
@@ -88,19 +91,38 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { transport, connection, ahead, frames } = &mut *self;
-        let mut read = |buffer: &mut ReadBuf<'_>| {
-            if ahead.is_empty() {
-                return Pin::new(&mut *transport).poll_read(context, buffer);
-            }
-            let count = ahead.len().min(buffer.remaining());
-            buffer.put_slice(&ahead[..count]);
-            ahead.drain(..count);
-            if ahead.is_empty() {
-                *ahead = Vec::new();
-            }
-            Poll::Ready(Ok(()))
-        };
-        if *frames { connection.poll_passed(buffer, read) } else { read(buffer) }
+        let mut incoming = Incoming { transport, ahead, context };
+        if *frames { connection.poll_passed(buffer, &mut incoming) } else { incoming.read(buffer) }
+    }
+}
+
+/// What a client's bytes are read from, for one look at it.
+struct Incoming<'a, 'c, 'w> {
+    transport: &'a mut Transport,
+    ahead: &'a mut Vec<u8>,
+    context: &'c mut Context<'w>,
+}
+
+impl Source for Incoming<'_, '_, '_> {
+    fn read(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut *self.transport).poll_read(self.context, buffer);
+        }
+        let count = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..count]);
+        self.ahead.drain(..count);
+        if self.ahead.is_empty() {
+            *self.ahead = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn other_side(&mut self) -> OtherSide {
+        self.transport.socket().other_side()
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        self.transport.send_now(bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tokens whose signature one core has verified, by their SHA-256: a client shows the same token
+//! Tokens whose signature one core has verified, by their [`mark`]: a client shows the same token
 //! for minutes, and only the first request pays for it.
 //!
 //! Only what was verified is kept, so that nobody fills this without an issuer's help. Bounded by
@@ -9,7 +9,12 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     rc::Rc,
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use aws_lc_rs::{
+    aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand,
 };
 
 use super::identity::Identity;
@@ -18,8 +23,29 @@ use crate::credentials::jwt::{Algorithm, Claims};
 /// Tokens in each half.
 const HALF: usize = 8192;
 
-/// A token of a scheme: SHA-256 of its text, and the scheme's own number.
-pub(super) type TokenKey = ([u8; 32], u64);
+/// What a token is known by in this process.
+pub(super) type Mark = [u8; 16];
+
+/// A token of a scheme: the mark of its text, and the scheme's own number.
+pub(super) type TokenKey = (Mark, u64);
+
+/// The mark of a token: GMAC (NIST SP 800-38D) under a key that this process drew and tells nobody.
+/// `None`: there is no randomness to draw one from, and no token is known.
+///
+/// A quarter of what SHA-256 takes. A nonce that is used again would give the key away to whoever
+/// sees two tags; marks never leave this process, and without them this is a universal hash (Wegman
+/// and Carter, 1981): that a token of n blocks, whoever chose it, has the mark of another is as
+/// likely as n in 2^128.
+pub(super) fn mark(token: &[u8]) -> Option<Mark> {
+    static KEY: LazyLock<Option<LessSafeKey>> = LazyLock::new(|| {
+        let mut bytes = [0; 16];
+        rand::fill(&mut bytes).ok()?;
+        UnboundKey::new(&AES_128_GCM, &bytes).ok().map(LessSafeKey::new)
+    });
+    let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
+    let tag = KEY.as_ref()?.seal_in_place_separate_tag(nonce, Aad::from(token), &mut []);
+    tag.ok()?.as_ref().try_into().ok()
+}
 
 /// What is known of a verified token.
 #[derive(Clone, Debug)]
@@ -69,13 +95,13 @@ impl Tokens {
     }
 }
 
-/// The digests of tokens that any core verified, in halves too: a client that is known on one core
+/// The marks of tokens that any core verified, in halves too: a client that is known on one core
 /// is no stranger to the guard on another.
 #[derive(Debug, Default)]
 pub(super) struct Verified(Mutex<[HashSet<TokenKey>; 2]>);
 
 impl Verified {
-    /// Digests in each half.
+    /// Marks in each half.
     const HALF: usize = 1 << 16;
 
     /// Whether some core verified this token lately.
@@ -99,9 +125,25 @@ mod tests {
     use super::*;
 
     fn key(number: usize) -> TokenKey {
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&number.to_le_bytes());
-        (digest, 1)
+        let mut mark = [0; 16];
+        mark[..8].copy_from_slice(&number.to_le_bytes());
+        (mark, 1)
+    }
+
+    #[test]
+    fn a_mark_is_of_every_byte_of_a_token() {
+        let token: Vec<u8> = (0..200).collect();
+        let marks: HashSet<Mark> = (0..200)
+            .map(|place| {
+                let mut other = token.clone();
+                other[place] ^= 1;
+                other
+            })
+            .chain((0..=200).map(|length| token[..length].to_vec()))
+            .map(|token| mark(&token).unwrap())
+            .collect();
+        assert_eq!(marks.len(), 200 + 201);
+        assert!(marks.contains(&mark(&token).unwrap()), "the same again");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     pin::Pin,
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -21,6 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::stream::poll_write_parts;
+use crate::sys;
 
 /// How long, and in how many reads, a client whose connection was ended here may still send.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
@@ -28,6 +29,17 @@ const LINGER_READS: usize = 128;
 
 /// Most bytes read to see the first one: a `ClientHello`, usually.
 const PEEK_BYTES: usize = 2048;
+
+/// What is known of a connection's other side without reading.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum OtherSide {
+    /// More may come.
+    Open,
+    /// It sends nothing more, and may still read.
+    Closed,
+    /// It was reset: nobody reads.
+    Gone,
+}
 
 /// An accepted socket.
 #[derive(Debug)]
@@ -59,14 +71,27 @@ impl Socket {
     }
 
     /// Sends as much as the socket takes without waiting, also when it was accepted just now, and
-    /// the runtime does not know it as writable yet.
-    pub(super) fn send_now(&self, bytes: &[u8]) {
-        let socket = match &self.kind {
-            Kind::Tcp(socket) => socket.as_raw_fd(),
-            Kind::Unix(socket) => socket.as_raw_fd(),
-        };
-        // The connection is closed next, whatever became of it.
-        send(socket, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).ok();
+    /// the runtime does not know it as writable yet. Whether that was all.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(self.descriptor().as_raw_fd(), bytes, flags) == Ok(bytes.len())
+    }
+
+    /// Also behind bytes that nobody has read.
+    pub(super) fn other_side(&self) -> OtherSide {
+        // What cannot be asked is found when it is read or written.
+        match sys::other_side(self.descriptor()) {
+            (_, true) => OtherSide::Gone,
+            (true, false) => OtherSide::Closed,
+            (false, false) => OtherSide::Open,
+        }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Tcp(socket) => socket.as_fd(),
+            Kind::Unix(socket) => socket.as_fd(),
+        }
     }
 
     /// Drops what is not sent yet, and resets the connection, when it is closed.
@@ -193,16 +218,18 @@ impl Transport {
         }
     }
 
-    /// Sends as much as the socket takes without waiting.
-    pub(super) fn send_now(&mut self, bytes: &[u8]) {
+    /// Sends as much as the socket takes without waiting; whether that was all. Only while nobody
+    /// waits to send.
+    pub(super) fn send_now(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Plain(socket) => socket.send_now(bytes),
             Self::Tls(stream) => {
                 let mut context = Context::from_waker(Waker::noop());
                 let mut stream = Pin::new(&mut **stream);
-                // As above.
-                drop(stream.as_mut().poll_write(&mut context, bytes));
+                let taken = stream.as_mut().poll_write(&mut context, bytes);
+                // What is not on its way is with the library, which sends it first.
                 drop(stream.poll_flush(&mut context));
+                matches!(taken, Poll::Ready(Ok(count)) if count == bytes.len())
             }
         }
     }

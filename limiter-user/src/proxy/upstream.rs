@@ -47,6 +47,7 @@ pub(super) use self::{
 use super::{
     body::{RequestBody, Source},
     exchange::Exchange,
+    once::Once,
     pipeline::Cleared,
     reply::Reply,
     stage::transform::hop_by_hop,
@@ -58,7 +59,7 @@ pub(super) async fn send(
     exchange: &mut Exchange,
     cleared: Cleared,
 ) -> Result<Response<Source>, Reply> {
-    let (request, upstream, protocol) = cleared.into_request();
+    let (request, upstream, protocol, once) = cleared.into_request();
     exchange.forwarded = true;
     let exchange = &*exchange;
     let pool = Rc::clone(&exchange.in_force.pools[upstream]);
@@ -68,14 +69,15 @@ pub(super) async fn send(
     let chosen = pool.choose(exchange, 0, now_ns).ok_or_else(nobody)?;
     // What is rare is large too: apart, so that the usual future is small.
     if let Some(protocol) = protocol {
-        return Box::pin(upgrade::send(exchange, &pool, chosen, request, protocol)).await;
+        let sending = upgrade::send(exchange, &pool, chosen, (request, once), protocol);
+        return Box::pin(sending).await;
     }
     let replay = Replay::of(exchange, &request);
     let bit = chosen.bit;
     let mut lease = match chosen.kept(exchange.now_ns) {
         Ok(lease) => lease,
         Err(chosen) => {
-            let delivery = Delivery::new(exchange, &pool, replay);
+            let delivery = Delivery::new(exchange, &pool, replay, once);
             return Box::pin(delivery.begin(chosen, request)).await;
         }
     };
@@ -83,6 +85,7 @@ pub(super) async fn send(
         // An answer goes straight through: what holds one is large.
         Link::Http1(kept) if kept.sender.is_ready() => {
             let limit = exchange.in_force.policy.timeouts.upstream;
+            once.hand_over()?;
             let sent = pin!(kept.sender.try_send_request(request));
             match exchange.within(limit, sent).await {
                 Some(Ok(response)) => return finish(lease, Passage::Free, response),
@@ -90,9 +93,9 @@ pub(super) async fn send(
                 None => Attempt::of(exchange, None),
             }
         }
-        _ => attempt(exchange, &mut lease, request).await,
+        _ => attempt(exchange, &once, &mut lease, request).await,
     };
-    Box::pin(Delivery::new(exchange, &pool, replay).after(lease, bit, attempt)).await
+    Box::pin(Delivery::new(exchange, &pool, replay, once).after(lease, bit, attempt)).await
 }
 
 /// Asks a question of our own, which has no body, and waits for the head of the answer.
@@ -107,7 +110,9 @@ pub(super) async fn ask(
     let chosen = pool.choose(exchange, 0, now_ns);
     let chosen = chosen.ok_or_else(|| pool.nobody(Refusal::UpstreamFailed, now_ns))?;
     let replay = Some(Replay::of_question(&question));
-    Box::pin(Delivery::new(exchange, &pool, replay).begin(chosen, question)).await
+    // Whatever the client's request is, this is another one.
+    let once = Once::default();
+    Box::pin(Delivery::new(exchange, &pool, replay, once).begin(chosen, question)).await
 }
 
 /// What became of sending a request once.
@@ -127,6 +132,8 @@ enum Attempt {
     TimedOut,
     /// The client's request broke off or is wrong.
     Fault(Refusal),
+    /// It must not be sent any more; nothing was.
+    Late(Reply),
 }
 
 impl Attempt {
@@ -143,7 +150,12 @@ impl Attempt {
 }
 
 /// Sends a request over a connection for one at a time.
-async fn attempt(exchange: &Exchange, lease: &mut Lease, request: Request<RequestBody>) -> Attempt {
+async fn attempt(
+    exchange: &Exchange,
+    once: &Once,
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+) -> Attempt {
     let Link::Http1(kept) = &mut lease.link else {
         return Attempt::Unsent(request);
     };
@@ -151,6 +163,9 @@ async fn attempt(exchange: &Exchange, lease: &mut Lease, request: Request<Reques
     let sent = pin!(async {
         if kept.sender.ready().await.is_err() {
             return Err(Attempt::Unsent(request));
+        }
+        if let Err(late) = once.hand_over() {
+            return Err(Attempt::Late(late));
         }
         kept.sender.try_send_request(request).await.map_err(failure)
     });

@@ -1,14 +1,16 @@
--- Charges one request to several limits at once, or gives back what was charged.
+-- Charges one request to several limits at once, and before that gives back what was charged by
+-- requests that are not to count.
 --
--- KEYS: one for each limit. ARGV: 0, or the time (us) at which what is given back was charged; then
--- for each limit eight values,
+-- KEYS: one for each limit that something is given back to, then one for each limit that charges.
+-- ARGV: how many give back; for each of these nine values, the time (us) at which it was charged and
+-- what follows; then for each limit that charges eight values,
 --   bucket: 'b', price, price's rest, depth, depth's rest, unit, unit's rest, enforced
 --   window: 's' (sliding) or 'f' (fixed), period, most, price, 0, 0, 0, enforced
 -- where price is what the request costs and unit what a cost of one does, times are us and ticks
 -- (4000 to a us) beyond them, enforced is 1 or 0 (monitor). A request that an enforced limit refuses
 -- is counted against none.
--- Returns {now us, 1 if refused, and for each limit its state before: {debt us, debt ticks} or
--- {previous, current}}; when giving back, now.
+-- Returns {now us, 1 if refused, values found that this script did not write (they count for
+-- nothing), and for each limit its state before: {debt us, debt ticks} or {previous, current}}.
 --
 -- The same arithmetic as limits/algorithm.rs. Lua knows only doubles: whole numbers are exact below
 -- 2^53, so a time in ticks is two numbers. The time is this server's: all hosts count by one clock.
@@ -37,9 +39,18 @@ local function weighted(previous, left, period)
   return whole
 end
 
--- Each kind: what is stored of it (read), whether the price fits (allows), what is stored when it
--- is charged (write), how much of it is used (used, of what is stored whatever the limit is now).
+-- Each kind: what is stored of it, and whether that is to be stored anew even if nothing is charged
+-- (read), whether the price fits (allows), what it is then (charged), how it is stored (write), how
+-- much of it is used (used, of what is stored whatever the limit is now).
 local kinds = { b = {}, s = {}, f = {} }
+local unreadable = 0
+
+-- Whatever is written here ends by itself: what does not was written by somebody else.
+local function is_foreign(key)
+  if redis.call('PTTL', key) ~= -1 then return false end
+  unreadable = unreadable + 1
+  return true
+end
 
 -- Rounded up, but for what the division itself leaves.
 local function up(number)
@@ -64,19 +75,24 @@ local function within(us, ticks, most_us, most_ticks)
 end
 
 -- A limit that has changed has used as much as before, up to what it holds.
-function kinds.b.read(kept, limit)
-  local us, ticks = 0, 0
+function kinds.b.read(key, kept, limit)
+  local us, ticks, is_changed = 0, 0, false
   if kept and kept[1] == 'b' then
     us, ticks = owed(kept)
     if kept[4] ~= limit[6] or kept[5] ~= limit[7] then
+      is_changed = true
       local ratio = (limit[6] + limit[7] / TICKS) / (kept[4] + kept[5] / TICKS)
       us, ticks = up((us + ticks / TICKS) * ratio), 0
     end
   elseif kept then
+    is_changed = true
     us = up(kinds[kept[1]].used(kept) * (limit[6] + limit[7] / TICKS))
   end
-  if not within(us, ticks, limit[4], limit[5]) then us, ticks = limit[4], limit[5] end
-  return us, ticks
+  if not within(us, ticks, limit[4], limit[5]) then
+    if is_foreign(key) then return 0, 0, true end
+    us, ticks, is_changed = limit[4], limit[5], true
+  end
+  return us, ticks, is_changed
 end
 
 function kinds.b.used(kept)
@@ -89,8 +105,11 @@ function kinds.b.allows(limit, us, ticks)
   return within(us, ticks, limit[4], limit[5])
 end
 
+function kinds.b.charged(limit, us, ticks)
+  return plus(us, ticks, limit[2], limit[3])
+end
+
 function kinds.b.write(key, limit, us, ticks)
-  us, ticks = plus(us, ticks, limit[2], limit[3])
   local value = string.format('b %.0f %.0f %.0f %.0f', now + us, ticks, limit[6], limit[7])
   redis.call('SET', key, value, 'PX', string.format('%.0f', math.floor(us / 1000) + 1))
 end
@@ -124,10 +143,15 @@ end
 
 local window = {}
 
-function window.read(kept, limit)
-  if not kept then return 0, 0 end
-  if kept[1] == limit[1] and kept[3] == limit[2] then return windows(kept) end
-  return 0, math.min(kinds[kept[1]].used(kept), limit[3])
+function window.read(key, kept, limit)
+  if not kept then return 0, 0, false end
+  local is_same = kept[1] == limit[1] and kept[3] == limit[2]
+  local previous, current = 0, 0
+  if is_same then previous, current = windows(kept) else current = kinds[kept[1]].used(kept) end
+  local is_later = kept[1] ~= 'b' and kept[2] > now
+  if (is_later or current > limit[3]) and is_foreign(key) then return 0, 0, true end
+  if is_same then return previous, current, false end
+  return 0, math.min(current, limit[3]), true
 end
 
 function window.used(kept)
@@ -142,12 +166,16 @@ function window.allows(limit, previous, current)
   return used + limit[4] <= limit[3]
 end
 
+function window.charged(limit, previous, current)
+  return previous, current + limit[4]
+end
+
 function window.write(key, limit, previous, current)
   local period = limit[2]
   local into = now % period
   local lasts = period - into
   if limit[1] == 's' then lasts = lasts + period end
-  redis.call('SET', key, window_value(limit[1], now - into, period, previous, current + limit[4]),
+  redis.call('SET', key, window_value(limit[1], now - into, period, previous, current),
     'PX', string.format('%.0f', math.floor(lasts / 1000) + 1))
 end
 
@@ -167,43 +195,65 @@ end
 
 kinds.s, kinds.f = window, window
 
--- What a key holds; nil for nothing, and for what this script did not write.
-local function parse(value)
-  local kept = {}
-  for word in string.gmatch(value or '', '%S+') do
-    local place = #kept + 1
-    kept[place] = place == 1 and word or tonumber(word)
-    if not kept[place] then return nil end
-  end
-  if #kept ~= 5 or not kinds[kept[1]] then return nil end
-  local divisor = kept[1] == 'b' and kept[4] + kept[5] or kept[3]
-  return divisor > 0 and kept or nil
+-- A whole number that is exact; nil for any other, and for what is none ('nan').
+local function whole(text)
+  local number = tonumber(text)
+  if number and number >= 0 and number < 9007199254740992 and number % 1 == 0 then return number end
+  return nil
 end
 
-local stored = redis.call('MGET', unpack(KEYS))
-local limits, allowed, refused = {}, {}, 0
-local at = tonumber(ARGV[1])
-local answer = { now, 0 }
-for i = 1, #KEYS do
-  local first = 8 * i - 6
+-- What a key holds; nil for nothing, and for what this script did not write.
+local function parse(value)
+  if not value then return nil end
+  local kept = {}
+  for word in string.gmatch(value, '%S+') do
+    local part
+    if #kept == 0 then part = kinds[word] and word else part = whole(word) end
+    if not part then
+      kept = {}
+      break
+    end
+    kept[#kept + 1] = part
+  end
+  if #kept == 5 and (kept[1] == 'b' and kept[4] + kept[5] or kept[3]) > 0 then return kept end
+  unreadable = unreadable + 1
+  return nil
+end
+
+local function limit_at(first)
   local limit = { ARGV[first] }
   for j = 2, 8 do limit[j] = tonumber(ARGV[first + j - 1]) end
-  local kind, kept = kinds[limit[1]], parse(stored[i])
-  if at > 0 then
-    if kept and kept[1] == limit[1] then kind.give_back(KEYS[i], limit, kept, at) end
-  else
-    local one, other = kind.read(kept, limit)
-    limits[i], allowed[i], answer[i + 2] = limit, kind.allows(limit, one, other), { one, other }
-    if limit[8] == 1 and not allowed[i] then refused = 1 end
+  return limit
+end
+
+local given = tonumber(ARGV[1])
+for i = 1, given do
+  local first = 9 * i - 7
+  local limit, kept = limit_at(first + 1), parse(redis.call('GET', KEYS[i]))
+  if kept and kept[1] == limit[1] then
+    kinds[limit[1]].give_back(KEYS[i], limit, kept, tonumber(ARGV[first]))
   end
 end
-if at > 0 then return now end
-if refused == 0 then
-  for i = 1, #KEYS do
-    if allowed[i] then
-      kinds[limits[i][1]].write(KEYS[i], limits[i], answer[i + 2][1], answer[i + 2][2])
-    end
+local answer = { now, 0, 0 }
+local stored = #KEYS > given and redis.call('MGET', unpack(KEYS, given + 1)) or {}
+local limits, allowed, changed, refused = {}, {}, {}, 0
+for i = 1, #stored do
+  local key, limit = KEYS[given + i], limit_at(9 * given + 8 * i - 6)
+  local kind = kinds[limit[1]]
+  local one, other, is_changed = kind.read(key, parse(stored[i]), limit)
+  limits[i], allowed[i], changed[i] = limit, kind.allows(limit, one, other), is_changed
+  answer[i + 3] = { one, other }
+  if limit[8] == 1 and not allowed[i] then refused = 1 end
+end
+for i = 1, #stored do
+  local key, limit, kind = KEYS[given + i], limits[i], kinds[limits[i][1]]
+  local one, other = answer[i + 3][1], answer[i + 3][2]
+  if refused == 0 and allowed[i] then
+    kind.write(key, limit, kind.charged(limit, one, other))
+  elseif changed[i] then
+    -- As the limit is now, so that it goes on from there.
+    kind.write(key, limit, one, other)
   end
 end
-answer[2] = refused
+answer[2], answer[3] = refused, unreadable
 return answer

@@ -8,6 +8,7 @@
 use std::{
     fmt::Write as _,
     hash::{Hash as _, Hasher},
+    sync::Arc,
 };
 
 use aws_lc_rs::hmac;
@@ -51,6 +52,18 @@ pub struct Ask<'a> {
     pub cost: u64,
 }
 
+/// What was charged for a request that is not to count.
+#[derive(Debug)]
+pub(super) struct GiveBack {
+    pub(super) limit: Arc<SharedLimit>,
+    /// As [`keys`] made it.
+    pub(super) key: Vec<u8>,
+    /// What was charged, at least 1.
+    pub(super) cost: u64,
+    /// When, by the store's clock.
+    pub(super) charged_us: u64,
+}
+
 /// What the store said.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Charged {
@@ -60,6 +73,8 @@ pub struct Charged {
     pub decisions: Vec<Decision>,
     /// The request was counted against none, because an enforced limit refuses it.
     pub refused: bool,
+    /// Values that were found there and that nobody who counts wrote: they count for nothing.
+    pub unreadable: u64,
 }
 
 impl SharedLimit {
@@ -155,45 +170,29 @@ pub(super) fn keys(target: &Target, asks: &[Ask<'_>]) -> Vec<Vec<u8>> {
     asks.iter().map(|ask| ask.limit.key(target, ask.key)).collect()
 }
 
-/// Asks about all limits in one call.
+/// Gives back, then asks about all limits, in one call.
 pub(super) async fn charge(
     script: &Script,
     redis: &mut MultiplexedConnection,
+    given_back: &[GiveBack],
     keys: &[Vec<u8>],
     asks: &[Ask<'_>],
 ) -> Result<Charged, StoreError> {
-    let answer = call(script, redis, keys, asks, 0).await?;
-    read(&answer, asks).ok_or_else(|| StoreError::Refused("not what the script says".to_owned()))
-}
-
-/// Gives back what was charged at this time of the server's.
-pub(super) async fn give_back(
-    script: &Script,
-    redis: &mut MultiplexedConnection,
-    keys: &[Vec<u8>],
-    asks: &[Ask<'_>],
-    charged_us: u64,
-) -> Result<(), StoreError> {
-    call(script, redis, keys, asks, charged_us).await.map(drop)
-}
-
-async fn call(
-    script: &Script,
-    redis: &mut MultiplexedConnection,
-    keys: &[Vec<u8>],
-    asks: &[Ask<'_>],
-    given_back_us: u64,
-) -> Result<Value, StoreError> {
     let fill = |command: &mut Cmd| {
-        for key in keys {
+        for key in given_back.iter().map(|it| &it.key).chain(keys) {
             command.arg(key.as_slice());
         }
-        command.arg(given_back_us);
+        command.arg(given_back.len());
+        for GiveBack { limit, cost, charged_us, .. } in given_back {
+            command.arg(*charged_us);
+            Ask { limit, key: &[], cost: *cost }.write(command);
+        }
         for ask in asks {
             ask.write(command);
         }
     };
-    Ok(script.call(redis, asks.len(), fill).await?)
+    let answer = script.call(redis, given_back.len() + asks.len(), fill).await?;
+    read(&answer, asks).ok_or_else(|| StoreError::Refused("not what the script says".to_owned()))
 }
 
 /// Whether the server runs the script and keeps what it writes: all that requests need of it.
@@ -210,8 +209,9 @@ pub(super) async fn probe(redis: &mut MultiplexedConnection) -> Result<(), Store
 
 pub(super) fn read(answer: &Value, asks: &[Ask<'_>]) -> Option<Charged> {
     let Value::Array(items) = answer else { return None };
-    let [now, refused, states @ ..] = items.as_slice() else { return None };
+    let [now, refused, unreadable, states @ ..] = items.as_slice() else { return None };
     let (now_us, is_refused) = (number(now)?, number(refused)? == 1);
+    let unreadable = number(unreadable)?;
     if states.len() != asks.len() {
         return None;
     }
@@ -227,7 +227,7 @@ pub(super) fn read(answer: &Value, asks: &[Ask<'_>]) -> Option<Charged> {
         Some(decision)
     };
     let decisions = asks.iter().zip(states).map(decide).collect::<Option<_>>()?;
-    Some(Charged { now_us, decisions, refused: is_refused })
+    Some(Charged { now_us, decisions, refused: is_refused, unreadable })
 }
 
 fn number(value: &Value) -> Option<u64> {

@@ -28,7 +28,7 @@ pub fn answers(data: &[u8]) {
     }
     let (words, _) = data.as_chunks::<8>();
     let mut words = words.iter().map(|word| Value::Int(i64::from_le_bytes(*word)));
-    let mut items: Vec<Value> = words.by_ref().take(2).collect();
+    let mut items: Vec<Value> = words.by_ref().take(3).collect();
     while let (Some(first), Some(second)) = (words.next(), words.next()) {
         items.push(Value::Array(vec![first, second]));
     }

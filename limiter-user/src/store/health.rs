@@ -20,6 +20,7 @@ pub struct Health {
     failed: AtomicU64,
     absent: AtomicU64,
     connected: AtomicU64,
+    unreadable: AtomicU64,
     cores: Mutex<Cores>,
     notices: mpsc::Sender<StoreNotice>,
 }
@@ -42,6 +43,7 @@ impl Health {
             failed: AtomicU64::default(),
             absent: AtomicU64::default(),
             connected: AtomicU64::default(),
+            unreadable: AtomicU64::default(),
             cores: Mutex::default(),
             notices,
         }
@@ -57,7 +59,8 @@ impl Health {
             failed: read(&self.failed),
             absent: read(&self.absent),
             connected: read(&self.connected),
-            is_lost: !cores.lost.is_empty() || !cores.new.is_empty(),
+            unreadable: read(&self.unreadable),
+            is_usable: cores.lost.is_empty() && cores.new.is_empty(),
         }
     }
 
@@ -75,6 +78,13 @@ impl Health {
 
     pub(super) fn note_absent(&self) {
         self.absent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Values were found that nobody who counts wrote; told once.
+    pub(super) fn note_unreadable(&self, count: u64) {
+        if count > 0 && self.unreadable.fetch_add(count, Ordering::Relaxed) == 0 {
+            log::warn!("the store holds values that no limiter wrote: they are taken for nothing");
+        }
     }
 
     /// A core begins to connect.

@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time};
 
 use super::{
     Health, StoreError, Target,
-    charge::{self, Ask, Charged},
+    charge::{self, Ask, Charged, GiveBack, SharedLimit},
     connection::{CHARGE, Connection},
     refusals::Refusals,
 };
@@ -25,6 +25,12 @@ use crate::clock;
 /// The pause before the first and the longest before any further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is given back waits so long for a question to go with, and so much of it may wait; in one
+/// question there is room for some of it.
+const GIVE_BACK_WITHIN: Duration = Duration::from_millis(2);
+const MOST_GIVEN_BACK: usize = 4096;
+const GIVEN_BACK_AT_ONCE: usize = 32;
 
 /// A connection that lasted so long was a good one: the next pause is the first again.
 const GOOD_NS: u64 = 10_000_000_000;
@@ -39,6 +45,8 @@ pub struct Line {
     /// Told when the first attempt to connect has ended; none after that.
     beginning: RefCell<Option<Rc<Notify>>>,
     refusals: Refusals,
+    /// To be given back with the next question.
+    given_back: RefCell<Vec<GiveBack>>,
 }
 
 impl Line {
@@ -53,6 +61,7 @@ impl Line {
             open: RefCell::default(),
             beginning: RefCell::new(Some(Rc::default())),
             refusals: Refusals::new(),
+            given_back: RefCell::default(),
         });
         tokio::task::spawn_local(keep(Rc::downgrade(&line), seed | 1));
         line
@@ -71,37 +80,67 @@ impl Line {
         if let Some(beginning) = beginning {
             time::timeout(self.target.policy().timeout, beginning.notified()).await.ok();
         }
-        let (mut redis, ended) = self.handle()?;
+        let Some((mut redis, ended)) = self.handle() else {
+            self.health.note_absent();
+            return Err(StoreError::Absent);
+        };
         let keys = charge::keys(&self.target, asks);
         if let Some(refused) = self.refusals.find(&keys, asks, clock::monotonic_ns()) {
             self.health.note_remembered();
             return Ok(refused);
         }
         self.health.note_asked();
-        let answer = charge::charge(&CHARGE, &mut redis, &keys, asks);
+        let answer = self.ask(&mut redis, &ended, &keys, asks).await;
+        match &answer {
+            Ok(charged) => self.refusals.keep(&keys, asks, charged, clock::monotonic_ns()),
+            Err(_) => self.health.note_failed(),
+        }
+        answer
+    }
+
+    /// Gives back what was charged to `who` at this time of the server's: with the next question, or
+    /// soon. What cannot be stays charged.
+    pub fn give_back(
+        self: &Rc<Self>,
+        limit: Arc<SharedLimit>,
+        who: &[u8],
+        cost: u64,
+        charged_us: u64,
+    ) {
+        let key = limit.key(&self.target, who);
+        let mut waiting = self.given_back.borrow_mut();
+        if waiting.len() >= MOST_GIVEN_BACK {
+            return;
+        }
+        waiting.push(GiveBack { limit, key, cost, charged_us });
+        if waiting.len() == 1 {
+            tokio::task::spawn_local(give_back_soon(Rc::downgrade(self)));
+        }
+    }
+
+    /// One question within the policy's time, and what is to be given back before it.
+    async fn ask(
+        &self,
+        redis: &mut MultiplexedConnection,
+        ended: &Rc<Notify>,
+        keys: &[Vec<u8>],
+        asks: &[Ask<'_>],
+    ) -> Result<Charged, StoreError> {
+        let given_back: Vec<GiveBack> = {
+            let mut waiting = self.given_back.borrow_mut();
+            let count = waiting.len().min(GIVEN_BACK_AT_ONCE);
+            waiting.drain(..count).collect()
+        };
+        let answer = charge::charge(&CHARGE, redis, &given_back, keys, asks);
         let answer = match time::timeout(self.target.policy().timeout, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::TimedOut),
         };
         match &answer {
-            Ok(charged) => self.refusals.keep(&keys, asks, charged, clock::monotonic_ns()),
-            Err(error) => {
-                self.health.note_failed();
-                self.give_up(&ended, error);
-            }
+            Ok(charged) => self.health.note_unreadable(charged.unreadable),
+            Err(error) => self.give_up(ended, error),
         }
         answer
-    }
-
-    /// Gives back what was charged at this time of the server's; what cannot be stays charged.
-    pub async fn give_back(&self, asks: &[Ask<'_>], charged_us: u64) {
-        let Ok((mut redis, ended)) = self.handle() else { return };
-        let keys = charge::keys(&self.target, asks);
-        let given = charge::give_back(&CHARGE, &mut redis, &keys, asks, charged_us);
-        let given = time::timeout(self.target.policy().timeout, given).await;
-        if let Err(error) = given.unwrap_or(Err(StoreError::TimedOut)) {
-            self.give_up(&ended, &error);
-        }
     }
 
     /// The first attempt to connect has ended, well or not.
@@ -111,12 +150,8 @@ impl Line {
         }
     }
 
-    fn handle(&self) -> Result<(MultiplexedConnection, Rc<Notify>), StoreError> {
-        let open = self.open.borrow();
-        open.as_ref().map(Connection::handle).ok_or_else(|| {
-            self.health.note_absent();
-            StoreError::Absent
-        })
+    fn handle(&self) -> Option<(MultiplexedConnection, Rc<Notify>)> {
+        self.open.borrow().as_ref().map(Connection::handle)
     }
 
     /// Ends the connection that failed, unless it is gone already.
@@ -125,6 +160,24 @@ impl Line {
         if is_this {
             self.health.lost(self.core, &error.to_string());
             self.open.take();
+        }
+    }
+}
+
+/// Gives back what no question took along.
+async fn give_back_soon(line: Weak<Line>) {
+    time::sleep(GIVE_BACK_WITHIN).await;
+    loop {
+        let Some(line) = line.upgrade() else { return };
+        if line.given_back.borrow().is_empty() {
+            return;
+        }
+        let is_given = match line.handle() {
+            Some((mut redis, ended)) => line.ask(&mut redis, &ended, &[], &[]).await.is_ok(),
+            None => false,
+        };
+        if !is_given {
+            line.given_back.borrow_mut().clear();
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Whoever goes on far beyond a limit is refused here, so that a flood of one client is no flood of
 //! questions. Only refusals are remembered, never longer than until the limit admits again, and a
-//! second at most; not where what was charged may be given back. Bounded: a newer one takes the
-//! place of an older.
+//! second at most; where what was charged may be given back, a tenth of one. Bounded: a newer one
+//! takes the place of an older.
 
 use std::{
     cell::RefCell,
@@ -14,6 +14,9 @@ use super::charge::{Ask, Charged};
 
 /// How long a refusal is believed.
 const BELIEVED_NS: u64 = 1_000_000_000;
+
+/// The same where somebody may give back what was charged, and nobody says so here.
+const DOUBTED_NS: u64 = 100_000_000;
 
 /// How many are remembered.
 const PLACES: usize = 4096;
@@ -62,13 +65,15 @@ impl Refusals {
 
     /// Remembers what the store said, if it is worth it.
     pub(super) fn keep(&self, keys: &[Vec<u8>], asks: &[Ask<'_>], charged: &Charged, now_ns: u64) {
-        if !charged.refused || asks.iter().any(|ask| ask.limit.gives_back()) {
+        if !charged.refused {
             return;
         }
+        let is_doubtful = asks.iter().any(|ask| ask.limit.gives_back());
+        let longest_ns = if is_doubtful { DOUBTED_NS } else { BELIEVED_NS };
         let said = asks.iter().zip(&charged.decisions);
         let refused = said.filter(|(ask, said)| ask.limit.is_enforced() && !said.allowed);
         let wait_ns = refused.map(|(_, said)| said.retry_after_ns).max().unwrap_or_default();
-        let until_ns = now_ns.saturating_add(wait_ns.min(BELIEVED_NS));
+        let until_ns = now_ns.saturating_add(wait_ns.min(longest_ns));
         let who = self.who(keys, asks);
         let refusal = Refusal { who, charged: charged.clone(), at_ns: now_ns, until_ns };
         self.places.borrow_mut()[place(who)] = Some(refusal);
@@ -117,7 +122,7 @@ mod tests {
             retry_after_ns,
             turn_after_ns: 0,
         };
-        Charged { now_us: 1, decisions: vec![decision], refused }
+        Charged { now_us: 1, decisions: vec![decision], refused, unreadable: 0 }
     }
 
     #[test]
@@ -133,8 +138,11 @@ mod tests {
         let asks = ask(&strict, 1);
         refusals.keep(&keys, &asks, &said(false, 0), 10);
         assert_eq!(refusals.find(&keys, &asks, 10), None);
-        refusals.keep(&keys, &ask(&lenient, 1), &said(true, 500), 10);
-        assert_eq!(refusals.find(&keys, &asks, 10), None);
+        let lenient = ask(&lenient, 1);
+        refusals.keep(&keys, &lenient, &said(true, u64::MAX), 10);
+        assert!(refusals.find(&keys, &lenient, DOUBTED_NS).is_some());
+        assert_eq!(refusals.find(&keys, &lenient, DOUBTED_NS + 10), None, "some may be given back");
+        refusals.clear();
         refusals.keep(&keys, &asks, &said(true, 500), 10);
         let found = refusals.find(&keys, &asks, 110).unwrap();
         assert_eq!(found.decisions[0].retry_after_ns, 400);

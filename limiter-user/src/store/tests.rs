@@ -1,5 +1,7 @@
 //! The scripts on a real server against the arithmetic that counts locally.
 
+mod failing;
+mod found;
 mod server;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -8,8 +10,8 @@ use redis::{Cmd, Value, aio::MultiplexedConnection};
 
 use self::server::Server;
 use super::{
-    Health, Line, StoreError, Target,
-    charge::{Ask, Charged, SharedLimit, charge, give_back, keys},
+    Target,
+    charge::{Ask, Charged, GiveBack, SharedLimit, charge, keys},
     connection::CHARGE,
     script::{Script, ask},
 };
@@ -74,8 +76,13 @@ impl Bench {
     }
 
     async fn charge(&mut self, asks: &[Ask<'_>]) -> Charged {
-        let charged =
-            charge(&self.script, &mut self.redis, &keys(&self.target, asks), asks).await.unwrap();
+        self.charge_after(&[], asks).await
+    }
+
+    /// Gives back, then charges.
+    async fn charge_after(&mut self, given: &[GiveBack], asks: &[Ask<'_>]) -> Charged {
+        let keys = keys(&self.target, asks);
+        let charged = charge(&self.script, &mut self.redis, given, &keys, asks).await.unwrap();
         assert_eq!(charged.now_us, self.now_us);
         charged
     }
@@ -262,7 +269,14 @@ fn what_is_given_back_can_be_used_again() {
         let mut bench = Bench::new().await;
         let minute = Duration::from_mins(1);
         for meter in [bucket(4, minute, 4), sliding(4, minute), fixed(4, minute)] {
-            let limit = SharedLimit::new("back", meter, true, false);
+            let limit = Arc::new(SharedLimit::new("back", meter, true, true));
+            let key = limit.key(&bench.target, b"x");
+            let given = |at| GiveBack {
+                limit: Arc::clone(&limit),
+                key: key.clone(),
+                cost: 1,
+                charged_us: at,
+            };
             bench.command(&["FLUSHALL"]).await;
             let start_us = 60_000_000 * 20;
             bench.set_clock(start_us).await;
@@ -271,21 +285,19 @@ fn what_is_given_back_can_be_used_again() {
                 assert!(!bench.charge(&ask).await.refused);
             }
             bench.set_clock(start_us + 1_000_000).await;
-            give_back(&bench.script, &mut bench.redis, &keys(&bench.target, &ask), &ask, start_us)
-                .await
-                .unwrap();
-            assert!(!bench.charge(&ask).await.refused, "{meter:?}");
+            // In one question, with it or without one.
+            assert!(!bench.charge_after(&[given(start_us)], &ask).await.refused, "{meter:?}");
             assert!(bench.charge(&ask).await.refused, "{meter:?}");
+            let two = [given(start_us + 1_000_000), given(start_us + 1_000_000)];
+            assert_eq!(bench.charge_after(&two, &[]).await.decisions, []);
+            for refused in [false, false, true] {
+                assert_eq!(bench.charge(&ask).await.refused, refused, "{meter:?}");
+            }
             // What no longer weighs is not given back.
             bench.set_clock(start_us + 100_000_000).await;
             let before = bench.charge(&ask).await.decisions[0].remaining;
-            for _ in 0..9 {
-                let at = start_us - 120_000_000;
-                give_back(&bench.script, &mut bench.redis, &keys(&bench.target, &ask), &ask, at)
-                    .await
-                    .unwrap();
-            }
-            let after = bench.charge(&ask).await.decisions[0].remaining;
+            let long_ago: Vec<_> = (0..9).map(|_| given(start_us - 120_000_000)).collect();
+            let after = bench.charge_after(&long_ago, &ask).await.decisions[0].remaining;
             assert_eq!(after + 1, before, "{meter:?}");
         }
     });
@@ -301,7 +313,7 @@ fn keys_hold_no_names_and_expire() {
             SharedLimit::new("c", fixed(10, Duration::from_millis(300)), true, false),
         ];
         let asks = limits.each_ref().map(|limit| Ask { limit, key: b"alice@example.com", cost: 1 });
-        charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &asks), &asks).await.unwrap();
+        charge(&CHARGE, &mut bench.redis, &[], &keys(&bench.target, &asks), &asks).await.unwrap();
         let Value::Array(keys) = bench.command(&["KEYS", "limiter:limit:*"]).await else {
             panic!()
         };
@@ -332,7 +344,7 @@ fn a_server_that_forgot_the_script_is_sent_it() {
             }
             let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
             assert!(
-                !charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &ask), &ask)
+                !charge(&CHARGE, &mut bench.redis, &[], &keys(&bench.target, &ask), &ask)
                     .await
                     .unwrap()
                     .refused
@@ -340,53 +352,11 @@ fn a_server_that_forgot_the_script_is_sent_it() {
         }
         let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
         assert!(
-            charge(&CHARGE, &mut bench.redis, &keys(&bench.target, &ask), &ask)
+            charge(&CHARGE, &mut bench.redis, &[], &keys(&bench.target, &ask), &ask)
                 .await
                 .unwrap()
                 .refused
         );
-    });
-}
-
-#[test]
-fn what_others_wrote_is_no_trap() {
-    run(async {
-        let mut bench = Bench::new().await;
-        let limit = SharedLimit::new("a", bucket(3, Duration::from_hours(1), 3), true, false);
-        let key = String::from_utf8(limit.key(&bench.target, b"x")).unwrap();
-        let ask = [Ask { limit: &limit, key: b"x", cost: 1 }];
-        for junk in ["", "x", "b", "b nonsense 1 2", "q 1 2 3 4", "b 1 2 0 0", "s 1 0 0 0", "f 1"] {
-            bench.command(&["SET", &key, junk]).await;
-            assert!(!bench.charge(&ask).await.refused, "{junk:?}");
-        }
-        bench.command(&["DEL", &key]).await;
-        bench.command(&["RPUSH", &key, "x"]).await;
-        assert!(!bench.charge(&ask).await.refused);
-    });
-}
-
-#[test]
-fn the_first_requests_wait_for_the_first_connection() {
-    let limit = SharedLimit::new("a", bucket(1, Duration::from_hours(1), 1), true, false);
-    let start = |policy: &StorePolicy| {
-        let (notices, _) = tokio::sync::mpsc::channel(4);
-        let target = Arc::new(Target::new(policy).unwrap());
-        Line::start(target, Arc::new(Health::new(notices)), 0, 1)
-    };
-    run(async {
-        let server = Server::start();
-        for is_allowed in [true, false] {
-            let line = start(&server.policy());
-            let charged = line.charge(&[Ask { limit: &limit, key: b"k", cost: 1 }]).await.unwrap();
-            assert_eq!(charged.decisions[0].allowed, is_allowed);
-        }
-        // Nobody listens: it does not wait for longer than it takes to know that.
-        let policy =
-            StorePolicy { timeout: Duration::from_mins(1), ..StorePolicy::plain("127.0.0.1", 1) };
-        let line = start(&policy);
-        let asks = [Ask { limit: &limit, key: b"k", cost: 1 }];
-        let charged = tokio::time::timeout(Duration::from_secs(5), line.charge(&asks)).await;
-        assert_eq!(charged.unwrap().unwrap_err(), StoreError::Absent);
     });
 }
 

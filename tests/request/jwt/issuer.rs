@@ -190,11 +190,11 @@ fn many_at_once_cause_one_question() {
     let set = document(&key_set(&[scene.rsa.jwk("rsa"), next.jwk("next")]));
     let late = Behaviour::Delayed(Duration::from_millis(700), Box::new(set));
     scene.issuer.on("/keys", late);
-    let forged: Vec<String> = (0..30)
+    let unknown: Vec<String> = (0..30)
         .map(|number| forger.token(&format!("unknown-{number}"), &claims(&json!({}))))
         .collect();
     let new = next.token("next", &claims(&json!({})));
-    let asked = forged.iter().map(|token| (token, 401)).chain([(&new, 200); 10]);
+    let asked = unknown.iter().map(|token| (token, 401)).chain([(&new, 200); 10]);
     thread::scope(|scope| {
         let scene = &scene;
         for (token, expected) in asked {
@@ -203,13 +203,13 @@ fn many_at_once_cause_one_question() {
     });
     assert_eq!(questions(&scene), before + 1);
     thread::sleep(pause);
-    for token in &forged {
+    for token in &unknown {
         assert_eq!(scene.status(token), 401);
     }
     let asked_again = questions(&scene);
     assert!(asked_again <= before + 2, "{asked_again} after {before}");
     thread::sleep(pause);
-    assert_eq!(scene.status(&forged[0]), 401);
+    assert_eq!(scene.status(&unknown[0]), 401);
     assert_eq!(questions(&scene), asked_again, "its name is known to be nobody's");
 }
 
@@ -226,9 +226,9 @@ fn a_key_that_is_published_while_the_issuer_is_asked() {
     let (next, forger) = (Signer::p256(), Signer::p256());
     let new = next.token("next", &claims(&json!({})));
     thread::scope(|scope| {
-        let forged = forger.token("forged", &claims(&json!({})));
+        let unknown = forger.token("unknown", &claims(&json!({})));
         let scene = &scene;
-        scope.spawn(move || assert_eq!(scene.status(&forged), 401));
+        scope.spawn(move || assert_eq!(scene.status(&unknown), 401));
         eventually(SOON, "a question", || questions(scene) == before + 1);
         assert_eq!(scene.status(&new), 401, "that answer does not have it");
     });

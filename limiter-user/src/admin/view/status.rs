@@ -124,7 +124,7 @@ pub struct ServerView {
 pub struct StoreView {
     /// Where it is.
     pub url: String,
-    /// `up`, `lost`, or `unknown` (no proxy).
+    /// `up`, `connecting` (for the first time), `lost`, or `unknown` (no proxy).
     pub state: String,
     /// What holds for limits while it is lost: `local`, `open` or `closed`.
     pub on_failure: String,
@@ -132,6 +132,8 @@ pub struct StoreView {
     /// those that it was not asked about: `absent` (it was lost), `remembered` (it refused the same
     /// a moment ago).
     pub requests: BTreeMap<String, u64>,
+    /// Values in the store that nobody who counts wrote; each was taken for nothing.
+    pub unreadable: u64,
     /// Connections made since the proxy started.
     pub connected: u64,
     /// Bans since the agent started: `said` to others, `followed` (others made or lifted them),

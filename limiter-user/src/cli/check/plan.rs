@@ -8,16 +8,19 @@ use std::{
     time::Duration,
 };
 
-use crate::policy::{
-    EscalationPolicy, HttpPolicy, Mode, Policy, Rate, SinkKind, SinkPolicy,
-    auth::jwt::{JwtKeys, JwtPolicy},
-    http::{
-        AuthKind, CorsOrigins, ErrorShape, LimitPolicy, OriginPattern, PathPattern, RouteAuth,
-        RoutePolicy,
+use crate::{
+    limits::Meter,
+    policy::{
+        EscalationPolicy, HttpPolicy, Mode, Policy, Rate, RateLimit, SinkKind, SinkPolicy,
+        auth::jwt::{JwtKeys, JwtPolicy},
+        http::{
+            AuthKind, CorsOrigins, ErrorShape, LimitPolicy, OriginPattern, PathPattern, RouteAuth,
+            RoutePolicy,
+        },
+        limits::{AppliesTo, Counting, KeyPart, QuotaPolicy},
+        listener::ListenerPolicy,
+        store::{OnFailure, StorePolicy},
     },
-    limits::{AppliesTo, Counting, KeyPart},
-    listener::ListenerPolicy,
-    store::{OnFailure, StorePolicy},
 };
 
 pub(super) fn write(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
@@ -253,12 +256,7 @@ fn http_limit_words(limit: &LimitPolicy) -> String {
     let quota = limit.quota.as_ref().map_or_else(String::new, |quota| {
         let amounts = quota.amounts.each().into_iter().map(|(tier, amount)| {
             let tier = tier.map_or_else(String::new, |tier| format!("{tier} "));
-            let burst = if quota.algorithm.is_bucket() {
-                format!(" burst {}", amount.burst)
-            } else {
-                String::new()
-            };
-            format!("{tier}{}{burst}", rate_words(amount.rate))
+            format!("{tier}{}{}", rate_words(amount.rate), burst_words(quota, amount))
         });
         let wait = if quota.max_delay.is_zero() {
             String::new()
@@ -287,6 +285,16 @@ fn http_limit_words(limit: &LimitPolicy) -> String {
         if limit.cost == 1 { String::new() } else { format!(", each weighs {}", limit.cost) };
     let (name, mode) = (&limit.name, mode_words(limit.mode));
     format!("{name}{quota}{concurrent} by {by}, {who}{cost}{mode}")
+}
+
+/// What a bucket holds in force: less than is written where more would wait for too long.
+fn burst_words(quota: &QuotaPolicy, amount: RateLimit) -> String {
+    let burst = Meter::of(quota, amount).limit();
+    match (quota.algorithm.is_bucket(), burst < amount.burst) {
+        (false, _) => String::new(),
+        (true, false) => format!(" burst {burst}"),
+        (true, true) => format!(" burst {burst} (of {}, for max_delay)", amount.burst),
+    }
 }
 
 fn origin_words(origin: &OriginPattern) -> String {

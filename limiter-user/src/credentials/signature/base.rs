@@ -9,7 +9,8 @@ use sfv::{
     Parameters, Parser,
 };
 
-use super::{Message, combined};
+use super::Message;
+use crate::credentials::fields::{combined, dictionary};
 
 /// Bytes of a base; a head has fewer, but components can repeat it.
 const MAX_BYTES: usize = 128 * 1024;
@@ -91,7 +92,10 @@ fn derived(name: &str, parameters: &Parameters, message: &Message<'_>) -> Option
         "target-uri" => Some(format!("{}://{authority}{}{query}", message.scheme, message.path)),
         "authority" => Some(authority),
         "scheme" => Some(message.scheme.to_owned()),
-        "request-target" => Some(format!("{}{query}", message.path)),
+        "request-target" => {
+            let relative = || format!("{}{query}", message.path);
+            Some(message.absolute.map_or_else(relative, str::to_owned))
+        }
         "path" => Some(message.path.to_owned()),
         "query" => Some(if query.is_empty() { "?".to_owned() } else { query }),
         _ => None,
@@ -107,7 +111,8 @@ fn authority(message: &Message<'_>) -> String {
 
 /// RFC 9421, 2.2.8: the only parameter of this name, decoded and encoded anew.
 fn query_parameter(query: &str, wanted: &str) -> Option<String> {
-    let mut found = query.split('&').filter_map(|pair| {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let mut found = pairs.filter_map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (encoded(name)? == wanted).then(|| encoded(value))
     });
@@ -176,7 +181,7 @@ fn field(name: &str, parameters: &Parameters, message: &Message<'_>) -> Option<V
         }
         ("sf", BareItem::Boolean(true)) => structured(name, &whole),
         ("key", BareItem::String(key)) => {
-            let members: Dictionary = Parser::new(&whole).parse().ok()?;
+            let members = dictionary(&whole)?;
             let mut list = ListSerializer::new();
             list.members([members.get(key.as_str())?]);
             list.finish().map(String::into_bytes)

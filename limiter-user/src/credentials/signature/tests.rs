@@ -11,6 +11,7 @@ use aws_lc_rs::{
 use http::HeaderValue;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 
+mod components;
 mod fields;
 mod vectors;
 
@@ -46,6 +47,7 @@ fn request(headers: &HeaderMap) -> Message<'_> {
         authority: "Example.com:80",
         path: "/foo",
         query: Some("param=Value&Pet=dog"),
+        absolute: None,
         headers,
         has_body: true,
     }
@@ -190,6 +192,7 @@ fn one_signature_counts_and_no_key_but_its_own_verifies_it() {
         (SIGNATURE_INPUT, ""),
         (SIGNATURE_INPUT, "s=()"),
         (SIGNATURE_INPUT, "S=()"),
+        (SIGNATURE, "s=:AAAA:, s=:AAAA:"),
         (SIGNATURE, ""),
         (SIGNATURE, "s=1"),
         (SIGNATURE, "t=:AAAA:"),
@@ -243,6 +246,7 @@ fn components_mean_what_the_standard_says() {
         query: Some(
             "var=this%20is%20a%20big%0Amultiline%20value&bar=with+plus+whitespace&fa%C3%A7ade%22%3A%20=something&two=1&two=2&none",
         ),
+        absolute: None,
         headers: &headers,
         has_body: false,
     };

@@ -24,15 +24,18 @@ pub(in crate::proxy) use self::api_key::own_bearer;
 use crate::{
     credentials::{
         certificate::Names,
-        replay::{Admission, Fingerprint},
+        digest::CONTENT_DIGEST,
+        replay::{Claims, Fingerprint, NotFirst},
     },
     policy::Mode,
     proxy::{
         compiled::{Compiled, Route},
+        compiled_auth::Scheme,
         content::Content,
         identity::Identity,
         proof::Client,
         reply::Reply,
+        spelling::take,
         tokens::Tokens,
     },
     refusal::Refusal,
@@ -126,8 +129,8 @@ enum Presented {
 pub(in crate::proxy) enum Authenticated {
     /// The route is public.
     Public,
-    /// A credential says who it is.
-    As(Principal),
+    /// A credential says who it is; what it is good for once only is claimed.
+    As(Principal, Claims),
     /// No credential that is known here was presented: somebody else is asked.
     Ask {
         /// By this scheme.
@@ -154,7 +157,7 @@ pub(in crate::proxy) async fn authenticate(
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
     jwt::look_up(asked, &mut found).await?;
-    mtls::look_up(asked, &mut found)?;
+    mtls::look_up(asked, &mut found);
     // What is dear to check changes nothing once it is clear that something is wrong.
     if !found.invalid {
         signature::look_up(asked, content, &mut found).await?;
@@ -167,7 +170,7 @@ pub(in crate::proxy) async fn authenticate(
     {
         return Ok(Authenticated::Ask { scheme, has_lapsed: found.expired });
     }
-    Ok(Authenticated::As(found.verdict()?))
+    found.verdict()
 }
 
 /// The first scheme of the route that asks somebody else.
@@ -208,17 +211,22 @@ fn is_parted_oddly(headers: &HeaderMap) -> bool {
 /// What the schemes of a route found so far.
 #[derive(Default)]
 struct Found {
+    /// Whom the credentials of the request name.
     principal: Option<Principal>,
+    /// Whom the connection's certificate names, which its client sends whatever it asks for.
+    holder: Option<Principal>,
     invalid: bool,
+    lapsed: bool,
     expired: bool,
+    claims: Claims,
 }
 
 impl Found {
     fn add(&mut self, presented: Presented, policy: &Compiled) -> Result<(), Reply> {
         match (presented, &self.principal) {
             (Presented::Invalid, _) => self.invalid = true,
-            (Presented::Lapsed, _) => {}
-            (Presented::Expired, _) => self.expired = true,
+            (Presented::Lapsed, _) => self.lapsed = true,
+            (Presented::Expired, _) => (self.lapsed, self.expired) = (true, true),
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
@@ -230,40 +238,63 @@ impl Found {
     }
 
     fn is_nothing(&self) -> bool {
-        self.principal.is_none() && !self.invalid
+        self.principal.is_none() && !self.invalid && (self.holder.is_none() || self.lapsed)
     }
 
-    fn verdict(self) -> Result<Principal, Reply> {
+    /// What the request itself says is meant; its certificate counts where it says nothing. Whoever
+    /// acts for others by their tokens is not to act in his own name when one has lapsed.
+    fn verdict(self) -> Result<Authenticated, Reply> {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
-            Self { principal: Some(principal), .. } => Ok(principal),
+            Self { principal: Some(principal), claims, .. } => {
+                Ok(Authenticated::As(principal, claims))
+            }
+            Self { lapsed: false, holder: Some(holder), claims, .. } => {
+                Ok(Authenticated::As(holder, claims))
+            }
             Self { expired, .. } => Err(challenge(Refusal::Unauthorized, expired)),
         }
     }
 }
 
-/// A good credential that is accepted once: whether this is its first time.
+/// A good credential that is accepted once: claimed, if this is its first time. `message`: by what
+/// it is known, all of them.
 fn fresh(
     asked: &Asked<'_>,
-    message: &Fingerprint,
+    found: &mut Found,
+    message: &[Fingerprint],
     made: u64,
     principal: Principal,
 ) -> Result<Presented, Reply> {
     let Some(replays) = &asked.policy.replays else { return Err(Refusal::Overloaded.into()) };
-    let admission = match asked.policy.auth[principal.scheme].mode {
-        Mode::Enforce => replays.admit(message, made, asked.unix_seconds),
-        Mode::Monitor => replays.peek(message, made, asked.unix_seconds),
+    let claimed = match asked.policy.auth[principal.scheme].mode {
+        Mode::Enforce => replays.claim(message, made, asked.unix_seconds).map(Some),
+        Mode::Monitor => replays.peek(message, made, asked.unix_seconds).map(|()| None),
     };
-    match admission {
-        Admission::First => Ok(Presented::Valid(principal)),
-        Admission::Repeated => Err(challenge(Refusal::Replayed, true)),
-        // Signed before this host began to remember: not the client's doing.
-        Admission::Unknown => Ok(Presented::Lapsed),
-        Admission::Full => {
-            let soon = HeaderValue::from_static("1");
-            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+    match claimed {
+        Ok(claim) => {
+            if let Some(claim) = claim {
+                found.claims.add(claim);
+            }
+            return Ok(Presented::Valid(principal));
         }
+        // Signed before this host began to remember: not the client's doing.
+        Err(NotFirst::Unknown) => return Ok(Presented::Lapsed),
+        Err(NotFirst::Full) => return Err(later()),
+        Err(NotFirst::Repeated | NotFirst::UnderWay) => {}
     }
+    // By other signatures that it has, it must not go on once more.
+    _ = found.claims.spend();
+    Err(if claimed.is_err_and(|why| why == NotFirst::Repeated) {
+        challenge(Refusal::Replayed, true)
+    } else {
+        later()
+    })
+}
+
+/// Nobody knows yet whether it may go on.
+fn later() -> Reply {
+    Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
@@ -276,38 +307,44 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// Whether an upstream could take one name for the other: CGI-like ones read `_` as `-`.
-fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
-    let letter = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.as_str().bytes().map(letter).eq(other.as_str().bytes().map(letter))
-}
-
-/// Takes the credentials that are for this host alone out of what the upstream gets.
+/// Takes the credentials that are for this host alone, and what only who was asked says, out of what
+/// the upstream gets.
 pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
-    for scheme in route.auth.iter().map(|scheme| &policy.auth[*scheme]) {
-        for header in scheme.own_headers().iter().filter(|_| scheme.hides) {
-            headers.remove(header);
-        }
-        if scheme.hides && scheme.jwt().is_some() {
-            let is_token = headers.get(AUTHORIZATION).is_some_and(|v| jwt::bearer(v).is_some());
-            if is_token {
-                headers.remove(AUTHORIZATION);
-            }
-        }
-        // Only who was asked says these.
-        for copied in scheme.forward().iter().flat_map(|forward| &forward.copied) {
-            let names = headers.keys().filter(|name| is_read_as(name, copied)).cloned();
-            for name in names.collect::<Vec<_>>() {
-                headers.remove(name);
-            }
-        }
-    }
-    if let Some(second) = &route.second {
-        hide(policy, second, headers);
-    }
-    if !route.auth.is_empty() && headers.get(AUTHORIZATION).and_then(own_bearer).is_some() {
+    let hidden = |scheme: &'_ &Scheme| scheme.hides;
+    let own = schemes(policy, route).filter(hidden).flat_map(Scheme::own_headers);
+    take(headers, &own.chain(copied(policy, route)));
+    let value = headers.get(AUTHORIZATION);
+    let is_token = || value.is_some_and(|value| jwt::bearer(value).is_some());
+    let hides_token =
+        || schemes(policy, route).any(|scheme| scheme.hides && scheme.jwt().is_some());
+    let is_key = || !route.auth.is_empty() && value.and_then(own_bearer).is_some();
+    if is_key() || (is_token() && hides_token()) {
         headers.remove(AUTHORIZATION);
     }
+}
+
+/// As [`hide`], of trailers: no scheme looks at credentials there, so none are passed on, for whoever
+/// takes trailers for a part of the head.
+pub(in crate::proxy) fn hide_trailers(policy: &Compiled, route: &Route, trailers: &mut HeaderMap) {
+    let own = schemes(policy, route).flat_map(Scheme::own_headers);
+    take(trailers, &own.chain(copied(policy, route)));
+    if schemes(policy, route).any(|scheme| scheme.signatures().is_some()) {
+        take(trailers, &std::iter::once(&CONTENT_DIGEST));
+    }
+}
+
+/// What only who was asked says.
+fn copied<'a>(
+    policy: &'a Compiled,
+    route: &'a Route,
+) -> impl Iterator<Item = &'a HeaderName> + Clone {
+    schemes(policy, route).filter_map(Scheme::forward).flat_map(|forward| &forward.copied)
+}
+
+/// The schemes of a route, and those of whoever the caller must be beside that.
+fn schemes<'a>(policy: &'a Compiled, route: &'a Route) -> impl Iterator<Item = &'a Scheme> + Clone {
+    let second = route.second.iter().flat_map(|second| &second.auth);
+    route.auth.iter().chain(second).map(|scheme| &policy.auth[*scheme])
 }
 
 #[cfg(test)]

@@ -79,12 +79,9 @@ pub(in crate::proxy) fn begin<'a>(
     let budgets: Vec<(usize, usize)> = budgets.collect();
     let ask = |(index, budget): &(usize, usize)| {
         let limit = &policy.limits[*index];
-        Ask {
-            counter: &limit.budget(*budget).counter,
-            key: limit.key(caller),
-            cost: route.cost.unwrap_or(limit.cost),
-            is_enforced: limit.mode == Mode::Enforce,
-        }
+        let cost = route.cost.unwrap_or(limit.cost);
+        let is_enforced = limit.mode == Mode::Enforce;
+        Ask::new(&limit.budget(*budget).counter, limit.key(caller), cost, is_enforced)
     };
     let asks = budgets.iter().map(ask).collect();
     Charging { quota, is_refused, budgets, asks }
@@ -189,6 +186,13 @@ impl Quota {
     /// The request goes nowhere after all: nothing of it counts.
     pub(in crate::proxy) fn withdraw(&mut self, policy: &Compiled, now_ns: u64) {
         self.give_back(policy, now_ns, |_| true);
+        self.leave();
+    }
+
+    /// The request goes nowhere after all, and whoever has a copy of it can make it again: it counts
+    /// only against the address that it came from.
+    pub(in crate::proxy) fn excuse(&mut self, policy: &Compiled, now_ns: u64) {
+        self.give_back(policy, now_ns, |limit| !limit.counts_client());
         self.leave();
     }
 

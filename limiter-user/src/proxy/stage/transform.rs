@@ -17,7 +17,8 @@ use self::hop::{begins, remove};
 
 use crate::proxy::{
     compiled::{Compiled, Route},
-    proof::{Client, Principal, hide, own_bearer},
+    proof::{Client, Principal, hide, hide_trailers, own_bearer},
+    spelling::take,
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -105,6 +106,7 @@ pub(in crate::proxy) fn headers(
         one_cookie(headers);
     }
     hide(policy, route, headers);
+    take(headers, &route.request_headers.names());
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
         let identity = principal.identity(policy);
@@ -243,8 +245,12 @@ pub(in crate::proxy) fn is_unannounced(method: &Method, body: &impl Body) -> boo
 }
 
 /// Removes from trailers what is not theirs to say: how the message is framed and routed, whose it
-/// is, and everything that is set here (some servers merge trailers into the head).
-pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
+/// is, and everything that is set or taken off here (some servers merge trailers into the head).
+pub(in crate::proxy) fn trailers(
+    policy: &Compiled,
+    route: Option<&Route>,
+    trailers: &mut HeaderMap,
+) {
     const NEVER: [&str; 18] = [
         "age",
         "authorization",
@@ -271,6 +277,10 @@ pub(in crate::proxy) fn trailers(trailers: &mut HeaderMap) {
             || begins(name, "x-request-id")
             || begins(name, "access-control-")
     });
+    if let Some(route) = route {
+        hide_trailers(policy, route, trailers);
+        take(trailers, &route.request_headers.names());
+    }
 }
 
 #[cfg(test)]

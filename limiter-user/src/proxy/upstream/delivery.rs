@@ -26,6 +26,7 @@ use crate::{
     proxy::{
         body::{RequestBody, Source},
         exchange::Exchange,
+        once::Once,
         pipeline,
         reply::Reply,
     },
@@ -78,6 +79,9 @@ pub(super) struct Delivery<'a> {
     exchange: &'a Exchange,
     pool: &'a Pool,
     replay: Option<Replay>,
+    once: Once,
+    /// Something of it may have reached a server.
+    is_used: bool,
     retries: u32,
     unsent: u32,
     /// Servers that could not be reached, and those that failed.
@@ -92,12 +96,20 @@ enum Next {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(exchange: &'a Exchange, pool: &'a Pool, replay: Option<Replay>) -> Self {
+    /// `once`: is used up by the first attempt that sends anything.
+    pub(super) fn new(
+        exchange: &'a Exchange,
+        pool: &'a Pool,
+        replay: Option<Replay>,
+        once: Once,
+    ) -> Self {
         Self {
             retries: pool.upstream.retries,
             exchange,
             pool,
             replay,
+            once,
+            is_used: false,
             unsent: 0,
             unreachable: 0,
             failed: 0,
@@ -151,11 +163,12 @@ impl<'a> Delivery<'a> {
                     let mut sender = shared.sender.clone();
                     let request = for_http2(request, lease.lane.server.tls.is_some());
                     let limit = self.exchange.in_force.policy.timeouts.upstream;
+                    self.once.hand_over()?;
                     let sent =
                         pin!(async { sender.try_send_request(request).await.map_err(failure) });
                     Attempt::of(self.exchange, self.exchange.within(limit, sent).await)
                 }
-                _ => attempt(self.exchange, &mut lease, for_http1(request)).await,
+                _ => attempt(self.exchange, &self.once, &mut lease, for_http1(request)).await,
             };
             match self.judge(lease, attempt, (choice.bit, choice.passage), false) {
                 Next::Send(again) => request = again,
@@ -184,9 +197,16 @@ impl<'a> Delivery<'a> {
         (bit, passage): (u64, Passage),
         was_kept: bool,
     ) -> Next {
+        match &attempt {
+            // Unless an earlier one was sent.
+            Attempt::Unsent(_) if !self.is_used => self.once.unsent(),
+            Attempt::Unsent(_) | Attempt::Late(_) => {}
+            _ => self.is_used = true,
+        }
         let (broken, verdict) = match attempt {
             Attempt::Answered(response) => return Next::Answer(finish(lease, passage, response)),
             Attempt::Fault(refusal) => return Next::Answer(Err(refusal.into())),
+            Attempt::Late(reply) => return Next::Answer(Err(reply)),
             Attempt::Unsent(request) => {
                 self.unsent += 1;
                 if self.unsent <= MAX_UNSENT {

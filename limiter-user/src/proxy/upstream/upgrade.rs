@@ -22,6 +22,7 @@ use crate::{
     proxy::{
         body::{RequestBody, Source},
         exchange::Exchange,
+        once::Once,
         reply::Reply,
         stage::transform::hop_by_hop,
     },
@@ -33,7 +34,7 @@ pub(super) async fn send(
     exchange: &Exchange,
     pool: &Pool,
     mut chosen: Chosen,
-    mut request: Request<RequestBody>,
+    (mut request, once): (Request<RequestBody>, Once),
     protocol: HeaderValue,
 ) -> Result<Response<Source>, Reply> {
     let timeouts = exchange.in_force.policy.timeouts;
@@ -64,6 +65,7 @@ pub(super) async fn send(
     let mut lease = chosen.lease(Link::None);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.headers_mut().insert(UPGRADE, protocol.clone());
+    once.hand_over()?;
     let mut ended = false;
     let answer = {
         let mut sending = pin!(sender.try_send_request(request));
@@ -82,6 +84,9 @@ pub(super) async fn send(
         Attempt::Fault(refusal) => return Err(refusal.into()),
         other => {
             lease.judge(Verdict::Failed, passage);
+            if matches!(other, Attempt::Unsent(_)) {
+                once.unsent();
+            }
             let timed_out = matches!(other, Attempt::TimedOut);
             let refusal = Refusal::UpstreamFailed;
             return Err(if timed_out { Refusal::UpstreamTimeout } else { refusal }.into());

@@ -38,6 +38,10 @@ impl Server {
         panic!("redis-server does not listen");
     }
 
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(super) fn policy(&self) -> StorePolicy {
         StorePolicy {
             timeout: Duration::from_secs(2),

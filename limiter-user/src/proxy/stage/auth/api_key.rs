@@ -29,8 +29,8 @@ pub(super) fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), Reply>
             found.add(judge(asked, value.as_bytes(), of_header), asked.policy)?;
         }
     }
-    if let Some(key) = headers.get(AUTHORIZATION).and_then(own_bearer)
-        && schemes(asked).next().is_some()
+    if schemes(asked).next().is_some()
+        && let Some(key) = headers.get(AUTHORIZATION).and_then(own_bearer)
     {
         found.add(judge(asked, key, |_| true), asked.policy)?;
     }

@@ -3,7 +3,7 @@
 
 use super::{Asked, Found, Presented, Principal, Who, fresh, work};
 use crate::{
-    credentials::{signature::MAX_AHEAD_SECONDS, webhook::Signed},
+    credentials::{replay::Fingerprint, signature::MAX_AHEAD_SECONDS, webhook::Signed},
     keys,
     proxy::{compiled_auth::Webhooks, content::Content, reply::Reply},
     refusal::Refusal,
@@ -22,7 +22,8 @@ pub(super) async fn look_up(
         if values.next().is_some() {
             return Err(Refusal::MalformedRequest.into());
         }
-        let presented = judge(asked, *scheme, webhooks, value.as_bytes(), content).await?;
+        let value = value.as_bytes();
+        let presented = judge(asked, (*scheme, webhooks), value, content, found).await?;
         found.add(presented, asked.policy)?;
     }
     Ok(())
@@ -30,10 +31,10 @@ pub(super) async fn look_up(
 
 async fn judge(
     asked: &Asked<'_>,
-    scheme: usize,
-    webhooks: &Webhooks,
+    (scheme, webhooks): (usize, &Webhooks),
     value: &[u8],
     content: &mut Content,
+    found: &mut Found,
 ) -> Result<Presented, Reply> {
     let now = asked.unix_seconds;
     let signed = match webhooks.tolerance_seconds {
@@ -56,12 +57,7 @@ async fn judge(
     let Some(made) = signed.unix_seconds() else { return Ok(Presented::Valid(principal)) };
     let label = asked.policy.auth[scheme].label.as_bytes();
     // While secrets change there is a tag by each: neither is good for another time.
-    for tag in &tags {
-        let message = keys::digest(&[label, b"\n", tag].concat());
-        match fresh(asked, &message, made, principal.clone())? {
-            Presented::Valid(_) => {}
-            other => return Ok(other),
-        }
-    }
-    Ok(Presented::Valid(principal))
+    let message: Vec<Fingerprint> =
+        tags.iter().map(|tag| keys::digest(&[label, b"\n", tag].concat())).collect();
+    fresh(asked, found, &message, made, principal)
 }

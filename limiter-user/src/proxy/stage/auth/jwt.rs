@@ -1,12 +1,11 @@
-//! Bearer tokens of issuers (RFC 6750): recognised by their digest, else taken apart and verified.
+//! Bearer tokens of issuers (RFC 6750): recognised by their mark, else taken apart and verified.
 //!
-//! The order is by cost: a token that was verified before costs a digest and a look-up; one that is
+//! The order is by cost: a token that was verified before costs its mark and a look-up; one that is
 //! not a token, not for here, or out of date is refused before any signature is looked at; and for
 //! an address that sent too many bad ones, none is.
 
 use std::rc::Rc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use http::{
     HeaderName, HeaderValue,
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -20,7 +19,7 @@ use crate::{
         identity::Identity,
         jwks::Missing,
         reply::Reply,
-        tokens::{Known, TokenKey},
+        tokens::{Known, Mark, TokenKey, mark},
     },
     refusal::Refusal,
 };
@@ -43,16 +42,14 @@ pub(super) async fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), 
     if is_key() {
         return Ok(());
     }
-    let Ok(digest): Result<[u8; 32], _> = digest(&SHA256, token).as_ref().try_into() else {
-        return Ok(());
-    };
+    let Some(mark) = mark(token) else { return Ok(()) };
     for (scheme, jwt) in schemes(asked) {
-        if let Some(presented) = recall(asked, scheme, jwt, (digest, jwt.number), token) {
+        if let Some(presented) = recall(asked, scheme, jwt, (mark, jwt.number), token) {
             return found.add(presented, asked.policy);
         }
     }
     // What is rare is large too: apart, so that the usual future is small.
-    match Box::pin(judge(asked, digest, token)).await? {
+    match Box::pin(judge(asked, mark, token)).await? {
         Some(presented) => found.add(presented, asked.policy),
         None => Ok(()),
     }
@@ -118,11 +115,7 @@ fn again(
 
 /// What a token is that nobody has verified yet; `None`: it is none of ours, and somebody else can
 /// be asked about it.
-async fn judge(
-    asked: &Asked<'_>,
-    digest: [u8; 32],
-    text: &[u8],
-) -> Result<Option<Presented>, Reply> {
+async fn judge(asked: &Asked<'_>, mark: Mark, text: &[u8]) -> Result<Option<Presented>, Reply> {
     let is_elsewhere = || super::ask(asked).is_some();
     let token = match std::str::from_utf8(text).map_err(|_| Flaw::Malformed).and_then(Token::parse)
     {
@@ -134,12 +127,12 @@ async fn judge(
         |jwt: &Jwt| jwt.rules.issuer.as_deref().is_none_or(|issuer| token.issuer() == Some(issuer));
     let mut worst = None;
     for (scheme, jwt) in schemes(asked).filter(|(_, jwt)| is_of(jwt)) {
-        match verify(asked, (scheme, jwt), &token, (digest, jwt.number)).await? {
+        match verify(asked, (scheme, jwt), &token, (mark, jwt.number)).await? {
             Ok(known) => {
                 let who = Who::Verified(Rc::clone(&known.identity));
                 let stands = stands(asked, &known.claims);
-                asked.policy.verified.add((digest, jwt.number));
-                asked.tokens.insert((digest, jwt.number), Rc::new(known));
+                asked.policy.verified.add((mark, jwt.number));
+                asked.tokens.insert((mark, jwt.number), Rc::new(known));
                 return Ok(Some(match stands {
                     Ok(()) => Presented::Valid(Principal { scheme, who }),
                     Err(flaw) => presented(flaw),

@@ -1,7 +1,7 @@
 //! Signed requests: the signature over the head, then the body against its digest, then whether it
 //! all comes for the first time.
 
-use http::header::HOST;
+use http::{Version, header::HOST};
 
 use super::{Asked, Found, Presented, Principal, Who, fresh, work};
 use crate::{
@@ -18,36 +18,45 @@ pub(super) async fn look_up(
     content: &mut Content,
     found: &mut Found,
 ) -> Result<(), Reply> {
-    if !asked.parts.headers.contains_key(SIGNATURE_INPUT) {
+    let has_scheme =
+        asked.route.auth.iter().any(|scheme| asked.policy.auth[*scheme].signatures().is_some());
+    if !has_scheme || !asked.parts.headers.contains_key(SIGNATURE_INPUT) {
         return Ok(());
     }
     // Several schemes are one list of keys: a signature by a key of one is not invalid for others.
-    let mut invalid = false;
+    let mut worst = None;
     for scheme in &asked.route.auth {
         let Some(signatures) = asked.policy.auth[*scheme].signatures() else { continue };
-        match judge(asked, *scheme, signatures, content).await? {
-            Presented::Invalid => invalid = true,
-            presented => return found.add(presented, asked.policy),
+        match judge(asked, (*scheme, signatures), content, found).await? {
+            Presented::Valid(principal) => {
+                return found.add(Presented::Valid(principal), asked.policy);
+            }
+            Presented::Invalid => worst = worst.or(Some(Presented::Invalid)),
+            lapsed => worst = Some(lapsed),
         }
     }
-    if invalid { found.add(Presented::Invalid, asked.policy) } else { Ok(()) }
+    worst.map_or(Ok(()), |presented| found.add(presented, asked.policy))
 }
 
 async fn judge(
     asked: &Asked<'_>,
-    scheme: usize,
-    signatures: &Signatures,
+    (scheme, signatures): (usize, &Signatures),
     content: &mut Content,
+    found: &mut Found,
 ) -> Result<Presented, Reply> {
     work::admit(asked, scheme)?;
     let parts = asked.parts;
     let authority = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    // HTTP/2 has no request line (RFC 9421, 2.2.5).
+    let is_absolute = parts.version != Version::HTTP_2 && parts.uri.scheme().is_some();
+    let absolute = is_absolute.then(|| parts.uri.to_string());
     let message = Message {
         method: parts.method.as_str(),
         scheme: asked.url_scheme,
         authority: authority.unwrap_or_default(),
         path: parts.uri.path(),
         query: parts.uri.query(),
+        absolute: absolute.as_deref(),
         headers: &parts.headers,
         has_body: !content.is_empty(),
     };
@@ -70,5 +79,5 @@ async fn judge(
         }
     }
     let principal = Principal { scheme, who: Who::Key(verified.key) };
-    fresh(asked, &verified.fingerprint, verified.created, principal)
+    fresh(asked, found, &[verified.fingerprint], verified.created, principal)
 }

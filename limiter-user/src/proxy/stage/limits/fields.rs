@@ -6,11 +6,12 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
-use super::{Quota, State};
+use super::{Quota, Standing, State};
 use crate::{
     policy::Mode,
     proxy::{
         compiled::Compiled,
+        compiled_limits::Limit,
         reply::{decimal, push_decimal},
     },
 };
@@ -76,29 +77,27 @@ impl Quota {
         random: u64,
         headers: &mut HeaderMap,
     ) {
-        if self.standings.is_empty() {
+        if self.told(policy).next().is_none() {
             return;
         }
         headers.reserve(FIELDS);
-        self.older_fields(unix_seconds, headers);
+        self.older_fields(policy, unix_seconds, headers);
         let mut text = Vec::with_capacity(64 * self.standings.len());
         let mut wait_ns = None;
-        for standing in &self.standings {
-            let limit = &policy.limits[standing.limit];
+        for (standing, limit) in self.told(policy) {
             let Some(fields) = standing.fields(limit) else { continue };
             headers.append(RATE_LIMIT_POLICY, fields.policy.clone());
-            let enforced = limit.mode == Mode::Enforce;
             let (remaining, after_ns) = match &standing.state {
                 State::Counted { answer, .. } => {
                     let decision = answer.verdict.decision;
-                    if !decision.allowed && enforced {
+                    if !decision.allowed {
                         wait_ns = wait_ns.max(Some(decision.retry_after_ns));
                     }
                     let (reset, retry) = (decision.reset_after_ns, decision.retry_after_ns);
                     (decision.remaining, Some(if decision.allowed { reset } else { retry }))
                 }
                 State::UnderWay { count, is_admitted, .. } => {
-                    if !is_admitted && enforced {
+                    if !is_admitted {
                         wait_ns = wait_ns.max(Some(SECOND_NS));
                     }
                     let most = limit.concurrent.as_ref().map_or(0, |concurrent| concurrent.most);
@@ -125,9 +124,16 @@ impl Quota {
         }
     }
 
+    /// The limits that clients are told of: one that is only watched tells nobody anything.
+    fn told<'a>(&'a self, policy: &'a Compiled) -> impl Iterator<Item = (&'a Standing, &'a Limit)> {
+        let standings = self.standings.iter();
+        let limits = standings.map(|standing| (standing, &policy.limits[standing.limit]));
+        limits.filter(|(_, limit)| limit.mode == Mode::Enforce)
+    }
+
     /// The limit with the least remaining fraction speaks for all in the older fields.
-    fn older_fields(&self, unix_seconds: u64, headers: &mut HeaderMap) {
-        let decisions = self.standings.iter().filter_map(super::Standing::decision);
+    fn older_fields(&self, policy: &Compiled, unix_seconds: u64, headers: &mut HeaderMap) {
+        let decisions = self.told(policy).filter_map(|(standing, _)| standing.decision());
         let left = decisions.map(|decision| Left {
             limit: decision.limit,
             remaining: decision.remaining,
