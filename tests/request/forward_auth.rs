@@ -61,6 +61,12 @@ fn whom_the_other_server_names_is_let_in() {
     assert_eq!(upstream.header("x-auth-scheme").as_deref(), Some("other"));
     assert_eq!(upstream.header("remote-groups").as_deref(), Some("a,b"));
     assert_eq!(upstream.header("x-request-id"), asked.header("x-request-id"));
+
+    // Nobody is asked about a request that was not sent.
+    let explain = ["explain", "--source", "127.0.0.1", "--request", "GET /orders"];
+    let told = site.limiter.cli(&explain).succeeded().stdout;
+    assert!(told.starts_with("127.0.0.1: depends (server)"), "{told}");
+    assert_eq!(other.count(), 0);
 }
 
 #[test]
