@@ -15,6 +15,7 @@ mod escalation;
 pub(crate) mod host;
 mod interfaces;
 mod journal;
+mod limiter_memory;
 mod list_changes;
 mod lists;
 mod notify;
@@ -159,6 +160,8 @@ struct Inner {
     /// A policy that is undone unless somebody confirms it.
     trial: Option<Trial>,
     access_log: AccessLog,
+    /// What limits are counted in.
+    limiter_memory: Option<Rc<OwnedFd>>,
 }
 
 /// `limiter run`: until a signal ends it.
@@ -266,6 +269,7 @@ async fn live(
             certificates: CertificateFiles::default(),
             trial: None,
             access_log: AccessLog::default(),
+            limiter_memory: None,
         }),
     });
     agent.inner.borrow_mut().note_unfiltered();
@@ -332,7 +336,7 @@ async fn start_proxy(
         }
     }
     drop(found);
-    let memory = supervisor::limiter_memory(memory);
+    let memory = agent.limiter_memory(memory);
     let setup = ProxySetup { sockets, rendezvous_path, user, memory };
     let supervised = Rc::clone(agent);
     tokio::task::spawn_local(supervisor::supervise(supervised, setup, messages, earlier));
@@ -383,6 +387,7 @@ impl Agent {
             self.events.publish(event);
         }
         self.save_ledger();
+        self.keep_limits();
         self.events.finish(FINISH_PATIENCE);
     }
 }

@@ -12,6 +12,7 @@ pub mod arena;
 mod atomic;
 pub mod concurrency;
 mod hash;
+pub mod kept;
 mod key;
 mod place;
 #[cfg(test)]

@@ -85,6 +85,17 @@ fn a_changed_limit_holds_at_once_and_refills_nobody() {
 }
 
 #[test]
+fn counts_are_there_again_after_a_restart() {
+    let mut site = site("algorithm = \"sliding_window\"\nrate = \"3/2h\"");
+    assert_eq!(statuses(&site, 1), [200]);
+    for expected in [[200, 200], [429, 429]] {
+        site.limiter.terminate(SOON);
+        site.limiter.restart();
+        assert_eq!(statuses(&site, 2), expected);
+    }
+}
+
+#[test]
 fn principals_have_the_budgets_of_their_tiers() {
     let mut site = Site::prepare(
         "",

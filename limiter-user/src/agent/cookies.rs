@@ -11,6 +11,7 @@ mod sysctl;
 
 use std::path::Path;
 
+pub(super) use self::sysctl::boot;
 use self::{
     flood::{Counters, Watch},
     sending::Sending,

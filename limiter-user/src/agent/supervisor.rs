@@ -28,7 +28,6 @@ use tokio::{sync::mpsc, time};
 use super::{Agent, upgrade};
 use crate::{
     clock,
-    limits::arena,
     link::{
         FromProxy, Hello, LINK_FD, ToProxy,
         codec::{Link, LinkSender},
@@ -65,7 +64,7 @@ pub(super) struct ProxySetup {
     pub(super) rendezvous_path: PathBuf,
     pub(super) user: Option<(u32, u32)>,
     /// What limits are counted in, whichever proxy counts.
-    pub(super) memory: Option<OwnedFd>,
+    pub(super) memory: Option<Rc<OwnedFd>>,
 }
 
 /// What a proxy that an earlier agent left gives to this one.
@@ -306,23 +305,6 @@ pub(super) async fn take_over(path: &std::path::Path) -> Option<HandedOver> {
             None
         }
     }
-}
-
-/// Memory for limits to be counted in: what an earlier agent made, unless its layout is another;
-/// without any each proxy counts in its own.
-pub(super) fn limiter_memory(earlier: Option<OwnedFd>) -> Option<OwnedFd> {
-    match earlier.map(|memory| (arena::check(&memory), memory)) {
-        Some((Ok(()), memory)) => return Some(memory),
-        Some((Err(error), _)) => log::warn!("limits begin anew: {error}"),
-        None => {}
-    }
-    let mut secret = [0; 16];
-    let made = aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other).and_then(|()| {
-        let words = u128::from_ne_bytes(secret);
-        #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
-        arena::create([words as u64, (words >> 64) as u64])
-    });
-    made.inspect_err(|error| log::warn!("limits will not outlive the proxy: {error}")).ok()
 }
 
 /// Ends a proxy that did not drain in time.

@@ -186,8 +186,13 @@ fn amounts(
             let help = "e.g. rate = \"1000/15m\", tiers = {} or concurrent = 50";
             report.refuse_with(written.span(), "`rate` is missing", help);
         }
-        if let Some(burst) = &document.burst {
-            report.refuse(burst.span(), "there is no `rate`");
+        let unused = [
+            document.burst.as_ref().map(Spanned::span),
+            document.cost.as_ref().map(Spanned::span),
+            document.count.as_ref().filter(|count| count.get_ref() != "all").map(Spanned::span),
+        ];
+        for place in unused.into_iter().flatten() {
+            report.refuse(place, "there is no `rate`");
         }
         return None;
     };

@@ -124,11 +124,7 @@ fn one(
     let auth = auth_of(entry, defaults, resources, document, report);
     let known: Vec<_> = resources.limits.iter().map(|known| known.name.as_str()).collect();
     let limits = match &written.limits {
-        Some(names) => names_of(names)
-            .into_iter()
-            .filter(|(_, name)| *name != "none")
-            .filter_map(|(place, name)| find(place, name, &known, "limits", report))
-            .collect(),
+        Some(names) => names::limits_of(names, &known, report),
         None => defaults.limits.clone(),
     };
     let known: Vec<_> = resources.cors.iter().map(|known| known.name.as_str()).collect();

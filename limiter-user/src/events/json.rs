@@ -116,7 +116,11 @@ impl<'a> Document<'a> {
             message: text::message(event).to_string(),
             source: address.map(|source| source.to_string()),
             source_address: other.map(|source| source.to_string()),
-            client: event.client.map(|client| client.to_canonical().to_string()),
+            client: event.client.map(|client| client.to_canonical().to_string()).or_else(|| {
+                // Who makes a request is the peer unless somebody else is named.
+                let is_request = matches!(event.kind, EventKind::Refused(_));
+                address.filter(|_| is_request).map(|source| source.to_string())
+            }),
             request: event.request.as_ref().map(|request| Request {
                 id: bounded(&request.id, 128),
                 method: bounded(&request.method, 32),
@@ -256,6 +260,18 @@ mod tests {
             "limiter.sequence": 7,
         });
         assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn who_makes_a_request_is_the_peer_unless_another_is_named() {
+        let event = Event {
+            kind: EventKind::Refused(Refusal::RateLimited),
+            source: Some(Source::Address(IpAddr::from([10, 0, 0, 1]))),
+            ..Event::lifecycle(0, Lifecycle::Banned, "")
+        };
+        let document: serde_json::Value = serde_json::from_str(&line(&event, POSITION)).unwrap();
+        assert_eq!(document["client.ip"], "10.0.0.1");
+        assert_eq!(document["message"], "Rate limit exceeded for IP: 10.0.0.1");
     }
 
     #[test]

@@ -96,16 +96,27 @@ pub fn create(secret: [u64; 2]) -> io::Result<OwnedFd> {
 
 /// As [`create`], with another number of sets: a power of two, at most as many.
 pub(super) fn create_for(secret: [u64; 2], sets: usize) -> io::Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let file = File::from(memfd_create(c"limiter-limits", flags)?);
-    let bytes = (SETS_LINE + sets) * LINE_BYTES;
-    file.set_len(bytes as u64)?;
     let mut words = [0; 40];
     let values = [MAGIC, secret[0], secret[1], 0, sets as u64];
     for (place, word) in words.chunks_exact_mut(8).zip(values) {
         place.copy_from_slice(&word.to_le_bytes());
     }
-    file.write_all_at(&words, 0)?;
+    let bytes = ((SETS_LINE + sets) * LINE_BYTES) as u64;
+    create_filled(bytes, |file| file.write_all_at(&words, 0))
+}
+
+/// Memory of so many bytes, with what `write` writes to it: what [`create`] made, once before.
+pub(super) fn create_filled(
+    bytes: u64,
+    write: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    if bytes > ((SETS_LINE + SETS) * LINE_BYTES) as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "limiter memory of another size"));
+    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(c"limiter-limits", flags)?);
+    file.set_len(bytes)?;
+    write(&file)?;
     // A file that another process could cut off would end whoever reads beyond its end.
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
     Ok(file.into())

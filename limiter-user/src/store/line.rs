@@ -42,6 +42,8 @@ pub struct Line {
     health: Arc<Health>,
     core: usize,
     open: RefCell<Option<Connection>>,
+    /// Told when the first attempt to connect has ended; none after that.
+    beginning: RefCell<Option<Rc<Notify>>>,
     refusals: Refusals,
     /// To be given back with the next question.
     given_back: RefCell<Vec<GiveBack>>,
@@ -57,6 +59,7 @@ impl Line {
             health,
             core,
             open: RefCell::default(),
+            beginning: RefCell::new(Some(Rc::default())),
             refusals: Refusals::new(),
             given_back: RefCell::default(),
         });
@@ -69,8 +72,14 @@ impl Line {
         self.open.borrow().is_some()
     }
 
-    /// Counts a request against all these limits, or against none.
+    /// Counts a request against all these limits, or against none. One that comes before the first
+    /// connection is made waits for that, as long as it would for an answer: a proxy that begins
+    /// counts where those before it did.
     pub async fn charge(&self, asks: &[Ask<'_>]) -> Result<Charged, StoreError> {
+        let beginning = self.beginning.borrow().clone();
+        if let Some(beginning) = beginning {
+            time::timeout(self.target.policy().timeout, beginning.notified()).await.ok();
+        }
         let Some((mut redis, ended)) = self.handle() else {
             self.health.note_absent();
             return Err(StoreError::Absent);
@@ -134,6 +143,13 @@ impl Line {
         answer
     }
 
+    /// The first attempt to connect has ended, well or not.
+    fn has_begun(&self) {
+        if let Some(beginning) = self.beginning.take() {
+            beginning.notify_waiters();
+        }
+    }
+
     fn handle(&self) -> Option<(MultiplexedConnection, Rc<Notify>)> {
         self.open.borrow().as_ref().map(Connection::handle)
     }
@@ -180,6 +196,7 @@ async fn keep(line: Weak<Line>, mut random: u64) {
                 kept.refusals.clear();
                 kept.open.replace(Some(connection));
                 kept.health.back(kept.core);
+                kept.has_begun();
                 drop(kept);
                 ended.notified().await;
                 let Some(kept) = line.upgrade() else { return };
@@ -188,7 +205,10 @@ async fn keep(line: Weak<Line>, mut random: u64) {
                     pause = FIRST_PAUSE;
                 }
             }
-            Err(error) => kept.health.lost(kept.core, &error.to_string()),
+            Err(error) => {
+                kept.health.lost(kept.core, &error.to_string());
+                kept.has_begun();
+            }
         }
         time::sleep(jittered(pause, &mut random)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -10,7 +10,7 @@ use redis::{Cmd, Value, aio::MultiplexedConnection};
 
 use self::server::Server;
 use super::{
-    Target,
+    Health, Line, StoreError, Target,
     charge::{Ask, Charged, GiveBack, SharedLimit, charge, keys},
     connection::CHARGE,
     script::{Script, ask},
@@ -357,6 +357,31 @@ fn a_server_that_forgot_the_script_is_sent_it() {
                 .unwrap()
                 .refused
         );
+    });
+}
+
+#[test]
+fn the_first_requests_wait_for_the_first_connection() {
+    let limit = SharedLimit::new("a", bucket(1, Duration::from_hours(1), 1), true, false);
+    let start = |policy: &StorePolicy| {
+        let (notices, _) = tokio::sync::mpsc::channel(4);
+        let target = Arc::new(Target::new(policy).unwrap());
+        Line::start(target, Arc::new(Health::new(notices)), 0, 1)
+    };
+    run(async {
+        let server = Server::start();
+        for is_allowed in [true, false] {
+            let line = start(&server.policy());
+            let charged = line.charge(&[Ask { limit: &limit, key: b"k", cost: 1 }]).await.unwrap();
+            assert_eq!(charged.decisions[0].allowed, is_allowed);
+        }
+        // Nobody listens: it does not wait for longer than it takes to know that.
+        let policy =
+            StorePolicy { timeout: Duration::from_mins(1), ..StorePolicy::plain("127.0.0.1", 1) };
+        let line = start(&policy);
+        let asks = [Ask { limit: &limit, key: b"k", cost: 1 }];
+        let charged = tokio::time::timeout(Duration::from_secs(5), line.charge(&asks)).await;
+        assert_eq!(charged.unwrap().unwrap_err(), StoreError::Absent);
     });
 }
 

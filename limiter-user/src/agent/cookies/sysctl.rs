@@ -160,7 +160,8 @@ impl Setting {
     }
 }
 
-fn boot() -> io::Result<String> {
+/// What tells this boot of the host from every other one.
+pub(in crate::agent) fn boot() -> io::Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let text = fs::read_to_string(path).map_err(|error| in_file(path, &error))?;
     Ok(text.trim().to_owned())

@@ -16,6 +16,27 @@ pub(super) fn names_of(written: &Spanned<NamesDocument>) -> Vec<(Place, &str)> {
     }
 }
 
+/// Places of the limits that these names mean. One that is named twice would count twice.
+pub(super) fn limits_of(
+    names: &Spanned<NamesDocument>,
+    known: &[&str],
+    report: &mut Report,
+) -> Vec<usize> {
+    let mut limits = Vec::new();
+    let listed = names_of(names);
+    if listed.len() > 1 && listed.iter().any(|(_, name)| *name == "none") {
+        report.refuse(names.span(), "\"none\" stands alone: the route has no limits");
+    }
+    for (place, name) in listed.into_iter().filter(|(_, name)| *name != "none") {
+        let Some(limit) = find(place.clone(), name, known, "limits", report) else { continue };
+        if limits.contains(&limit) {
+            report.refuse(place, "is there twice");
+        }
+        limits.push(limit);
+    }
+    limits
+}
+
 pub(super) fn optional(
     written: Option<&Text>,
     known: &[&str],

@@ -167,6 +167,22 @@ fn routes_that_nothing_reaches_and_credentials_in_the_clear_are_risks() {
 }
 
 #[test]
+fn a_limit_that_counts_nobody_is_a_risk() {
+    let keys = "[auth.k]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"";
+    let api = API.replace("\"none\"", "\"k\"");
+    let with_keys = |limit: &str| {
+        let text = format!("{api}limits = \"a\"\n{keys}\n[limits.a]\n{limit}");
+        accepted(&text).risks.iter().any(|risk| risk.key == "limits.a")
+    };
+    assert!(with_keys("rate = \"1/s\""));
+    assert!(!with_keys("rate = \"1/s\"\napplies_to = \"all\""));
+    assert!(!with_keys("rate = \"1/s\"\ncount = \"failures\""), "wrong keys");
+    assert!(!with_keys("rate = \"1/s\"\nkey = [\"principal\"]"));
+    let public = accepted(&format!("{API}limits = \"a\"\n[limits.a]\nrate = \"1/s\""));
+    assert!(public.risks.iter().all(|risk| risk.key != "limits.a"));
+}
+
+#[test]
 fn risks_are_named_with_their_keys() {
     let text = format!(
         "[kernel]\ndefault = \"deny\"\ntrusted = [\"::/0\"]\ndeny = [\"127.0.0.0/8\"]\n\
