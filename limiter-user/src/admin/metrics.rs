@@ -139,6 +139,7 @@ const METRICS: &[Metric] = &[
     upstream::CONNECTIONS,
     upstream::UP,
     store::REQUESTS,
+    store::UNREADABLE,
     store::BANS,
     store::UP,
     Metric {

@@ -12,6 +12,14 @@ pub(super) const REQUESTS: Metric = Metric {
     samples: |status| status.store.iter().flat_map(|it| of_map(&it.requests)).collect(),
 };
 
+pub(super) const UNREADABLE: Metric = Metric {
+    name: "store_unreadable",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Values of limits in the store that nobody who counts wrote; each was taken for nothing",
+    samples: |status| status.store.iter().flat_map(|it| plain(it.unreadable)).collect(),
+};
+
 pub(super) const BANS: Metric = Metric {
     name: "store_bans",
     kind: Kind::Counter,

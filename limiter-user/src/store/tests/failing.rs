@@ -11,12 +11,7 @@ use std::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::*;
-use crate::{
-    clock,
-    link::StoreNotice,
-    policy::listener::SecretBytes,
-    store::{Health, Line, StoreError},
-};
+use crate::{clock, link::StoreNotice, policy::listener::SecretBytes};
 
 /// What a request may wait, and what a slow machine adds to it.
 const PATIENCE: Duration = Duration::from_millis(100);
