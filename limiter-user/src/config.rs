@@ -35,7 +35,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::auth::jwt;
+pub(crate) use self::auth::{api_key, jwt};
 use self::{
     document::Document,
     error::{Place, Report, Written},
@@ -171,20 +171,26 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigError> {
     Ok(Loaded { policy, risks, file: written.map(|written| written.path) })
 }
 
-/// Where `limiter keys` finds its file: `keys_file` of each `[auth.NAME]`, by name. The rest of
-/// the file need not be right.
-pub fn keys_files(sources: &Sources<'_>) -> Result<Vec<(String, PathBuf)>, ConfigError> {
+/// A `keys_file`, and the header for its keys if that is said.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct KeysPlace {
+    /// Where the file is.
+    pub path: PathBuf,
+    /// As it is written.
+    pub header: Option<String>,
+}
+
+/// Where `limiter keys` finds its file: that of each `[auth.NAME]`; `None`: there is no such table.
+/// The rest of the file need not be right.
+pub fn keys_files(sources: &Sources<'_>) -> Result<Option<Vec<KeysPlace>>, ConfigError> {
     let written = read_file(sources)?;
     let document = parse(written.as_ref())?;
     let base = base_of(written.as_ref());
-    Ok(document
-        .auth
-        .iter()
-        .filter_map(|(name, auth)| {
-            let file = auth.get_ref().keys_file.as_ref()?;
-            Some((name.get_ref().clone(), base.join(file.get_ref())))
-        })
-        .collect())
+    let files = document.auth.values().map(toml::Spanned::get_ref).filter_map(|auth| {
+        let header = auth.header.as_ref().map(|header| header.get_ref().clone());
+        Some(KeysPlace { path: base.join(auth.keys_file.as_ref()?.get_ref()), header })
+    });
+    Ok((!document.auth.is_empty()).then(|| files.collect()))
 }
 
 /// Where the agent of this configuration keeps its control socket. The rest of the file need not

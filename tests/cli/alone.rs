@@ -62,6 +62,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
         "explain --source 10.0.0.1 --proto sctp",
         "keys",
         "keys new",
+        "keys new --name é",
+        "keys new --name a --tier gold!",
+        "keys new --name a --scope a,b",
+        "keys new --name a --expires 0s",
         "keys rotate x --grace soon",
         "init --preset nonsense",
         "run -c missing.toml",
@@ -191,6 +195,18 @@ fn keys_live_in_their_file() {
     keys("revoke ci").succeeded();
     let stored = fs::read_to_string(&path).unwrap();
     assert!(!stored.contains(key) && !stored.contains(rotated.stdout.trim()));
+    let nobody = keys("revoke ci").ended_with(1);
+    assert!(nobody.stderr.contains("(there are: none)"), "{nobody:?}");
+    // A key is made where somebody reads it, and the header is the one that is asked for.
+    let scheme = "[auth.a]\nkind = \"api_key\"\nheader = \"X-Token\"\n";
+    scratch.write("limiter.toml", format!("{scheme}keys_file = \"other.toml\"\n"));
+    let made = limiter(&scratch, "keys new --name a -c limiter.toml").succeeded();
+    assert!(
+        made.stderr.contains("send it as X-Token") && scratch.path().join("other.toml").exists()
+    );
+    scratch.write("limiter.toml", format!("{scheme}token = {{ env = \"T\" }}\n"));
+    let refused = limiter(&scratch, "keys new --name a -c limiter.toml").ended_with(2);
+    assert!(refused.stderr.contains("nobody would read the keys"), "{refused:?}");
 }
 
 #[test]

@@ -123,6 +123,8 @@ fn scopes_are_those_of_the_answer() {
     other.by_default(answer(204, &[], ""));
     assert_eq!(site.get("/", &[]).status, 403, "nobody in particular may nothing");
     assert_eq!(site.origin.count(), 1);
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.header("x-auth-scopes").as_deref(), Some("write admin read"));
 }
 
 /// A server that stalls holds nobody else up, and its question is not asked twice.

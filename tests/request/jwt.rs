@@ -242,6 +242,12 @@ fn several_issuers_and_other_schemes_beside_them() {
     assert_eq!(scene.site.get("/", &both).status, 400);
     let beside = [("Authorization", bearer.as_str()), ("X-API-Key", "lk_wrong")];
     assert_eq!(scene.site.get("/", &beside).status, 401);
+    let past = claims(&json!({ "iss": "https://one.test", "exp": 1 }));
+    let expired = format!("Bearer {}", one.token("any", &past));
+    let beside = [("Authorization", expired.as_str()), ("X-API-Key", key.as_str())];
+    let refused = scene.site.get("/", &beside);
+    let challenge = refused.header("www-authenticate").unwrap_or_default();
+    assert!(refused.status == 401 && challenge.contains("invalid_token"), "{refused:?}");
     let wrong = [("Authorization", "Bearer a.b.c"), ("X-API-Key", key.as_str())];
     assert_eq!(scene.site.get("/", &wrong).status, 401, "an invalid one beside a valid one");
 }

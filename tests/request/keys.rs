@@ -1,8 +1,8 @@
 //! API keys: made, revoked and rotated while the proxy runs; expired ones; every way to send one.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
-use limiter_tests::wait::eventually;
+use limiter_tests::{http, wait::eventually};
 
 use crate::support::{SOON, Site};
 
@@ -15,6 +15,13 @@ fn make(site: &Site, arguments: &[&str]) -> String {
     assert!(key.starts_with("lk_") && key.len() == 52, "{made:?}");
     assert!(!made.stderr.contains(&key), "only once, and only on stdout");
     key
+}
+
+/// A file that only its owner reads.
+fn put(site: &Site, name: &str, text: &str) -> PathBuf {
+    let path = site.limiter.scratch().write(name, text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
 }
 
 fn status(site: &Site, key: &str) -> u16 {
@@ -120,6 +127,77 @@ fn in_monitor_mode_no_number_of_wrong_keys_is_refused() {
     }
     site.reload("", ROUTE, SECTIONS);
     assert_eq!(status(&site, "wrong"), 401);
+}
+
+/// A credential that was good once is refused, whatever stands beside it, and scores nothing.
+#[test]
+fn what_has_expired_refuses_beside_what_is_valid() {
+    let mut site = Site::prepare(
+        "",
+        "auth = [\"keys\", \"hook\"]\nlimits = \"none\"",
+        &format!(
+            "{SECTIONS}[auth.hook]\nkind = \"hmac\"\nheader = \"X-Signature\"\n\
+             secrets = {{ a = {{ file = \"secret\" }} }}\n"
+        ),
+    );
+    put(&site, "secret", "0123456789abcdef");
+    site.limiter.restart();
+    let key = make(&site, &["new", "--name", "alice"]);
+    let brief = make(&site, &["new", "--name", "brief", "--expires", "1s"]);
+    eventually(SOON, "the key opens", || status(&site, &key) == 200);
+    eventually(SOON, "the other expires", || status(&site, &brief) == 401);
+    let before = site.origin.count();
+    let bearer = format!("Bearer {key}");
+    let old = format!("t=1,v1={}", "0".repeat(64));
+    for (name, value) in [("X-API-Key", brief.as_str()), ("X-Signature", old.as_str())] {
+        let both = [("Authorization", bearer.as_str()), (name, value)];
+        assert_eq!(site.get("/", &both).status, 401, "{name}");
+    }
+    assert_eq!(site.origin.count(), before, "the upstream hears of neither");
+    assert_eq!(site.limiter.json(&["why", "127.0.0.1", "--json"])["score"], 0);
+}
+
+/// `limiter keys` tells the agent that it finds. Whoever changes the file otherwise, or has a
+/// configuration that is broken at the moment, revokes a key all the same.
+#[test]
+fn the_file_is_followed_without_being_told() {
+    let site = Site::start("", ROUTE, SECTIONS);
+    let bob = make(&site, &["new", "--name", "bob"]);
+    let path = site.limiter.directory().join("keys.toml");
+    let without_her = std::fs::read_to_string(&path).unwrap();
+    let alice = make(&site, &["new", "--name", "alice"]);
+    let both = std::fs::read_to_string(&path).unwrap();
+    eventually(SOON, "both open", || status(&site, &alice) == 200 && status(&site, &bob) == 200);
+    put(&site, "keys.toml", &without_her);
+    eventually(SOON, "hers is revoked", || status(&site, &alice) == 401);
+    assert_eq!(status(&site, &bob), 200);
+    // What cannot be used, or is gone, changes nothing and is told.
+    std::fs::remove_file(&path).unwrap();
+    site.limiter.wait_for_line(SOON * 2, "keys.toml any more");
+    assert_eq!(status(&site, &bob), 200);
+    let path = put(&site, "keys.toml", &both);
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    site.limiter.wait_for_line(SOON * 2, "keys.toml has mode");
+    assert_eq!(status(&site, &alice), 401);
+}
+
+/// Who may not do it is known all the same; the upstream hears what callers may do.
+#[test]
+fn scopes_are_told_to_the_upstream_and_names_in_events() {
+    let site = Site::start("", "auth = [\"keys\"]\nscopes = [\"read\"]", SECTIONS);
+    let reader = make(&site, &["new", "--name", "reader", "--scope", "read", "--scope", "list"]);
+    let other = make(&site, &["new", "--name", "other", "--scope", "list"]);
+    eventually(SOON, "it opens", || status(&site, &reader) == 200);
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.header("x-auth-scopes").as_deref(), Some("read list"));
+    let request = http::request("GET", "/", &[("X-API-Key", &other)], b"");
+    assert_eq!(site.send_from("127.0.0.2", &request).status, 403);
+    eventually(SOON, "the event says who", || {
+        site.limiter.lines("events.json").iter().any(|line| {
+            line.contains("\"event.action\":\"forbidden_scope\"")
+                && line.contains("\"user.name\":\"other\"")
+        })
+    });
 }
 
 /// Servers that take a tab for a space would find a credential where nobody here looked for one.

@@ -313,7 +313,8 @@ pub struct WhyView {
     /// The address asked about.
     pub source: IpAddr,
     /// What happens to its next packet, or to a request, as a verdict and a reason label: `depends`
-    /// and on what, where only the request can tell.
+    /// and on what, where only the request can tell; `refuse` and `banned` where its packets pass
+    /// and its requests do not.
     pub verdict: String,
     /// Reason label.
     pub reason: String,

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use limiter_common::verdict::Action;
+use limiter_common::verdict::{Action, Reason};
 
 use super::{
     Agent,
@@ -232,7 +232,7 @@ impl Backend for Agent {
         let mut view = WhyView {
             source,
             verdict: Action::Pass.label().to_owned(),
-            reason: String::new(),
+            reason: Reason::Allowed.label().to_owned(),
             explanation: Vec::new(),
             ban: ban.map(|ban| ban_view(&inner, ban)),
             score,
@@ -253,6 +253,12 @@ impl Backend for Agent {
             view.explanation.push(format!("it is banned{whole} ({place}): {}", ban.reason));
         }
         explain_packets(&inner, source, packet, &mut view)?;
+        let is_refused = ban.is_some_and(|ban| ban.scope == BanScope::Http);
+        if is_refused && packet.is_none() && view.verdict == Action::Pass.label() {
+            // Its packets pass; nothing that it asks for does.
+            view.verdict = String::from("refuse");
+            view.reason = String::from(Refusal::Banned.label());
+        }
         if shared {
             view.explanation
                 .push("it authenticated lately, so it is throttled before it is banned".to_owned());

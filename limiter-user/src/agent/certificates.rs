@@ -1,5 +1,5 @@
 //! Certificates, keys and revocation lists that change on disk while the agent runs, those of
-//! tokens too.
+//! tokens and API keys too.
 //!
 //! In: the files that the policy was read from, looked at once a second; out: the same policy with
 //! what is in them now, once nobody writes them any more. What cannot be used changes nothing.
@@ -18,7 +18,7 @@ use crate::{
     link::{ToProxy, room},
     policy::{
         HttpPolicy, Policy,
-        auth::{AuthKind, jwt::JwtPolicy},
+        auth::{ApiKeyPolicy, AuthKind, AuthPolicy, jwt::JwtPolicy},
         listener::TlsPolicy,
     },
 };
@@ -96,13 +96,15 @@ impl Inner {
         let Some(http) = self.policy.http.as_ref() else { return (None, None) };
         let tls: Vec<&TlsPolicy> = tls_policies(http).collect();
         let jwt: Vec<&JwtPolicy> = jwt_policies(http).collect();
+        let keys: Vec<&ApiKeyPolicy> = http.auth.iter().filter_map(AuthPolicy::api_keys).collect();
         let of_tls = tls.iter().flat_map(|policy| policy.files());
-        let files = of_tls.chain(jwt.iter().flat_map(|policy| policy.files()));
+        let of_keys = keys.iter().filter_map(|policy| policy.file.as_deref());
+        let files = of_tls.chain(jwt.iter().flat_map(|policy| policy.files())).chain(of_keys);
         let stamps = files.map(|file| (file.to_owned(), stamp(file))).collect();
         if !self.certificates.have_changed(stamps) {
             return (None, None);
         }
-        let (fresh, unusable) = Fresh::read(&tls, &jwt);
+        let (fresh, unusable) = Fresh::read(&tls, &jwt, &keys);
         let mut renewed = self.policy.clone();
         refresh(&mut renewed, &fresh);
         // All of it, or nothing: a proxy that cannot be told serves nobody.
@@ -145,21 +147,28 @@ fn jwt_policies(http: &HttpPolicy) -> impl Iterator<Item = &JwtPolicy> {
 struct Fresh {
     tls: Vec<TlsPolicy>,
     jwt: Vec<JwtPolicy>,
+    keys: Vec<ApiKeyPolicy>,
 }
 
 impl Fresh {
     /// What can be used, and the first error: a certificate that is broken keeps no token from
     /// being revoked.
-    fn read(tls: &[&TlsPolicy], jwt: &[&JwtPolicy]) -> (Self, Option<anyhow::Error>) {
+    fn read(
+        tls: &[&TlsPolicy],
+        jwt: &[&JwtPolicy],
+        keys: &[&ApiKeyPolicy],
+    ) -> (Self, Option<anyhow::Error>) {
         let mut first = None;
         let mut note = |error| {
             first.get_or_insert(error);
         };
         let tls = tls.iter().filter_map(|one| config::tls::reread(one).map_err(&mut note).ok());
         let tls = tls.collect();
-        let jwt = jwt.iter().filter_map(|one| config::jwt::reread(one).map_err(&mut note).ok());
-        let jwt = jwt.collect();
-        (Self { tls, jwt }, first)
+        let jwt = jwt.iter().map(|one| config::jwt::reread(one, &mut note)).collect();
+        let keys =
+            keys.iter().filter_map(|one| config::api_key::reread(one).map_err(&mut note).ok());
+        let keys = keys.collect();
+        (Self { tls, jwt, keys }, first)
     }
 }
 
@@ -167,9 +176,19 @@ impl Fresh {
 fn refresh(policy: &mut Policy, fresh: &Fresh) {
     let schemes = policy.http.iter_mut().flat_map(|http| &mut http.auth);
     for scheme in schemes {
-        let AuthKind::Jwt(jwt) = &mut scheme.kind else { continue };
-        if let Some(fresh) = fresh.jwt.iter().find(|fresh| fresh.is_of_same_files(jwt)) {
-            *jwt = fresh.clone();
+        match &mut scheme.kind {
+            AuthKind::Jwt(jwt) => {
+                if let Some(fresh) = fresh.jwt.iter().find(|fresh| fresh.is_of_same_files(jwt)) {
+                    *jwt = fresh.clone();
+                }
+            }
+            AuthKind::ApiKey(keys) => {
+                let same = |fresh: &&ApiKeyPolicy| fresh.is_of_same_file(keys);
+                if let Some(fresh) = fresh.keys.iter().find(same) {
+                    *keys = fresh.clone();
+                }
+            }
+            _ => {}
         }
     }
     let listeners = policy.http.iter_mut().flat_map(|http| &mut http.listeners);

@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// So many keys of one principal may be good beside its last two.
+const MAX_EARLIER: usize = 8;
+
 /// What became of telling a running agent to read the keys again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AgentNotice {
@@ -52,17 +55,17 @@ pub struct KeysArgs {
 pub enum KeysCommand {
     /// Make a key and print it, this once
     New {
-        /// Who will use it: appears in events and metrics
-        #[arg(long)]
+        /// Who will use it: the principal of limits, events and the upstream
+        #[arg(long, value_parser = parse_name)]
         name: String,
         /// Tier
-        #[arg(long)]
+        #[arg(long, value_parser = parse_label)]
         tier: Option<String>,
         /// Scope; may be repeated
-        #[arg(long)]
+        #[arg(long, value_parser = parse_label)]
         scope: Vec<String>,
         /// When it ends, from now: e.g. 90d
-        #[arg(long, value_parser = parse_duration)]
+        #[arg(long, value_parser = parse_lifetime)]
         expires: Option<Duration>,
     },
     /// Show names, rights and dates
@@ -82,14 +85,30 @@ pub enum KeysCommand {
     },
 }
 
+fn parse_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
+fn parse_label(text: &str) -> Result<String, String> {
+    check_label(text).map(|()| text.to_owned())
+}
+
+/// Keys end at whole seconds.
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        length if length.as_secs() == 0 => Err("a key lives for a second or longer".to_owned()),
+        length => Ok(length),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text)
 }
 
 /// Runs the command; `notify` is called after the file has changed.
 pub fn run(args: &KeysArgs, notify: Notify<'_>) -> anyhow::Result<ExitCode> {
-    let path = match keys_path(args) {
-        Ok(path) => path,
+    let (path, header) = match keys_path(args) {
+        Ok(found) => found,
         Err(error) => {
             writeln!(io::stderr(), "{error:#}")?;
             return Ok(ExitCode::from(2));
@@ -98,6 +117,7 @@ pub fn run(args: &KeysArgs, notify: Notify<'_>) -> anyhow::Result<ExitCode> {
     let now_seconds = clock::unix_ns() / 1_000_000_000;
     let mut desk = Desk {
         path: &path,
+        header: &header,
         now_seconds,
         notify,
         out: &mut io::stdout().lock(),
@@ -107,24 +127,33 @@ pub fn run(args: &KeysArgs, notify: Notify<'_>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `--keys-file`, else the only one that the configuration names, else the default.
-fn keys_path(args: &KeysArgs) -> anyhow::Result<PathBuf> {
+/// `--keys-file`, else the only one that the configuration names, else, where that names no scheme,
+/// the default; and the header for its keys.
+fn keys_path(args: &KeysArgs) -> anyhow::Result<(PathBuf, String)> {
+    const HEADER: &str = "X-API-Key";
     if let Some(path) = &args.keys_file {
-        return Ok(path.clone());
+        return Ok((path.clone(), HEADER.to_owned()));
     }
     let sources =
         Sources { file: args.config.clone(), ..Sources::new(&config::process_environment) };
-    let mut files: Vec<PathBuf> =
-        config::keys_files(&sources)?.into_iter().map(|(_, path)| path).collect();
+    let Some(mut files) = config::keys_files(&sources)? else {
+        return Ok((DEFAULT_FILE.into(), HEADER.to_owned()));
+    };
     files.sort();
-    files.dedup();
-    ensure!(files.len() <= 1, "error: the configuration names several keys files: use --keys-file");
-    Ok(files.pop().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE)))
+    files.dedup_by(|one, other| one.path == other.path);
+    let several = "error: the configuration names several keys files: use --keys-file";
+    ensure!(files.len() <= 1, several);
+    let none = "error: no [auth.NAME] of the configuration has a `keys_file`: nobody would read \
+                the keys";
+    let place = files.pop().context(none)?;
+    Ok((place.path, place.header.unwrap_or_else(|| HEADER.to_owned())))
 }
 
 /// One command at one keys file.
 struct Desk<'a> {
     path: &'a Path,
+    /// In which its keys are sent.
+    header: &'a str,
     now_seconds: u64,
     notify: Notify<'a>,
     out: &'a mut dyn Write,
@@ -150,10 +179,6 @@ impl Desk<'_> {
         scopes: &[String],
         expires: Option<Duration>,
     ) -> anyhow::Result<()> {
-        check_name(name).map_err(anyhow::Error::msg)?;
-        for label in tier.into_iter().chain(scopes.iter().map(String::as_str)) {
-            check_label(label).map_err(anyhow::Error::msg)?;
-        }
         let key = ApiKey::generate()?;
         let stored = StoredKey {
             name: name.to_owned(),
@@ -164,6 +189,7 @@ impl Desk<'_> {
             expires: expires.map(|length| date::from_unix(self.now_seconds + length.as_secs())),
             replaced_digest: None,
             replaced_until: None,
+            earlier: Vec::new(),
         };
         KeysFile::update(self.path, |file| {
             if file.keys.iter().any(|other| other.name == name) {
@@ -174,7 +200,8 @@ impl Desk<'_> {
         })?;
         writeln!(self.out, "{}", key.reveal())?;
         self.out.flush()?;
-        writeln!(self.notes, "the key of {name:?}, shown this once; send it as X-API-Key or")?;
+        let header = self.header;
+        writeln!(self.notes, "the key of {name:?}, shown this once; send it as {header} or")?;
         writeln!(
             self.notes,
             "`Authorization: Bearer`. Only its digest is in {}.",
@@ -192,10 +219,11 @@ impl Desk<'_> {
             if stored.expires.as_ref().and_then(date::to_unix).is_some_and(|end| end <= now) {
                 bail!("the key of {name:?} has expired: revoke it and make a new one");
             }
-            stored.replaced_digest = (!grace.is_zero()).then_some(stored.digest);
-            stored.replaced_until = (!grace.is_zero()).then_some(until);
-            stored.digest = digest;
-            stored.created = date::from_unix(now);
+            stored.replace(digest, now, (!grace.is_zero()).then_some(until));
+            ensure!(
+                stored.earlier.len() <= MAX_EARLIER,
+                "{MAX_EARLIER} earlier keys of {name:?} are still in their grace: `--grace 0s` ends them"
+            );
             Ok(())
         })?;
         writeln!(self.out, "{}", key.reveal())?;
@@ -257,6 +285,10 @@ impl Desk<'_> {
             if let Some(until) = replaced.filter(overlaps) {
                 write!(self.out, "  (the key it replaced ends {until})")?;
             }
+            let earlier = key.earlier.iter().map(|earlier| &earlier.until).filter(overlaps);
+            for until in earlier {
+                write!(self.out, "  (one before it ends {until})")?;
+            }
             writeln!(self.out)?;
         }
         Ok(())
@@ -276,7 +308,10 @@ impl Desk<'_> {
 }
 
 fn find<'a>(file: &'a mut KeysFile, name: &str) -> anyhow::Result<&'a mut StoredKey> {
-    let names = file.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = match file.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>() {
+        names if names.is_empty() => "none".to_owned(),
+        names => names.join(", "),
+    };
     let found = file.keys.iter_mut().find(|key| key.name == name);
     found.with_context(|| format!("there is no key named {name:?} (there are: {names})"))
 }

@@ -39,12 +39,12 @@ pub(super) fn check(
             if user.is_empty() || user.len() > 32 || !user.bytes().all(ok) {
                 return Err("is not a user name".to_owned());
             }
+            if user == "root" {
+                return Err("the process that parses requests never runs as root".to_owned());
+            }
             Ok(user.to_owned())
         })
     });
-    if let (Some("root"), Some(place)) = (user.as_deref(), &written.user) {
-        report.risk(place.span(), "the process that parses requests runs as root");
-    }
     AgentPolicy { state, runtime, pins, user }
 }
 

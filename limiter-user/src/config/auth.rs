@@ -1,6 +1,6 @@
 //! `[auth.NAME]`: written -> checked, one file for each kind.
 
-mod api_key;
+pub(crate) mod api_key;
 mod forward;
 mod hmac;
 pub(crate) mod jwt;
@@ -9,6 +9,7 @@ mod signature;
 
 use std::ops::Range;
 
+use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use toml::Spanned;
 
 pub(super) use self::api_key::{default_scheme, shared_token_scheme};
@@ -135,6 +136,17 @@ fn tolerance(document: &AuthDocument, report: &mut Report) -> u64 {
         _ => Err("between 1s and 1d".to_owned()),
     };
     report.value_or(document.tolerance.as_ref(), seconds, DEFAULT_TOLERANCE)
+}
+
+/// The DER of the only public key in PEM; the error never quotes what could not be read.
+fn public_key(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut found = SubjectPublicKeyInfoDer::pem_slice_iter(pem);
+    let first = found.next().and_then(Result::ok);
+    match (first, found.next()) {
+        (None, _) => Err("holds no public key in PEM (`-----BEGIN PUBLIC KEY-----`)"),
+        (Some(_), Some(_)) => Err("holds more than one public key"),
+        (Some(der), None) => Ok(der.to_vec()),
+    }
 }
 
 /// A name that events and the upstream get as it is.

@@ -14,7 +14,7 @@ use toml::Spanned;
 pub(super) use self::defaults::Defaults;
 use self::{
     edits::Side,
-    names::{find, names_of, optional},
+    names::{find, names_of, once, optional},
 };
 use super::{
     Scope,
@@ -194,6 +194,7 @@ fn auth_of(
         return defaults.auth.clone();
     };
     let listed = names_of(names);
+    once(&listed, report);
     if listed.iter().any(|(_, name)| *name == "none") {
         if listed.len() > 1 {
             report.refuse(names.span(), "\"none\" stands alone: it makes the route public");

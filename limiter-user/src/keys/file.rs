@@ -59,6 +59,20 @@ pub struct StoredKey {
     /// When the replaced key ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_until: Option<Datetime>,
+    /// Those that it replaced in turn, if they are good for a while yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierKey>,
+}
+
+/// A key that was replaced twice within its grace.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlierKey {
+    /// SHA-256 of the key, 64 hexadecimal digits.
+    #[serde(with = "hex")]
+    pub digest: [u8; 32],
+    /// When it ends.
+    pub until: Datetime,
 }
 
 impl KeysFile {
@@ -83,14 +97,17 @@ impl KeysFile {
                 check_label(label).map_err(|why| anyhow::anyhow!("key \"{name}\": {why}"))?;
             }
             ensure!(names.insert(&key.name), "two keys are named \"{name}\"");
-            for digest in [Some(key.digest), key.replaced_digest].into_iter().flatten() {
+            let replaced = key.replaced_digest.into_iter();
+            let earlier = key.earlier.iter().map(|earlier| earlier.digest);
+            for digest in [key.digest].into_iter().chain(replaced).chain(earlier) {
                 ensure!(digests.insert(digest), "key \"{name}\": another key has the same digest");
             }
             ensure!(
                 key.replaced_digest.is_some() == key.replaced_until.is_some(),
                 "key \"{name}\": replaced_digest and replaced_until go together"
             );
-            for when in [&key.expires, &key.replaced_until].into_iter().flatten() {
+            let dates = [&key.expires, &key.replaced_until].into_iter().flatten();
+            for when in dates.chain(key.earlier.iter().map(|earlier| &earlier.until)) {
                 ensure!(date::to_unix(when).is_some(), "key \"{name}\": {when} is not a date");
             }
         }
@@ -152,13 +169,27 @@ impl KeysFile {
         Ok(answer)
     }
 
-    /// As the proxy knows them: a rotated key is two records with the same name.
+    /// As the proxy knows them: a rotated key is several records with the same name.
     pub fn records(&self) -> Vec<KeyRecord> {
         self.keys.iter().flat_map(StoredKey::records).collect()
     }
 }
 
 impl StoredKey {
+    /// The same principal has this key from now on; the one that it had, and those before it that
+    /// are good yet, end `until` or when that was said of them, or all of them now.
+    pub fn replace(&mut self, digest: [u8; 32], now_seconds: u64, until: Option<Datetime>) {
+        let is_good =
+            |end: &Datetime| date::to_unix(end).is_some_and(|seconds| seconds > now_seconds);
+        let replaced = self.replaced_digest.zip(self.replaced_until);
+        self.earlier.extend(replaced.map(|(digest, until)| EarlierKey { digest, until }));
+        self.earlier.retain(|earlier| until.is_some() && is_good(&earlier.until));
+        self.replaced_digest = until.is_some().then_some(self.digest);
+        self.replaced_until = until;
+        self.digest = digest;
+        self.created = date::from_unix(now_seconds);
+    }
+
     fn records(&self) -> impl Iterator<Item = KeyRecord> {
         let expires = self.expires.as_ref().and_then(date::to_unix);
         let record = |digest, expires_unix_seconds| KeyRecord {
@@ -168,10 +199,13 @@ impl StoredKey {
             digest,
             expires_unix_seconds,
         };
-        let replaced_until = self.replaced_until.as_ref().and_then(date::to_unix);
-        let replaced = self.replaced_digest.zip(replaced_until).map(|(digest, until)| {
-            record(digest, Some(expires.map_or(until, |end| end.min(until))))
+        let replaced = self.replaced_digest.zip(self.replaced_until);
+        let earlier = self.earlier.iter().map(|earlier| (earlier.digest, earlier.until));
+        let replaced = replaced.into_iter().chain(earlier).filter_map(|(digest, until)| {
+            let until = date::to_unix(&until)?;
+            Some(record(digest, Some(expires.map_or(until, |end| end.min(until)))))
         });
+        let replaced: Vec<_> = replaced.collect();
         std::iter::once(record(self.digest, expires)).chain(replaced)
     }
 }

@@ -7,6 +7,8 @@ pub mod jwt;
 mod mtls;
 mod signature;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use self::jwt::JwtPolicy;
@@ -64,6 +66,20 @@ pub struct ApiKeyPolicy {
     pub header: String,
     /// Known keys.
     pub keys: Vec<KeyRecord>,
+    /// Where all of them but the shared token were read, or will be once it is there.
+    pub file: Option<PathBuf>,
+}
+
+impl ApiKeyPolicy {
+    /// Whether both say the same, whatever is in their file.
+    pub fn is_of_same_file(&self, other: &Self) -> bool {
+        fn token(policy: &ApiKeyPolicy) -> impl Iterator<Item = &KeyRecord> {
+            policy.keys.iter().filter(|key| key.name == crate::keys::SHARED_TOKEN)
+        }
+        self.file.is_some()
+            && (&self.file, &self.header) == (&other.file, &other.header)
+            && token(self).eq(token(other))
+    }
 }
 
 /// One API key as stored: never the key itself.

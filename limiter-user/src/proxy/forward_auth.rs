@@ -183,7 +183,9 @@ fn identity(
     let name = format!("{label}:{subject}");
     let mut identity = Identity::new(&name, tier, scopes).map_err(|_| failed())?;
     identity.subject = named.clone();
-    identity.said = said;
+    // What is copied is said once.
+    identity.said.retain(|(name, _)| !forward.copied.contains(name));
+    identity.said.extend(said);
     Ok(Some(identity))
 }
 

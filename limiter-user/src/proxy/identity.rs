@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
+/// What the caller may do, for the upstream.
+const X_AUTH_SCOPES: HeaderName = HeaderName::from_static("x-auth-scopes");
+
 /// A caller that proved who it is.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
@@ -29,7 +32,8 @@ pub(super) struct Tier {
 }
 
 impl Identity {
-    /// `Err`: a name that is not a header value, with which of them it is.
+    /// `Err`: a name that is not a header value, with which of them it is. The upstream hears of
+    /// scopes, if there are any.
     pub(super) fn new(
         name: &str,
         tier: Option<&str>,
@@ -39,12 +43,17 @@ impl Identity {
         let tier = tier.map(|tier| -> Result<_, &'static str> {
             Ok(Tier { name: tier.into(), label: value(tier, "the tier is not a header value")? })
         });
+        let scopes: Arc<[Box<str>]> = scopes.into_iter().collect();
+        let said = match &*scopes {
+            [] => Vec::new(),
+            all => vec![(X_AUTH_SCOPES, value(&all.join(" "), "a scope is not a header value")?)],
+        };
         Ok(Self {
             name: name.into(),
             subject: value(name, "the principal is not a header value")?,
             tier: tier.transpose()?,
-            scopes: scopes.into_iter().collect(),
-            said: Vec::new(),
+            scopes,
+            said,
         })
     }
 

@@ -284,17 +284,13 @@ async fn authenticate(
         Err(reply) => Err(reply),
     };
     let allowed = found.and_then(|(principal, claims)| {
-        auth::allow(policy, route, principal.as_ref())?;
-        Ok((principal, claims))
+        // Whoever may not do it is known all the same: to events, and to limits of failures.
+        exchange.principal = principal;
+        auth::allow(policy, route, exchange.principal.as_ref())?;
+        exchange.once.add(claims);
+        Ok(())
     });
-    let reply = match allowed {
-        Ok((principal, claims)) => {
-            exchange.principal = principal;
-            exchange.once.add(claims);
-            return Ok(());
-        }
-        Err(reply) => reply,
-    };
+    let Err(reply) = allowed else { return Ok(()) };
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);
     // What is only watched is no attempt: it does not use up a budget that is enforced elsewhere.
     if (enforced || policy.guard.mode == Mode::Monitor)

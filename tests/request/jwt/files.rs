@@ -46,6 +46,13 @@ fn revoked_tokens_and_subjects() {
     let line = site.limiter.wait_for_line(SOON * 2, "certificates and keys stay as they were");
     assert!(line.contains("revoked.txt: line 1: write `jti ID` or `sub SUBJECT`"), "{line}");
     assert_eq!(status(&site, &second), 401);
+    // Nor does it keep a key that somebody else has by now from being replaced.
+    let next = Signer::ed25519();
+    let by_next = next.token("x", &claims(&json!({ "sub": "carol" })));
+    site.limiter.scratch().write("id.pem", next.pem());
+    eventually(SOON, "the next key", || status(&site, &by_next) == 200);
+    assert_eq!(status(&site, &other), 401);
+    site.limiter.scratch().write("id.pem", signer.pem());
     site.limiter.scratch().write("revoked.txt", "");
     eventually(SOON, "forgiven", || status(&site, &second) == 200);
 }

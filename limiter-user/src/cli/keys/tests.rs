@@ -17,7 +17,9 @@ fn serve(
         Ok(AgentNotice::NotRunning)
     };
     let (mut out, mut notes) = (Vec::new(), Vec::new());
-    let mut desk = Desk { path, now_seconds, notify: &notify, out: &mut out, notes: &mut notes };
+    let header = "X-Custom";
+    let mut desk =
+        Desk { path, header, now_seconds, notify: &notify, out: &mut out, notes: &mut notes };
     let done = desk.serve(command);
     let changes = !matches!(command, KeysCommand::List);
     assert_eq!(told.get(), u32::from(changes && done.is_ok()));
@@ -37,7 +39,7 @@ fn a_key_from_making_to_revocation() {
     let (done, key, notes) = serve(&path, 1_000, &new);
     done.unwrap();
     let key = key.strip_suffix('\n').unwrap();
-    assert!(looks_like_ours(key) && !notes.contains(key));
+    assert!(looks_like_ours(key) && !notes.contains(key) && notes.contains("send it as X-Custom"));
     let records = || KeysFile::read(&path).unwrap().unwrap().records();
     assert_eq!(records()[0].digest, digest(key.as_bytes()));
     assert_eq!(records()[0].expires_unix_seconds, Some(1_000 + 172_800));
@@ -51,9 +53,34 @@ fn a_key_from_making_to_revocation() {
     assert_eq!(overlap[1].digest, digest(key.as_bytes()));
     assert_eq!(overlap[1].expires_unix_seconds, Some(2_000 + 86_400));
 
+    // Whoever rotates again ends nobody's key early.
+    let again = KeysCommand::Rotate { name: "alice".to_owned(), grace: Duration::from_hours(1) };
+    serve(&path, 2_100, &again).0.unwrap();
+    let ends: Vec<_> = records().iter().map(|record| record.expires_unix_seconds).collect();
+    let end = Some(1_000 + 172_800);
+    assert_eq!(ends, [end, Some(2_100 + 3_600), Some(2_000 + 86_400)]);
+    assert_eq!(records()[2].digest, digest(key.as_bytes()));
+
     let (done, listed, _) = serve(&path, 2_000, &KeysCommand::List);
     done.unwrap();
+    assert!(listed.contains("(one before it ends"), "{listed}");
     assert!(listed.contains("alice") && listed.contains("the key it replaced ends"), "{listed}");
+
+    // As often as that is, those that have ended count no more.
+    let minutes = |count: u64| KeysCommand::Rotate {
+        name: "alice".to_owned(),
+        grace: Duration::from_mins(count),
+    };
+    for _ in 0..MAX_EARLIER - 1 {
+        serve(&path, 2_100, &minutes(1)).0.unwrap();
+    }
+    let error = serve(&path, 2_100, &minutes(1)).0.unwrap_err().to_string();
+    assert!(error.contains("`--grace 0s` ends them"), "{error}");
+    serve(&path, 2_161, &minutes(1)).0.unwrap();
+
+    let now = KeysCommand::Rotate { name: "alice".to_owned(), grace: Duration::ZERO };
+    serve(&path, 2_200, &now).0.unwrap();
+    assert_eq!(records().len(), 1, "what has leaked ends, and what was before it");
 
     let revoke = KeysCommand::Revoke { name: "alice".to_owned() };
     serve(&path, 3_000, &revoke).0.unwrap();

@@ -39,10 +39,11 @@ pub(super) fn check(
         DEFAULT_HEADER.to_owned(),
     );
     let mut records = Vec::new();
-    if let Some(file) = &document.keys_file {
+    let path = document.keys_file.as_ref().map(|file| {
         let path = agent::path(file, scope, report);
         read_keys(&path, &Place::from(file.span()), &mut records, report);
-    }
+        path
+    });
     if let Some(token) = &document.token
         && let Some(text) = secret::read(token, scope, report)
     {
@@ -55,7 +56,7 @@ pub(super) fn check(
             format!("keys_file = {:?}, then `limiter keys new --name NAME`", keys::DEFAULT_FILE),
         );
     }
-    ApiKeyPolicy { header, keys: records }
+    ApiKeyPolicy { header, keys: records, file: path }
 }
 
 /// The scheme of a preset or of `LIMITER_AUTH_TOKEN` where the file has none: the default keys
@@ -69,10 +70,11 @@ pub(in crate::config) fn default_scheme(token: Option<&str>, report: &mut Report
     if token.is_none() || path.exists() {
         read_keys(path, &keys::DEFAULT_FILE.into(), &mut records, report);
     }
+    let file = Some(path.to_owned());
     let header = DEFAULT_HEADER.to_owned();
     AuthPolicy {
         name: "keys".to_owned(),
-        kind: AuthKind::ApiKey(ApiKeyPolicy { header, keys: records }),
+        kind: AuthKind::ApiKey(ApiKeyPolicy { header, keys: records, file }),
         hide_credentials: true,
         mode: Mode::Enforce,
     }
@@ -88,10 +90,29 @@ pub(in crate::config) fn shared_token_scheme(
     push_token(token, &variable.into(), &mut keys, report);
     AuthPolicy {
         name: "server-token".to_owned(),
-        kind: AuthKind::ApiKey(ApiKeyPolicy { header: DEFAULT_HEADER.to_owned(), keys }),
+        kind: AuthKind::ApiKey(ApiKeyPolicy {
+            header: DEFAULT_HEADER.to_owned(),
+            keys,
+            file: None,
+        }),
         hide_credentials: false,
         mode: Mode::Enforce,
     }
+}
+
+/// The same policy from its file as it is now. One that is gone changes nothing: that is how nobody
+/// revokes all keys.
+pub(crate) fn reread(policy: &ApiKeyPolicy) -> anyhow::Result<ApiKeyPolicy> {
+    let Some(path) = &policy.file else { return Ok(policy.clone()) };
+    let (token, known): (Vec<_>, Vec<_>) =
+        policy.keys.iter().cloned().partition(|key| key.name == keys::SHARED_TOKEN);
+    let file = KeysFile::read(path)?.map(|file| file.records());
+    let records = match file {
+        Some(records) => records,
+        None if known.is_empty() => known,
+        None => anyhow::bail!("there is no {} any more", path.display()),
+    };
+    Ok(ApiKeyPolicy { keys: records.into_iter().chain(token).collect(), ..policy.clone() })
 }
 
 fn read_keys(path: &Path, place: &Place, records: &mut Vec<KeyRecord>, report: &mut Report) {

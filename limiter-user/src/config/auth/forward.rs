@@ -8,7 +8,7 @@ use super::super::{
     error::Report,
     reserved, upstream,
 };
-use crate::policy::auth::ForwardPolicy;
+use crate::policy::{auth::ForwardPolicy, upstream::Scheme};
 
 /// Header that names the principal where nothing is said.
 const DEFAULT_SUBJECT: &str = "x-auth-subject";
@@ -46,5 +46,13 @@ pub(super) fn check(
     // What no upstream can be called: the metrics tell them apart.
     let label = format!("auth:{}", name.get_ref());
     let (upstream, path) = upstream::asked(label, url, document.ca.as_ref(), scope, report)?;
+    let is_plain = upstream.servers.iter().any(|server| {
+        let host = server.host.parse::<std::net::IpAddr>();
+        let is_local = server.host == "localhost" || host.is_ok_and(|host| host.is_loopback());
+        server.scheme != Scheme::Https && !is_local
+    });
+    if is_plain {
+        report.risk(url.span(), "what clients present goes there without TLS");
+    }
     Some(ForwardPolicy { upstream, path, subject_header, copy_headers })
 }

@@ -57,6 +57,13 @@ pub(super) fn check(
             );
         }
         let secret = SecretBytes::new(text.into_bytes());
+        if let Some(HmacSecret { name: other, .. }) =
+            checked.iter().find(|one: &&HmacSecret| one.secret == secret)
+        {
+            let message =
+                format!("the same secret as that of {other:?}: nobody could tell them apart");
+            report.refuse(name.span(), message);
+        }
         checked.extend(name_checked.map(|name| HmacSecret { name, secret }));
     }
     let written_secrets = document.secrets.as_ref().map_or(0, BTreeMap::len);

@@ -4,20 +4,22 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::anyhow;
-use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use toml::Spanned;
 
-use super::super::{
-    Scope, agent,
-    document::{
-        Text,
-        access::AuthDocument,
-        shapes::{NamesDocument, SecretDocument},
+use super::{
+    super::{
+        Scope, agent,
+        document::{
+            Text,
+            access::AuthDocument,
+            shapes::{NamesDocument, SecretDocument},
+        },
+        error::Report,
+        secret,
+        tls::read,
+        upstream, values,
     },
-    error::Report,
-    secret,
-    tls::read,
-    upstream, values,
+    public_key,
 };
 use crate::{
     credentials::{
@@ -39,6 +41,8 @@ const DEFAULT_ALGORITHMS: [Algorithm; 3] = [Algorithm::Rs256, Algorithm::Es256, 
 pub(in crate::config) const DEFAULT_TOLERANCE: Duration = Duration::from_mins(1);
 const MAX_TOLERANCE: Duration = Duration::from_mins(5);
 
+const ISSUER: &str = "issuer = \"https://id.example.com\"";
+
 const MAX_KEY_BYTES: u64 = 1 << 16;
 const MAX_SECRET_BYTES: u64 = 4096;
 /// Policies travel in one frame of 16 MiB.
@@ -52,8 +56,7 @@ pub(super) fn check(
 ) -> Option<JwtPolicy> {
     let document = written.get_ref();
     let Some(issuer) = &document.issuer else {
-        let example = "issuer = \"https://id.example.com\"";
-        report.refuse_with(written.span(), "`issuer` is missing: whose tokens", example);
+        report.refuse_with(written.span(), "`issuer` is missing: whose tokens", ISSUER);
         return None;
     };
     let audience = document.audience.as_ref().map(|names| match names.get_ref() {
@@ -61,7 +64,11 @@ pub(super) fn check(
         NamesDocument::Many(names) => names.iter().map(|name| name.get_ref().clone()).collect(),
     });
     let audience = audience.unwrap_or_default();
-    if audience.is_empty() || audience.iter().any(String::is_empty) || issuer.get_ref().is_empty() {
+    if issuer.get_ref().is_empty() {
+        report.refuse_with(issuer.span(), "no token names an empty issuer", ISSUER);
+        return None;
+    }
+    if audience.is_empty() || audience.iter().any(String::is_empty) {
         let example = "audience = \"api\"";
         let message = "`audience` is missing: a token for somebody else would be accepted";
         report.refuse_with(written.span(), message, example);
@@ -86,7 +93,7 @@ pub(super) fn check(
         audience,
         algorithms,
         tolerance,
-        tier_claim: document.tier_claim.as_ref().map(|claim| claim.get_ref().clone()),
+        tier_claim: document.tier_claim.as_ref().and_then(|claim| report.value(claim, tier_claim)),
         keys,
         revoked,
     };
@@ -101,23 +108,37 @@ pub(super) fn check(
     Some(policy)
 }
 
-/// The same policy from its files as they are now; the error names the file.
-pub(crate) fn reread(policy: &JwtPolicy) -> anyhow::Result<JwtPolicy> {
-    let keys = match &policy.keys {
-        JwtKeys::Set { file, .. } => read_set(file)?,
-        JwtKeys::Public { file: Some(file), .. } => read_public(file)?,
-        JwtKeys::Secret { file: Some(file), .. } => read_secret(file)?,
+/// The same policy from its files as they are now. What cannot be used stays as it was, and is
+/// noted by an error that names the file: a list that is broken keeps no key from being replaced.
+pub(crate) fn reread(policy: &JwtPolicy, mut note: impl FnMut(anyhow::Error)) -> JwtPolicy {
+    let mut fresh = policy.clone();
+    match reread_keys(policy) {
+        Ok(keys) => fresh.keys = keys,
+        Err(error) => note(error),
+    }
+    match policy.revoked.as_ref().map(|list| read_revoked(&list.file)).transpose() {
+        Ok(revoked) => fresh.revoked = revoked,
+        Err(error) => note(error),
+    }
+    fresh
+}
+
+fn reread_keys(policy: &JwtPolicy) -> anyhow::Result<JwtKeys> {
+    let (keys, file) = match &policy.keys {
+        JwtKeys::Set { file, .. } => (read_set(file)?, file),
+        JwtKeys::Public { file: Some(file), .. } => (read_public(file)?, file),
+        JwtKeys::Secret { file: Some(file), .. } => (read_secret(file)?, file),
         keys @ (JwtKeys::Url { .. }
         | JwtKeys::Public { file: None, .. }
-        | JwtKeys::Secret { file: None, .. }) => keys.clone(),
+        | JwtKeys::Secret { file: None, .. }) => return Ok(keys.clone()),
     };
-    let revoked = policy.revoked.as_ref().map(|list| read_revoked(&list.file)).transpose()?;
-    let fresh = JwtPolicy { keys, revoked, ..policy.clone() };
-    fresh.keys().map_err(|why| {
-        let file = fresh.files().next().map(|file| file.display().to_string());
-        anyhow!("{}: {why}", file.unwrap_or_default())
-    })?;
-    Ok(fresh)
+    let fresh = JwtPolicy { keys, ..policy.clone() };
+    fresh.keys().map_err(|why| anyhow!("{}: {why}", file.display()))?;
+    Ok(fresh.keys)
+}
+
+fn tier_claim(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("names no claim".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// HMACs and signatures never together: a public key is no secret.
@@ -232,10 +253,8 @@ fn read_set(path: &Path) -> anyhow::Result<JwtKeys> {
 fn read_public(path: &Path) -> anyhow::Result<JwtKeys> {
     let shown = path.display();
     let text = read(path, MAX_KEY_BYTES)?;
-    // The parser's message may quote what it could not read.
-    let spki = SubjectPublicKeyInfoDer::from_pem_slice(&text)
-        .map_err(|_| anyhow!("{shown} holds no public key in PEM (BEGIN PUBLIC KEY)"))?;
-    Ok(JwtKeys::Public { file: Some(path.to_owned()), spki: spki.as_ref().to_vec() })
+    let spki = public_key(&text).map_err(|why| anyhow!("{shown} {why}"))?;
+    Ok(JwtKeys::Public { file: Some(path.to_owned()), spki })
 }
 
 fn read_secret(path: &Path) -> anyhow::Result<JwtKeys> {

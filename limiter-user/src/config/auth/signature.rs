@@ -3,7 +3,6 @@
 
 use std::{fs, io::Read as _, path::Path};
 
-use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use toml::Spanned;
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
         error::Report,
         secret, values,
     },
-    grants, principal, tolerance,
+    grants, principal, public_key, tolerance,
 };
 use crate::{
     credentials::signature::{ALGORITHMS, Key, KeyError},
@@ -117,16 +116,10 @@ fn public(
         }
         other => secret::read_at(written.span(), other, scope, report)?,
     };
-    // The parser's message may quote what it could not read.
-    let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).ok();
-    if der.is_none() {
-        report.refuse_with(
-            written.span(),
-            "holds no public key in PEM (`-----BEGIN PUBLIC KEY-----`)",
-            "openssl pkey -in private.pem -pubout, or algorithm = \"hmac-sha256\" for a secret",
-        );
-    }
-    der.map(|der| der.to_vec())
+    let advice =
+        "openssl pkey -in private.pem -pubout, or algorithm = \"hmac-sha256\" for a secret";
+    let der = public_key(text.as_bytes());
+    der.map_err(|why| report.refuse_with(written.span(), why, advice)).ok()
 }
 
 fn read(path: &Path) -> Result<String, String> {

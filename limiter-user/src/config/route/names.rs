@@ -16,6 +16,15 @@ pub(super) fn names_of(written: &Spanned<NamesDocument>) -> Vec<(Place, &str)> {
     }
 }
 
+/// Refuses a name that stands in a list twice.
+pub(super) fn once(listed: &[(Place, &str)], report: &mut Report) {
+    for (at, (place, name)) in listed.iter().enumerate() {
+        if listed[..at].iter().any(|(_, earlier)| earlier == name) {
+            report.refuse(place.clone(), format!("{name:?} is there twice"));
+        }
+    }
+}
+
 /// Places of the limits that these names mean. One that is named twice would count twice.
 pub(super) fn limits_of(
     names: &Spanned<NamesDocument>,

@@ -36,6 +36,7 @@ fn stored(name: &str) -> StoredKey {
         expires: Some(date::from_unix(1_800_000_000)),
         replaced_digest: Some(digest(name.as_bytes())),
         replaced_until: Some(date::from_unix(1_768_559_025)),
+        earlier: Vec::new(),
     }
 }
 

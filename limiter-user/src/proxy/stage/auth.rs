@@ -116,7 +116,7 @@ impl Principal {
 enum Presented {
     /// A credential that is not valid, nor ever was.
     Invalid,
-    /// One that was valid once: not the client's doing, as if nothing had been presented.
+    /// One that was valid once, or says so: refused too, but no attempt at anything.
     Lapsed,
     /// As `Lapsed`, and its holder is to know (RFC 6750, 3.1), who can ask for another.
     Expired,
@@ -141,8 +141,8 @@ pub(in crate::proxy) enum Authenticated {
 }
 
 /// Refusals: `MalformedRequest` for a credential header sent twice or one that others could read
-/// otherwise, or two different principals; `InvalidCredential`; `Unauthorized` if nothing, or only a
-/// lapsed credential, was presented.
+/// otherwise, or two different principals; `InvalidCredential`; `Unauthorized` if nothing, or a lapsed
+/// credential, was presented.
 pub(in crate::proxy) async fn authenticate(
     asked: &Asked<'_>,
     content: &mut Content,
@@ -246,7 +246,8 @@ impl Found {
     fn verdict(self) -> Result<Authenticated, Reply> {
         match self {
             Self { invalid: true, .. } => Err(challenge(Refusal::InvalidCredential, true)),
-            Self { principal: Some(principal), claims, .. } => {
+            // Also beside a valid one: the upstream would get it as one that was checked.
+            Self { lapsed: false, principal: Some(principal), claims, .. } => {
                 Ok(Authenticated::As(principal, claims))
             }
             Self { lapsed: false, holder: Some(holder), claims, .. } => {

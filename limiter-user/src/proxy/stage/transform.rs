@@ -184,10 +184,20 @@ fn one_cookie(headers: &mut HeaderMap) {
 }
 
 /// Whether a header says, or could be taken to say, what is only for a proxy to say: who the client
-/// is and how it came here, which path and method it asked for (some servers believe that more than
+/// is (RFC 9440, 4, and what servers knew before it) and how it came here, which path and method it asked for (some servers believe that more than
 /// the request line, by which the policy decided), or the request's id, not spelled as it is set here.
 fn is_forged(name: &str) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 23] = [
+        "client-cert",
+        "client-cert-chain",
+        "x-client-cert",
+        "x-client-cert-chain",
+        "x-client-dn",
+        "x-arr-clientcert",
+        "x-ssl-cert",
+        "remote-user",
+        "x-remote-user",
+        "x-remote-group",
         "x-real-ip",
         "x-client-ip",
         "x-cluster-client-ip",
@@ -203,9 +213,11 @@ fn is_forged(name: &str) -> bool {
         "x-method-override",
     ];
     // Most names are none of these by their first letter.
-    matches!(name.as_bytes(), [b'x' | b't' | b'c' | b'f', ..]) && {
+    matches!(name.as_bytes(), [b'x' | b't' | b'c' | b'f' | b's' | b'r', ..]) && {
         begins(name, IDENTITY_PREFIX)
             || begins(name, "x-forwarded-")
+            || begins(name, "x-ssl-client-")
+            || begins(name, "ssl-client-")
             || NAMES.iter().any(|known| name.len() == known.len() && begins(name, known))
             || (name.contains('_') && begins(name, "x-request-id"))
     }
@@ -318,6 +330,13 @@ mod tests {
             "x-forwarded_host",
             "x-forwarded-port",
             "x-forwarded-user",
+            "client_cert",
+            "client-cert-chain",
+            "ssl_client_s_dn",
+            "x-ssl-client-verify",
+            "x-client_cert",
+            "remote_user",
+            "x-remote-group",
             "x_real_ip",
             "x_request-id",
             "true-client-ip",
@@ -329,7 +348,15 @@ mod tests {
         ] {
             assert!(is_forged(name), "{name}");
         }
-        for name in ["x-request-id", "x_requested_with", "x-original", "forwarded", "a_b"] {
+        for name in [
+            "x-request-id",
+            "x_requested_with",
+            "x-original",
+            "forwarded",
+            "a_b",
+            "sec-fetch-site",
+            "range",
+        ] {
             assert!(!is_forged(name), "{name}");
         }
     }

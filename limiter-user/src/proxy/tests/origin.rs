@@ -178,6 +178,7 @@ pub(super) fn policy(origin: &Origin) -> HttpPolicy {
                     key("bob", "lk_other", None),
                     key("old", "lk_expired", Some(1)),
                 ],
+                file: None,
             }),
             hide_credentials: true,
             mode: Mode::Enforce,

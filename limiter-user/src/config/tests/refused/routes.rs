@@ -146,6 +146,8 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ),
     ("limits = \"a\"\ncost = 3\n[limits.a]\nrate = \"2/s\"", "never passes a limit of 2"),
     ("cost = 3", "the route has no limits"),
+    ("[[http.route]]\npath = \"/a\"\nauth = [\"keys\", \"keys\"]", "\"keys\" is there twice"),
+    ("[agent]\nuser = \"root\"", "never runs as root"),
     ("[limits.a]\nrate = \"2000000/s\"\nalgorithm = \"sliding_window\"", "at most 1000000"),
     (
         "[limits.a]\nrate = \"10/s\"\nalgorithm = \"fixed_window\"\nburst = 20",
@@ -156,6 +158,7 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("[auth.a]\nheader = \"x\"", "`kind` is missing"),
     ("[auth.a]\nkind = \"magic\"", "\"magic\" is not one of \"api_key\""),
     ("[auth.a]\nkind = \"jwt\"", "auth.a: `issuer` is missing"),
+    ("[auth.a]\nkind = \"jwt\"\nissuer = \"\"\naudience = \"a\"", "auth.a.issuer: no token"),
     ("[auth.a]\nkind = \"jwt\"\nissuer = \"i\"", "auth.a: `audience` is missing"),
     ("[auth.a]\nkind = \"jwt\"\nissuer = \"i\"\naudience = []", "auth.a: `audience` is missing"),
     (

@@ -1,6 +1,14 @@
 //! Schemes that check signatures and certificates: every way to be wrong.
 
-use super::{super::API, check};
+use super::{
+    super::{API, Scratch, load_in},
+    check,
+};
+
+/// RFC 8037, A.2.
+const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\n\
+                      MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+                      -----END PUBLIC KEY-----\n";
 
 const WRONG: &[(&str, &str)] = &[
     ("kind = \"hmac\"", "`secrets` names 1 to 16 senders"),
@@ -53,4 +61,29 @@ fn schemes_that_check_signatures_and_certificates() {
         check(&format!("{API}[auth.a]\n{tail}\n"), expected, &mut failures);
     }
     assert!(failures.is_empty(), "{failures}");
+}
+
+/// What would be left out in silence is an error.
+#[test]
+fn of_several_keys_or_senders_none_is_left_out() {
+    let scratch = Scratch::new();
+    scratch.write("one.pem", PUBLIC, 0o644);
+    scratch.write("two.pem", &PUBLIC.repeat(2), 0o644);
+    let jwt = "kind = \"jwt\"\nissuer = \"i\"\naudience = \"a\"\npublic_key = ";
+    let signed = "kind = \"signature\"\nkeys = { k = { file = ";
+    let load = |scheme: &str| {
+        let text = format!("{API}[auth.a]\n{scheme}\n");
+        load_in(&scratch.0, &text, &[("S", "0123456789abcdef")]).map_err(|error| error.to_string())
+    };
+    for (scheme, end) in [(jwt, ""), (signed, " } }")] {
+        load(&format!("{scheme}\"one.pem\"{end}")).unwrap();
+        let error = load(&format!("{scheme}\"two.pem\"{end}")).unwrap_err();
+        assert!(error.contains("holds more than one public key"), "{error}");
+    }
+    let error = load(&format!("{jwt}\"one.pem\"\ntier_claim = \"\"")).unwrap_err();
+    assert!(error.contains("names no claim"), "{error}");
+    let twice = "kind = \"hmac\"\nsecrets = { a = { env = \"S\" }, b = { env = \"S\" } }";
+    let error = load(twice).unwrap_err();
+    assert!(error.contains("the same secret as that of \"a\""), "{error}");
+    assert!(!error.contains("0123456789abcdef"), "{error}");
 }

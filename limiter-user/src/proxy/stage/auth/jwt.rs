@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use http::{
-    HeaderName, HeaderValue,
+    HeaderValue,
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
@@ -23,9 +23,6 @@ use crate::{
     },
     refusal::Refusal,
 };
-
-/// Scopes of the token, for the upstream.
-const X_AUTH_SCOPES: HeaderName = HeaderName::from_static("x-auth-scopes");
 
 /// Looks at the bearer token, if the route accepts tokens and one was presented.
 pub(super) async fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), Reply> {
@@ -210,10 +207,6 @@ fn identity(asked: &Asked<'_>, scheme: usize, claims: &Claims) -> Option<Identit
     let name = format!("{label}:{}", claims.subject);
     let mut identity = Identity::new(&name, tier, scopes).ok()?;
     identity.subject = HeaderValue::from_str(&claims.subject).ok()?;
-    if !claims.scopes.is_empty() {
-        let all = HeaderValue::from_str(&claims.scopes.join(" ")).ok()?;
-        identity.said.push((X_AUTH_SCOPES, all));
-    }
     Some(identity)
 }
 
