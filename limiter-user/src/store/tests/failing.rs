@@ -11,7 +11,12 @@ use std::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::*;
-use crate::{clock, link::StoreNotice, policy::listener::SecretBytes};
+use crate::{
+    clock,
+    link::StoreNotice,
+    policy::listener::SecretBytes,
+    store::{Health, Line, StoreError},
+};
 
 /// What a request may wait, and what a slow machine adds to it.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -287,7 +292,7 @@ fn a_certificate_of_an_authority_is_verified() {
 fn the_first_requests_wait_for_the_first_connection() {
     let limit = SharedLimit::new("a", bucket(1, Duration::from_hours(1), 1), true, false);
     let start = |policy: &StorePolicy| {
-        let (notices, _) = tokio::sync::mpsc::channel(4);
+        let (notices, _) = mpsc::channel(4);
         let target = Arc::new(Target::new(policy).unwrap());
         Line::start(target, Arc::new(Health::new(notices)), 0, 1)
     };
@@ -303,7 +308,7 @@ fn the_first_requests_wait_for_the_first_connection() {
             StorePolicy { timeout: Duration::from_mins(1), ..StorePolicy::plain("127.0.0.1", 1) };
         let line = start(&policy);
         let asks = [Ask { limit: &limit, key: b"k", cost: 1 }];
-        let charged = tokio::time::timeout(Duration::from_secs(5), line.charge(&asks)).await;
+        let charged = timeout(Duration::from_secs(5), line.charge(&asks)).await;
         assert_eq!(charged.unwrap().unwrap_err(), StoreError::Absent);
     });
 }
