@@ -32,6 +32,9 @@ const WAYS: usize = 8;
 /// Words of a table that are no entries: one cache line.
 const HEADER_WORDS: usize = WAYS;
 
+/// A clock that goes back by more was set.
+const CLOCK_WAS_SET_SECONDS: u64 = 60;
+
 /// Sets that are looked at to tell how full a table is.
 const SAMPLED_SETS: usize = 1 << 12;
 
@@ -82,14 +85,19 @@ pub type Fingerprint = [u8; 32];
 
 impl Replays {
     /// A table for about as many messages at once as there are words: as it was left, or beginning
-    /// at `now`, in Unix seconds.
+    /// at `now`, in Unix seconds: also if it had begun by a clock that was ahead.
     pub fn new(memory: Box<dyn Words>, now: u64) -> Self {
         let room = memory.words().len().saturating_sub(HEADER_WORDS) / WAYS;
         // Words that are too few remember nothing.
         let sets = room.checked_ilog2().map_or(0, |bits| 1 << bits);
-        if let Some(since) = memory.words().get(SINCE) {
-            let begin = |since| (since == 0).then_some(now.max(1));
+        if let [since, window, forgotten, ..] = memory.words() {
+            // Of what is made after a clock that was ahead was set back, nothing was accepted that
+            // is not here.
+            let is_ahead = |since| since > now.saturating_add(CLOCK_WAS_SET_SECONDS);
+            let begin = |since| (since == 0 || is_ahead(since)).then_some(now.max(1));
             since.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).unwrap_or_default();
+            let window = window.load(Ordering::SeqCst);
+            forgotten.fetch_min(now.saturating_add(window), Ordering::SeqCst);
         }
         let [full, repeated, under_way, unknown] = Default::default();
         Self { memory, sets, full, repeated, under_way, unknown }
