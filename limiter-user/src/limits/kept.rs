@@ -23,6 +23,7 @@ const TITLE: &str = "limiter: counts of limits of boot ";
 
 /// What is looked at as a whole: a page that is all zero takes no room, neither here nor there.
 const PAGE_BYTES: usize = 4096;
+static ZERO: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// Writes what `memory` holds to this file, which only its owner may read: who is counted is in it
 /// as fingerprints, beside the secret that they are made with.
@@ -83,7 +84,7 @@ fn copy(from: (&File, u64), to: (&File, u64), bytes: u64) -> io::Result<()> {
         let read = buffer.len().min(left);
         from.0.read_exact_at(&mut buffer[..read], from.1 + at)?;
         for (page, words) in (0_u64..).zip(buffer[..read].chunks(PAGE_BYTES)) {
-            if words.iter().any(|byte| *byte != 0) {
+            if *words != ZERO[..words.len()] {
                 to.0.write_all_at(words, to.1 + at + page * PAGE_BYTES as u64)?;
             }
         }
