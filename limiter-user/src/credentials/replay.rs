@@ -97,7 +97,8 @@ impl Replays {
             let begin = |since| (since == 0 || is_ahead(since)).then_some(now.max(1));
             since.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).unwrap_or_default();
             let window = window.load(Ordering::SeqCst);
-            forgotten.fetch_min(now.saturating_add(window), Ordering::SeqCst);
+            let ahead = window.saturating_add(CLOCK_WAS_SET_SECONDS);
+            forgotten.fetch_min(now.saturating_add(ahead), Ordering::SeqCst);
         }
         let [full, repeated, under_way, unknown] = Default::default();
         Self { memory, sets, full, repeated, under_way, unknown }
@@ -185,8 +186,9 @@ impl Replays {
             }
             let Some((index, found)) = room.0 else { return Err(NotFirst::Full) };
             let forgotten = self.header(FORGOTTEN);
-            if found != FREE && forgotten.load(Ordering::Relaxed) < now - 1 {
-                forgotten.fetch_max(now - 1, Ordering::SeqCst);
+            let before = now.saturating_sub(1);
+            if found != FREE && forgotten.load(Ordering::Relaxed) < before {
+                forgotten.fetch_max(before, Ordering::SeqCst);
             }
             if !self.change(index, found, held) {
                 continue;
