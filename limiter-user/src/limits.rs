@@ -48,6 +48,10 @@ use crate::policy::Rate;
 /// are going on regardless: with what was allowed, three times the limit.
 const FAR_FACTOR: u64 = 2;
 
+/// Fewer refused attempts than these within a minute are never far beyond: a page that loads at
+/// once what a small limit allows one after the other is no attack.
+const NEVER_FAR: Rate = Rate { count: 100, period: Duration::from_mins(1) };
+
 /// Most counters at once: each has two slots, and those of the policy before have as many.
 pub const MAX_COUNTERS: usize = arena::SLOTS / 4 - 1;
 
@@ -233,8 +237,7 @@ impl Counters {
         meter: Meter,
         period: Duration,
     ) -> Result<Arc<Counter>, String> {
-        let attempts = meter.limit().saturating_mul(FAR_FACTOR);
-        let persistence = Meter::fixed_window(Rate { count: attempts, period });
+        let persistence = Meter::fixed_window(honest(meter.limit(), period));
         let meters = [meter, persistence];
         if let Some(counter) = self.known.get(name).and_then(Weak::upgrade) {
             self.asked.insert(name.to_owned(), (Arc::clone(&counter), meters));
@@ -325,6 +328,18 @@ impl Counters {
         let slots = self.by_name.values().flat_map(|counter| [&counter.allowed, &counter.refused]);
         (entries, slots.map(|slot| count(slot.view().full())).sum())
     }
+}
+
+/// How many refused attempts an honest client of this limit makes at most.
+fn honest(limit: u64, period: Duration) -> Rate {
+    let count = limit.saturating_mul(FAR_FACTOR);
+    if count >= NEVER_FAR.count || period.is_zero() {
+        return Rate { count, period };
+    }
+    // As often, over a minute at least.
+    let in_a_minute = u128::from(count) * NEVER_FAR.period.as_nanos() / period.as_nanos();
+    let count = count.max(u64::try_from(in_a_minute).unwrap_or(u64::MAX));
+    Rate { count: count.max(NEVER_FAR.count), period: period.max(NEVER_FAR.period) }
 }
 
 /// Memory of this process alone.

@@ -36,15 +36,32 @@ fn allows(counter: &Counter, key: Key<'_>) -> bool {
 
 #[test]
 fn going_on_regardless_is_told_from_exceeding() {
-    let (_counters, counter) = one(fixed(10));
-    let verdicts: Vec<_> =
-        (0..40).map(|_| counter.charge(key("192.0.2.1"), 1, NOW).verdict).collect();
-    assert!(verdicts[..10].iter().all(|verdict| verdict.decision.allowed));
-    assert!(verdicts[10..30].iter().all(|v| !v.decision.allowed && !v.far));
-    assert!(verdicts[30..].iter().all(|verdict| verdict.far));
-    assert!(allows(&counter, key("192.0.2.2")));
-    let later = counter.charge(key("192.0.2.1"), 1, NOW + 61_000_000_000).verdict;
-    assert!(later.decision.allowed && !later.far);
+    // Twice the limit, but a hundred a minute are nothing.
+    for (limit, honest) in [(10, 100), (60, 120)] {
+        let (_counters, counter) = one(fixed(limit));
+        let charge = |_| counter.charge(key("192.0.2.1"), 1, NOW).verdict;
+        assert!((0..limit).map(charge).all(|verdict| verdict.decision.allowed));
+        assert!((0..honest).map(charge).all(|v| !v.decision.allowed && !v.far));
+        assert!((0..10).map(charge).all(|verdict| verdict.far));
+        assert!(allows(&counter, key("192.0.2.2")));
+        let later = counter.charge(key("192.0.2.1"), 1, NOW + 61_000_000_000).verdict;
+        assert!(later.decision.allowed && !later.far);
+    }
+}
+
+#[test]
+fn what_is_far_beyond_a_limit_is_so_over_a_minute_at_least() {
+    let second = Duration::from_secs(1);
+    for (limit, period, count, over) in [
+        (1, second, 120, MINUTE),
+        (10, second, 1200, MINUTE),
+        (1, 3 * second, 100, MINUTE),
+        (50, second, 100, second),
+        (10, Duration::from_hours(1), 100, Duration::from_hours(1)),
+        (1000, MINUTE, 2000, MINUTE),
+    ] {
+        assert_eq!(honest(limit, period), Rate { count, period: over }, "{limit} in {period:?}");
+    }
 }
 
 #[test]
