@@ -240,6 +240,8 @@ impl Exchange {
         let is_elizaos = policy.error_shape == ErrorShape::ElizaOs;
         if is_elizaos {
             older_limits::translate(self.unix_seconds(), headers);
+        } else if self.quota.is_told(policy) {
+            older_limits::itemise(headers);
         }
         self.quota.apply(policy, self.unix_seconds(), self.core.random_word(), headers);
         if is_elizaos {

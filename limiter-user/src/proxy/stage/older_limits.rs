@@ -1,8 +1,10 @@
-//! Limits in the fields that an ElizaOS server sends and its clients read: `RateLimit-Limit`,
-//! `-Remaining` and `-Reset` in seconds (draft-ietf-httpapi-ratelimit-headers-06).
+//! Limits in fields of older drafts of draft-ietf-httpapi-ratelimit-headers.
 //!
-//! What that server says is put into today's fields before ours are added, and the tightest of all
-//! back into the older ones after that. Never loosens what it said.
+//! What an ElizaOS server sends and its clients read is draft 06: `RateLimit-Limit`, `-Remaining` and
+//! `-Reset` in seconds. It is put into today's fields before ours are added, and the tightest of all
+//! back into the older ones after that. `RateLimit` as of draft 07, one dictionary, could not be
+//! told from today's list once ours is beside it: it becomes an item of that. Never loosens what
+//! was said.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -30,6 +32,28 @@ pub(in crate::proxy) fn translate(unix_seconds: u64, headers: &mut HeaderMap) {
     let (Some(limit), Some(remaining), Some(wait)) = said else {
         return;
     };
+    say(headers, limit, remaining, wait);
+    headers.insert(LIMIT, decimal(limit));
+    headers.insert(REMAINING, decimal(remaining));
+    headers.insert(RESET, decimal(unix_seconds.saturating_add(wait)));
+}
+
+/// Says as an item of today's list what the upstream said as the dictionary of draft 07.
+pub(in crate::proxy) fn itemise(headers: &mut HeaderMap) {
+    let Some(said) = headers.get(STANDING).and_then(|said| said.to_str().ok()) else { return };
+    let member = |name: &str| {
+        let mut members = said.split(',').filter_map(|member| member.trim().split_once('='));
+        let number = members.find(|(key, _)| *key == name)?.1.parse().ok();
+        number.filter(|number: &u64| *number <= MAX_INTEGER)
+    };
+    let members = (member("limit"), member("remaining"), member("reset"));
+    if let (Some(limit), Some(remaining), Some(wait)) = members {
+        say(headers, limit, remaining, wait);
+    }
+}
+
+/// Makes today's fields of what the upstream said, whose window may be in its policy.
+fn say(headers: &mut HeaderMap, limit: u64, remaining: u64, wait: u64) {
     let window = headers.get(POLICY).and_then(|policy| window(policy.as_bytes()));
     let window = window.map(|seconds| format!(";w={seconds}")).unwrap_or_default();
     let standing = format!("\"server\";r={remaining};t={wait}");
@@ -38,9 +62,6 @@ pub(in crate::proxy) fn translate(unix_seconds: u64, headers: &mut HeaderMap) {
             headers.insert(name, value);
         }
     }
-    headers.insert(LIMIT, decimal(limit));
-    headers.insert(REMAINING, decimal(remaining));
-    headers.insert(RESET, decimal(unix_seconds.saturating_add(wait)));
 }
 
 /// Says in the older fields what the one limit says for which today's have room.
@@ -92,6 +113,21 @@ mod tests {
         repeat(1_700_000_000, &mut said);
         assert_eq!(said["ratelimit-limit"], "1000");
         assert_eq!(said["ratelimit-reset"], "42");
+    }
+
+    #[test]
+    fn a_dictionary_becomes_an_item() {
+        let policy = ("ratelimit-policy", "100;w=900");
+        let mut said = headers(&[policy, ("ratelimit", "limit=100, remaining=50, reset=30")]);
+        itemise(&mut said);
+        assert_eq!(said["ratelimit-policy"], "\"server\";q=100;w=900");
+        assert_eq!(said["ratelimit"], "\"server\";r=50;t=30");
+        for other in ["\"limit\";r=1;t=2", "limit=1, remaining=2", "limit=1,remaining=x,reset=1"] {
+            let before = headers(&[policy, ("ratelimit", other)]);
+            let mut after = before.clone();
+            itemise(&mut after);
+            assert_eq!(after, before);
+        }
     }
 
     #[test]

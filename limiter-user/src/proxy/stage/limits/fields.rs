@@ -77,7 +77,7 @@ impl Quota {
         random: u64,
         headers: &mut HeaderMap,
     ) {
-        if self.told(policy).next().is_none() {
+        if !self.is_told(policy) {
             return;
         }
         headers.reserve(FIELDS);
@@ -122,6 +122,11 @@ impl Quota {
         if let Some(wait_ns) = wait_ns {
             headers.insert(RETRY_AFTER, decimal(retry_after(wait_ns, random)));
         }
+    }
+
+    /// Whether an answer says anything of limits of ours.
+    pub(in crate::proxy) fn is_told(&self, policy: &Compiled) -> bool {
+        self.told(policy).next().is_some()
     }
 
     /// The limits that clients are told of: one that is only watched tells nobody anything.
