@@ -282,6 +282,13 @@ fn what_the_upstream_says_of_its_own_limits_stays() {
     assert_eq!(number(&looser, "x-ratelimit-remaining"), 98);
     assert_eq!(looser.header_values("x-ratelimit-reset").len(), 1);
     assert_eq!(looser.header_values("ratelimit").len(), 2);
+    // A dictionary, as draft 07 has it, becomes an item of the list that ours are in.
+    let older = [("RateLimit-Policy", "9;w=60"), ("RateLimit", "limit=9, remaining=1, reset=9")];
+    let older = older.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    site.origin.by_default(Behaviour::Answer(200, older, Vec::new()));
+    let answer = site.get("/", &[]);
+    assert_eq!(answer.header_values("ratelimit-policy")[0], "\"server\";q=9;w=60");
+    assert_eq!(answer.header_values("ratelimit")[0], "\"server\";r=1;t=9");
 }
 
 #[test]
