@@ -100,7 +100,8 @@ fn principals_have_the_budgets_of_their_tiers() {
     let mut site = Site::prepare(
         "",
         "auth = [\"keys\"]\nlimits = [\"tier\"]\n[[http.route]]\npath = \"/open\"\n\
-         auth = \"none\"\nlimits = [\"tier\"]",
+         auth = \"none\"\nlimits = [\"tier\"]\n[[http.route]]\npath = \"/either\"\n\
+         auth = [\"keys\", \"none\"]\nlimits = [\"tier\"]",
         "[auth.keys]\nkind = \"api_key\"\nkeys_file = \"keys.toml\"\n\
          [limits.tier]\nalgorithm = \"fixed_window\"\nkey = [\"principal\"]\n\
          tiers = { anonymous = \"1/365d\", authenticated = \"2/365d\", premium = \"4/365d\" }\n",
@@ -114,6 +115,7 @@ fn principals_have_the_budgets_of_their_tiers() {
         (make("bob", &[]), 2),
         (make("carol", &["--tier", "unheard-of"]), 2),
     ];
+    let dave = make("dave", &[]);
     site.limiter.restart();
     for (key, most) in &keys {
         let send = || site.get("/", &[("X-API-Key", key)]);
@@ -126,6 +128,15 @@ fn principals_have_the_budgets_of_their_tiers() {
     }
     assert_eq!(site.get("/open", &[]).status, 200, "anonymous, by address");
     assert_eq!(site.get("/open", &[]).status, 429);
+    // Where a key may be shown, who shows one has its budget, and nobody else's.
+    site.origin.take();
+    assert_eq!(site.get("/either", &[]).status, 429);
+    assert_eq!(site.get("/either", &[("X-API-Key", "lk_wrong")]).status, 401);
+    let answer = site.get("/either", &[("X-API-Key", &dave)]);
+    assert_eq!((answer.status, number(&answer, "x-ratelimit-limit")), (200, 2));
+    let upstream = site.origin.take_one(SOON);
+    assert_eq!(upstream.header("x-auth-subject").as_deref(), Some("dave"));
+    assert_eq!(upstream.header("x-api-key"), None);
 }
 
 #[test]

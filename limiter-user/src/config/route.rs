@@ -14,7 +14,7 @@ use toml::Spanned;
 pub(super) use self::defaults::Defaults;
 use self::{
     edits::Side,
-    names::{find, names_of, once, optional},
+    names::{Known, names_of, once, optional},
 };
 use super::{
     Scope,
@@ -26,7 +26,8 @@ use super::{
 };
 use crate::policy::{
     http::{
-        AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, RouteAuth, RoutePolicy, UpstreamPolicy,
+        AuthKind, AuthPolicy, CorsPolicy, HeadersPolicy, LimitPolicy, RouteAuth, RoutePolicy,
+        UpstreamPolicy,
     },
     listener::ListenerPolicy,
     routing,
@@ -63,7 +64,7 @@ pub(super) fn check(
         };
         let place: Place =
             if entry.span().is_empty() { "http.route".into() } else { entry.span().into() };
-        if route.auth == RouteAuth::Public && !only_loopback {
+        if route.auth.is_open() && !only_loopback {
             let sentence = format!("{} is open to everybody who can reach it", route.name);
             report.risk(place.clone(), sentence);
         }
@@ -111,8 +112,9 @@ fn one(
     });
     let upstream = match (&written.upstream, resources.upstreams.as_slice()) {
         (Some(name), known) => {
-            let known: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
-            find(name.span().into(), name.get_ref(), &known, "upstream", report)
+            let checked = known.iter().map(|known| known.name.as_str()).collect();
+            let known = Known { table: "upstream", checked, written: Vec::new() };
+            known.find(name.span().into(), name.get_ref(), report)
         }
         (None, [_]) => Some(0),
         (None, []) => None,
@@ -122,15 +124,18 @@ fn one(
         }
     };
     let auth = auth_of(entry, defaults, resources, document, report);
-    let known: Vec<_> = resources.limits.iter().map(|known| known.name.as_str()).collect();
+    let checked = resources.limits.iter().map(|limit| &limit.name);
+    let known = Known::new("limits", checked, &document.limits);
     let limits = match &written.limits {
         Some(names) => names::limits_of(names, &known, report),
         None => defaults.limits.clone(),
     };
-    let known: Vec<_> = resources.cors.iter().map(|known| known.name.as_str()).collect();
-    let cors = optional(written.cors.as_ref(), &known, "cors", defaults.cors, report);
-    let known: Vec<_> = resources.headers.iter().map(|known| known.name.as_str()).collect();
-    let headers = optional(written.headers.as_ref(), &known, "headers", defaults.headers, report);
+    let checked = resources.cors.iter().map(|cors| &cors.name);
+    let known = Known::new("cors", checked, &document.cors);
+    let cors = optional(written.cors.as_ref(), &known, defaults.cors, report);
+    let checked = resources.headers.iter().map(|headers| &headers.name);
+    let known = Known::new("headers", checked, &document.headers);
+    let headers = optional(written.headers.as_ref(), &known, defaults.headers, report);
     let allow = match &written.allow {
         Some(list) => {
             if list.get_ref().is_empty() {
@@ -181,13 +186,14 @@ fn auth_of(
     document: &Document,
     report: &mut Report,
 ) -> Option<RouteAuth> {
-    let known: Vec<_> = resources.auth.iter().map(|known| known.name.as_str()).collect();
+    let schemes = resources.auth.iter().map(|scheme| &scheme.name);
+    let known = Known::new("auth", schemes, &document.auth);
     let Some(names) = &entry.get_ref().auth else {
         if defaults.auth.is_none() && !entry.span().is_empty() {
-            let help = if known.is_empty() {
+            let help = if known.checked.is_empty() {
                 "auth = \"none\" makes it public; [auth.NAME] defines a scheme".to_owned()
             } else {
-                format!("auth = {known:?}, or auth = \"none\" to make it public")
+                format!("auth = {:?}, or auth = \"none\" to make it public", known.checked)
             };
             report.refuse_with(entry.span(), "the route does not say who may call: `auth`", help);
         }
@@ -195,26 +201,31 @@ fn auth_of(
     };
     let listed = names_of(names);
     once(&listed, report);
-    if listed.iter().any(|(_, name)| *name == "none") {
-        if listed.len() > 1 {
-            report.refuse(names.span(), "\"none\" stands alone: it makes the route public");
-        }
+    let (none, listed): (Vec<_>, Vec<_>) =
+        listed.into_iter().partition(|(_, name)| *name == "none");
+    if !none.is_empty() && listed.is_empty() {
         return Some(RouteAuth::Public);
     }
     if listed.is_empty() {
         report.refuse(names.span(), "names no scheme; \"none\" makes the route public");
         return None;
     }
-    // A table that is itself wrong is there all the same; its own error says what to do.
     let count = listed.len();
-    let found: Vec<usize> = listed
-        .into_iter()
-        .filter(|(_, name)| {
-            known.contains(name) || !document.auth.keys().any(|key| key.get_ref() == name)
-        })
-        .filter_map(|(place, name)| find(place, name, &known, "auth", report))
-        .collect();
-    (found.len() == count).then_some(RouteAuth::AnyOf(found))
+    let found: Vec<usize> =
+        listed.into_iter().filter_map(|(place, name)| known.find(place, name, report)).collect();
+    if found.len() != count {
+        return None;
+    }
+    if none.is_empty() {
+        return Some(RouteAuth::AnyOf(found));
+    }
+    let asks = |at: &&usize| matches!(resources.auth[**at].kind, AuthKind::Forward(_));
+    if let Some(at) = found.iter().find(asks) {
+        let name = &resources.auth[*at].name;
+        let why = format!("\"none\" beside {name:?}: who presents nothing is let in by its server");
+        report.refuse(names.span(), why);
+    }
+    Some(RouteAuth::Optional(found))
 }
 
 /// What a caller must be allowed; of nobody in particular nothing can be asked.
@@ -222,7 +233,7 @@ fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec
     let Some(list) = &written.scopes else {
         return Vec::new();
     };
-    if *auth == RouteAuth::Public && !list.get_ref().is_empty() {
+    if auth.is_open() && !list.get_ref().is_empty() {
         report.refuse(list.span(), "the route is public: nobody has scopes there");
     }
     report.values(list.get_ref(), values::scope)

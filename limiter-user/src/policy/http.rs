@@ -287,6 +287,23 @@ pub enum RouteAuth {
     Public,
     /// Whoever passes any of these (indices into `auth`); never empty.
     AnyOf(Vec<usize>),
+    /// The same, and whoever presents nothing, as nobody (`auth = ["keys", "none"]`).
+    Optional(Vec<usize>),
+}
+
+impl RouteAuth {
+    /// The schemes that look at what is presented.
+    pub fn schemes(&self) -> &[usize] {
+        match self {
+            Self::Public => &[],
+            Self::AnyOf(schemes) | Self::Optional(schemes) => schemes,
+        }
+    }
+
+    /// Whether it lets in who presents nothing.
+    pub fn is_open(&self) -> bool {
+        !matches!(self, Self::AnyOf(_))
+    }
 }
 
 /// One CORS policy (Fetch standard, "CORS protocol").

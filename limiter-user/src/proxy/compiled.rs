@@ -88,6 +88,8 @@ pub(super) struct Route {
     pub(super) upstream: usize,
     /// Indices of schemes; empty: public.
     pub(super) auth: Vec<usize>,
+    /// Whether it lets in who presents nothing.
+    pub(super) is_open: bool,
     /// The same route with the schemes of whoever the caller must be beside that.
     pub(super) second: Option<Box<Self>>,
     /// Whether only tokens let in.
@@ -235,13 +237,10 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             Err(format!("route {}: no {what} {index}", route.name))
         }
     };
-    let auth = match &route.auth {
-        RouteAuth::Public => Vec::new(),
-        RouteAuth::AnyOf(schemes) if schemes.is_empty() => {
-            return Err(format!("route {}: empty list of schemes", route.name));
-        }
-        RouteAuth::AnyOf(schemes) => schemes.clone(),
-    };
+    let auth = route.auth.schemes().to_vec();
+    if auth.is_empty() && route.auth != RouteAuth::Public {
+        return Err(format!("route {}: empty list of schemes", route.name));
+    }
     for index in &auth {
         within(*index, policy.auth.len(), "scheme")?;
     }
@@ -272,6 +271,7 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
         asks_token: !auth.is_empty() && auth.iter().all(is_token),
         auth,
+        is_open: route.auth.is_open(),
         second,
         scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
         scope_challenge: value(

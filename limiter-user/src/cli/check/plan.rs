@@ -153,6 +153,10 @@ fn write_route(route: &RoutePolicy, http: &HttpPolicy, out: &mut dyn Write) -> i
     let auth = match &route.auth {
         RouteAuth::Public => "none: public".to_owned(),
         RouteAuth::AnyOf(any) => join(any.iter().map(|at| &http.auth[*at].name)),
+        RouteAuth::Optional(any) => {
+            let names = join(any.iter().map(|at| &http.auth[*at].name));
+            format!("{names}, or nothing presented: public")
+        }
     };
     writeln!(out, "    auth      {auth}")?;
     if !route.second_auth.is_empty() {

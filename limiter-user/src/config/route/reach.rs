@@ -7,7 +7,7 @@ use super::{
     is_hidden,
 };
 use crate::policy::{
-    http::{RouteAuth, RoutePolicy},
+    http::RoutePolicy,
     listener::ListenerPolicy,
     routing::{Router, witness},
 };
@@ -37,7 +37,7 @@ pub(super) fn warn(
             report.risk(place.clone(), "no request can match it: CONNECT is always refused");
         }
     }
-    let secured = routes.iter().find(|route| matches!(route.auth, RouteAuth::AnyOf(_)));
+    let secured = routes.iter().find(|route| !route.auth.schemes().is_empty());
     if let Some(route) = secured {
         let is_open = |listener: &&ListenerPolicy| {
             listener.tls.is_none() && !listener.redirect_https && !listener.address.is_local()

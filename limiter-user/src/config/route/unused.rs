@@ -29,11 +29,9 @@ pub(super) fn warn(
     for name in document.auth.keys() {
         warn(
             name,
-            routes.iter().any(|route| match &route.auth {
-                RouteAuth::Public => false,
-                RouteAuth::AnyOf(any) => {
-                    any.iter().any(|at| resources.auth[*at].name == *name.get_ref())
-                }
+            routes.iter().any(|route| {
+                let schemes = route.auth.schemes();
+                schemes.iter().any(|at| resources.auth[*at].name == *name.get_ref())
             }),
         );
     }
@@ -90,8 +88,5 @@ fn names_everybody(auth: &RouteAuth, resources: &Resources) -> bool {
     let names = |scheme: &AuthPolicy| {
         scheme.mode == Mode::Enforce && !matches!(scheme.kind, AuthKind::Forward(_))
     };
-    match auth {
-        RouteAuth::Public => false,
-        RouteAuth::AnyOf(any) => any.iter().all(|at| names(&resources.auth[*at])),
-    }
+    !auth.is_open() && auth.schemes().iter().all(|at| names(&resources.auth[*at]))
 }

@@ -114,6 +114,12 @@ fn everything_that_is_wrong_is_said_at_once() {
     let text = format!("[kernel]\nattach = \"x\"\nmode = \"y\"\n{API}cors = \"z\"\n");
     let error = load_with(&text, &[]).unwrap_err();
     assert_eq!(error.count(), 3, "{error}");
+    // A table that is wrong is there all the same.
+    let text = format!(
+        "{API}limits = [\"a\"]\ncors = \"b\"\n[limits.a]\nrate = \"x\"\n[cors.b]\norigins = [\"y\"]\n"
+    );
+    let error = load_with(&text, &[]).unwrap_err();
+    assert_eq!(error.count(), 2, "{error}");
 }
 
 #[test]

@@ -127,7 +127,7 @@ enum Presented {
 /// Where authentication ends.
 #[derive(Debug)]
 pub(in crate::proxy) enum Authenticated {
-    /// The route is public.
+    /// The route is public, to who presents nothing at least.
     Public,
     /// A credential says who it is; what it is good for once only is claimed.
     As(Principal, Claims),
@@ -169,6 +169,9 @@ pub(in crate::proxy) async fn authenticate(
         && let Some(scheme) = ask(asked)
     {
         return Ok(Authenticated::Ask { scheme, has_lapsed: found.expired });
+    }
+    if route.is_open && found.is_nothing() && !found.lapsed {
+        return Ok(Authenticated::Public);
     }
     found.verdict()
 }
@@ -230,7 +233,7 @@ impl Found {
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
-                return Err(Refusal::MalformedRequest.into());
+                return Err(jwt::invalid_request());
             }
             (Presented::Valid(new), _) => self.principal = Some(new),
         }

@@ -45,7 +45,12 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("[[http.route]]\npath = \"/a\"", "http.route[1]: the route does not say who may call"),
     ("[[http.route]]\npath = \"/a\"\nauth = [\"keys\"]", "define [auth.keys]"),
     ("[[http.route]]\npath = \"/a\"\nauth = []", "names no scheme"),
-    ("[[http.route]]\npath = \"/a\"\nauth = [\"none\", \"x\"]", "\"none\" stands alone"),
+    ("[[http.route]]\npath = \"/a\"\nauth = [\"none\", \"x\"]", "define [auth.x]"),
+    (
+        "[[http.route]]\npath = \"/a\"\nauth = [\"x\", \"none\"]\n\
+         [auth.x]\nkind = \"forward\"\nurl = \"http://127.0.0.1:1/\"",
+        "\"none\" beside \"x\": who presents nothing is let in by its server",
+    ),
     (
         "[[http.upstream]]\nname = \"api\"\nservers = [\"http://b\"]",
         "two upstreams are named \"api\"",
