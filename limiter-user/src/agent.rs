@@ -354,6 +354,13 @@ impl Agent {
         inner.policy.http.as_ref().map(|http| http.timeouts.drain).unwrap_or_default()
     }
 
+    /// Until there is no proxy.
+    async fn no_proxy_left(&self) {
+        while self.inner.borrow().proxy_pid.is_some() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Drains the proxy, writes what is still to be written. XDP stays where it is. A second
     /// signal ends the wait.
     async fn stop(&self, patience: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
@@ -361,13 +368,8 @@ impl Agent {
         notify::stopping();
         self.tell_proxy(ToProxy::Drain);
         let grace = if patience.is_zero() { END_GRACE } else { DRAIN_GRACE };
-        let drained = async {
-            while self.inner.borrow().proxy_pid.is_some() {
-                time::sleep(Duration::from_millis(5)).await;
-            }
-        };
         tokio::select! {
-            () = drained => {}
+            () = self.no_proxy_left() => {}
             () = time::sleep(patience + grace) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -375,6 +377,8 @@ impl Agent {
         let left = self.inner.borrow().proxy_pid;
         if let Some(pid) = left {
             supervisor::end(pid);
+            // What it counts last is to be kept.
+            time::timeout(END_GRACE, self.no_proxy_left()).await.ok();
         }
         self.collect_drops(true);
         let sums = {

@@ -229,7 +229,8 @@ impl Counters {
         self.now_ns = now_ns;
     }
 
-    /// The counter for the limit of this name, of which refused attempts are judged over `period`.
+    /// The counter for the limit of this name, of which refused attempts are judged over `period`, or
+    /// over a minute where it allows few.
     /// One that is in force goes on counting as before until [`Self::commit`].
     pub fn counter(
         &mut self,

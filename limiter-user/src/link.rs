@@ -271,7 +271,7 @@ pub struct ProxyCounters {
     pub signed: SignedCount,
 }
 
-/// Signed messages, each of which is accepted once.
+/// Signed messages, each of which is used once.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SignedCount {
     /// Remembered now, about.
@@ -280,11 +280,11 @@ pub struct SignedCount {
     pub capacity: u64,
     /// Refused for want of room to remember them.
     pub full: u64,
-    /// Refused because they had been accepted before.
+    /// Refused because they had been used before.
     pub repeated: u64,
     /// Refused because another copy of them was under way.
     pub under_way: u64,
-    /// Refused because nobody knows whether they had.
+    /// Refused because nobody knows whether they had been used.
     pub unknown: u64,
 }
 

@@ -73,7 +73,7 @@ refusals! {
     Unauthorized = "unauthorized", 401, Client;
     /// A credential was presented that is not valid.
     InvalidCredential = "invalid_credential", 401, Client;
-    /// A signed message that was accepted before.
+    /// A signed message that was used before.
     Replayed = "replayed", 401, Client;
     /// The caller is known, and may not do this.
     ForbiddenScope = "forbidden_scope", 403, Client;

@@ -1,5 +1,5 @@
-//! Certificates, keys and revocation lists that change on disk while the agent runs, those of
-//! tokens and API keys too.
+//! Certificates, their keys, keys and revocation lists of tokens, and API keys that change on disk
+//! while the agent runs.
 //!
 //! In: the files that the policy was read from, looked at once a second; out: the same policy with
 //! what is in them now, once nobody writes them any more. What cannot be used changes nothing.
@@ -72,7 +72,7 @@ impl CertificateFiles {
 }
 
 impl Agent {
-    /// Reads certificates again that were replaced, and tells the proxy.
+    /// Reads files again that were replaced, and tells the proxy.
     pub(super) fn follow_certificates(&self) {
         // Whoever changes the policy now reads them himself.
         let Ok(_turn) = self.changing.try_lock() else { return };

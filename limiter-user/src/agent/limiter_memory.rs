@@ -1,7 +1,7 @@
 //! The memory that limits are counted in, as the agent holds it: for whichever proxy counts, and in
 //! a file of the state directory for the agent that starts after this one.
 //!
-//! The agent never reads what is counted.
+//! The agent copies what is counted, and never looks at what it says.
 
 use std::{io, os::fd::OwnedFd, path::Path, rc::Rc};
 
@@ -15,10 +15,10 @@ impl Agent {
     /// Memory for limits to be counted in: what an earlier agent's proxy has, else what was kept
     /// when it ended, unless its layout is another; without any each proxy counts in its own.
     pub(super) fn limiter_memory(&self, earlier: Option<OwnedFd>) -> Option<Rc<OwnedFd>> {
-        let state = self.inner.borrow().policy.agent.state.join(FILE);
-        let memory = in_use(earlier).or_else(|| left(&state)).or_else(new).map(Rc::new);
+        let path = self.inner.borrow().policy.agent.state.join(FILE);
+        let memory = in_use(earlier).or_else(|| left(&path)).or_else(new).map(Rc::new);
         // Also what could not be read, or is older than what is in use.
-        kept::remove(&state).unwrap_or_else(|error| log::warn!("{}: {error}", state.display()));
+        kept::remove(&path).unwrap_or_else(|error| log::warn!("{}: {error}", path.display()));
         self.inner.borrow_mut().limiter_memory.clone_from(&memory);
         memory
     }

@@ -222,7 +222,9 @@ fn auth_of(
     let asks = |at: &&usize| matches!(resources.auth[**at].kind, AuthKind::Forward(_));
     if let Some(at) = found.iter().find(asks) {
         let name = &resources.auth[*at].name;
-        let why = format!("\"none\" beside {name:?}: who presents nothing is let in by its server");
+        let why = format!(
+            "\"none\" cannot stand beside {name:?}: its server says who is let in without a credential"
+        );
         report.refuse(names.span(), why);
     }
     Some(RouteAuth::Optional(found))
@@ -234,7 +236,7 @@ fn scopes(written: &RouteDocument, auth: &RouteAuth, report: &mut Report) -> Vec
         return Vec::new();
     };
     if auth.is_open() && !list.get_ref().is_empty() {
-        report.refuse(list.span(), "the route is public: nobody has scopes there");
+        report.refuse(list.span(), "the route lets in who presents nothing, and has no scopes");
     }
     report.values(list.get_ref(), values::scope)
 }

@@ -3,7 +3,7 @@
 //! In: a head; out: values, borrowed where they can be. Of names that come twice the standard takes
 //! the last; where it matters who said something, nothing is taken.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use http::{HeaderMap, HeaderName};
 use sfv::{
@@ -27,23 +27,19 @@ pub(super) fn combined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<
 
 /// A dictionary in which no name comes twice.
 pub(super) fn dictionary(value: &[u8]) -> Option<Dictionary> {
-    Parser::new(value).parse_dictionary_with_visitor(Names(Vec::new())).ok()?;
+    Parser::new(value).parse_dictionary_with_visitor(Names(HashSet::new())).ok()?;
     Parser::new(value).parse().ok()
 }
 
 /// The names so far.
-struct Names<'de>(Vec<&'de KeyRef>);
+struct Names<'de>(HashSet<&'de KeyRef>);
 
 impl<'de> DictionaryVisitor<'de> for Names<'de> {
     type Out = ();
     type Error = Twice;
 
     fn entry(&mut self, key: &'de KeyRef) -> Result<impl EntryVisitor<'de>, Twice> {
-        if self.0.contains(&key) {
-            return Err(Twice);
-        }
-        self.0.push(key);
-        Ok(Ignored)
+        if self.0.insert(key) { Ok(Ignored) } else { Err(Twice) }
     }
 
     fn finish(self) -> Result<(), Twice> {

@@ -1,4 +1,4 @@
-//! Messages that were accepted, so that each is used once.
+//! Signed messages that are under way or were used, so that each is used once.
 //!
 //! In: a digest of a message and when it was made; out: a claim on it, if this is its first time. A
 //! claim is spent when the message goes on, and given back if it never does. A table of fixed size
@@ -90,15 +90,11 @@ impl Replays {
         let room = memory.words().len().saturating_sub(HEADER_WORDS) / WAYS;
         // Words that are too few remember nothing.
         let sets = room.checked_ilog2().map_or(0, |bits| 1 << bits);
-        if let [since, window, forgotten, ..] = memory.words() {
-            // Of what is made after a clock that was ahead was set back, nothing was accepted that
-            // is not here.
+        if let Some(since) = memory.words().get(SINCE) {
+            // What was used by a clock that was ahead is here, or was forgotten and is not taken.
             let is_ahead = |since| since > now.saturating_add(CLOCK_WAS_SET_SECONDS);
             let begin = |since| (since == 0 || is_ahead(since)).then_some(now.max(1));
             since.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).unwrap_or_default();
-            let window = window.load(Ordering::SeqCst);
-            let ahead = window.saturating_add(CLOCK_WAS_SET_SECONDS);
-            forgotten.fetch_min(now.saturating_add(ahead), Ordering::SeqCst);
         }
         let [full, repeated, under_way, unknown] = Default::default();
         Self { memory, sets, full, repeated, under_way, unknown }

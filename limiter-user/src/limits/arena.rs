@@ -1,10 +1,10 @@
 //! Memory that outlives the proxy which counts in it, shared with the one that comes after it.
 //!
-//! In: a memory file that the agent made ([`create`]) and never reads; out: lines of atomic words:
-//! a table of clients' words for all limits, a slot for each limit, and words for others. A proxy that is replaced,
-//! after a crash or by another version, leaves its words in place: the next maps the same file, and
-//! while one drains both count in the same words. Nothing is copied, so nothing is lost or counted
-//! twice.
+//! In: a memory file that the agent made ([`create`]) and never maps; out: lines of atomic words:
+//! a table of clients' words for all limits, a slot for each limit, and words for others. A proxy
+//! that is replaced, after a crash or by another version, leaves its words in place: the next maps
+//! the same file, and while one drains both count in the same words. Nothing is copied while
+//! anybody counts, so nothing is lost or counted twice.
 
 use std::{
     fmt,
@@ -62,7 +62,7 @@ const SLOTS_LINE: usize = (LOCKS_LINE + LOCKS / LINE_WORDS).next_multiple_of(PAG
 const REPLAYS_LINE: usize = SLOTS_LINE + SLOTS * SLOT_LINES;
 const SETS_LINE: usize = (REPLAYS_LINE + REPLAY_LINES).next_multiple_of(REGION_LINES);
 
-/// Lines for signed messages that were accepted: a page, and 16 MiB.
+/// Lines for signed messages, each of which is used once: a page, and 16 MiB.
 const REPLAY_LINES: usize = PAGE_LINES + (1 << 21) / LINE_WORDS;
 
 /// First word: what this memory is, and which layout it has. Another layout is never opened.
@@ -172,7 +172,7 @@ impl Arena {
         self.sets
     }
 
-    /// Words that are nothing to limits: for signed messages that were accepted.
+    /// Words that are nothing to limits: for signed messages, each of which is used once.
     pub fn replays(&self) -> &[AtomicU64] {
         self.all()[REPLAYS_LINE..REPLAYS_LINE + REPLAY_LINES].as_flattened()
     }

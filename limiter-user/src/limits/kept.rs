@@ -39,8 +39,8 @@ pub fn save(memory: &OwnedFd, path: &Path, boot: &str) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Memory with what [`save`] wrote in this boot, if there is such a file; it is taken away.
-/// `InvalidData` for anything else, and for what another version wrote that has another layout.
+/// Memory with what [`save`] wrote in this boot; `None`: there is no such file, or it is of another
+/// boot. The file is taken away. `InvalidData`: its layout is that of another version.
 pub fn load(path: &Path, boot: &str) -> io::Result<Option<OwnedFd>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -46,7 +46,7 @@ pub(super) struct Compiled {
     pub(super) inspection: Arc<Budget>,
     /// Requests that wait for their turn, or for somebody else's word.
     pub(super) waiting: Arc<UnderWay>,
-    /// Signed messages that were accepted, if any are.
+    /// Signed messages that are under way or were used, if any scheme signs.
     pub(super) replays: Option<Arc<Replays>>,
     /// Tokens that were verified lately, on any core.
     pub(super) verified: Arc<Verified>,
@@ -94,6 +94,11 @@ pub(super) struct Route {
     pub(super) second: Option<Box<Self>>,
     /// Whether only tokens let in.
     pub(super) asks_token: bool,
+    /// Fields that the upstream gets from nobody's client: credentials for this host alone, and what
+    /// only who was asked says.
+    pub(super) hidden: Box<[HeaderName]>,
+    /// Whether it gets no token either.
+    pub(super) hides_token: bool,
     pub(super) scopes: Vec<Box<str>>,
     /// What a caller without them is told (RFC 6750, 3.1).
     pub(super) scope_challenge: HeaderValue,
@@ -180,7 +185,7 @@ impl Compiled {
             .iter()
             .map(|limit| Limit::new(limit, counters, policy.store.is_some()))
             .collect::<Result<_, _>>()?;
-        let routes: Vec<Route> = policy
+        let mut routes: Vec<Route> = policy
             .routes
             .iter()
             .map(|route| compile_route(route, policy))
@@ -188,6 +193,9 @@ impl Compiled {
         let mut asked = policy.upstreams.clone();
         let auth = policy.auth.iter().map(|scheme| Scheme::new(scheme, &mut asked, issuers));
         let auth: Vec<Scheme> = auth.collect::<Result<_, _>>()?;
+        for route in &mut routes {
+            route.hide(&auth);
+        }
         let once_within = auth.iter().filter_map(Scheme::once_within).max();
         let (finder, groups) = group(&policy.routes, &routes)?;
         let cors = policy.cors.iter().map(Cors::new).collect::<Result<_, _>>()?;
@@ -223,6 +231,27 @@ impl Compiled {
             ignore_path_case: policy.ignore_path_case,
             upstreams,
         })
+    }
+}
+
+impl Route {
+    /// Its schemes of `all`, and those of whoever the caller must be beside that.
+    pub(super) fn schemes<'a>(
+        &'a self,
+        all: &'a [Scheme],
+    ) -> impl Iterator<Item = &'a Scheme> + Clone {
+        let second = self.second.iter().flat_map(|second| &second.auth);
+        self.auth.iter().chain(second).map(|scheme| &all[*scheme])
+    }
+
+    /// Gathers what is hidden once for all requests.
+    fn hide(&mut self, all: &[Scheme]) {
+        let hiding = || self.schemes(all).filter(|scheme| scheme.hides);
+        let hides_token = hiding().any(|scheme| scheme.jwt().is_some());
+        let own = hiding().flat_map(Scheme::own_headers);
+        let copied = self.schemes(all).flat_map(Scheme::copied);
+        let hidden = own.chain(copied).cloned().collect();
+        (self.hidden, self.hides_token) = (hidden, hides_token);
     }
 }
 
@@ -270,6 +299,8 @@ fn compile_route(route: &RoutePolicy, policy: &HttpPolicy) -> Result<Route, Stri
             .collect::<Result<_, _>>()?,
         upstream: within(route.upstream, policy.upstreams.len(), "upstream")?,
         asks_token: !auth.is_empty() && auth.iter().all(is_token),
+        hidden: Box::default(),
+        hides_token: false,
         auth,
         is_open: route.auth.is_open(),
         second,

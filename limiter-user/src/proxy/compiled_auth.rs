@@ -106,6 +106,11 @@ impl Scheme {
         }
     }
 
+    /// The headers that only who is asked says.
+    pub(super) fn copied(&self) -> &[HeaderName] {
+        self.forward().map_or(&[], |forward| &forward.copied)
+    }
+
     /// Whose the key at `index` of this scheme is.
     pub(super) fn identity(&self, index: usize) -> Option<&Identity> {
         match &self.kind {

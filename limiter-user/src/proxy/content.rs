@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+use http::HeaderMap;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
@@ -213,5 +213,5 @@ async fn collect(
 
 /// There is no memory for it now.
 fn full() -> Reply {
-    Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
+    Reply::overloaded()
 }

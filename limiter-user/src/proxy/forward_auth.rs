@@ -72,11 +72,12 @@ impl From<Refusal> for Refused {
 }
 
 /// Asks the server of a scheme, if the client has not cost it too much in vain. `Ok(None)`: it lets
-/// the request in and names nobody. `has_lapsed`: what the client shows was good once.
+/// the request in and names nobody. `says_expired`: what the client shows does, which nobody
+/// verified.
 pub(super) async fn ask(
     exchange: &Exchange,
     route: &Route,
-    (scheme, has_lapsed): (usize, bool),
+    (scheme, says_expired): (usize, bool),
     client: &Client,
     parts: &Parts,
 ) -> Result<Option<Principal>, Refused> {
@@ -84,7 +85,7 @@ pub(super) async fn ask(
     let Some(forward) = policy.auth[scheme].forward() else {
         return Err(Refusal::Unauthorized.into());
     };
-    let mut toll = Toll::take(policy, &policy.auth[scheme], client, parts, has_lapsed)?;
+    let mut toll = Toll::take(policy, &policy.auth[scheme], client, parts, says_expired)?;
     let question = question(exchange, route, forward, client, parts);
     let answer = answer(exchange, forward, question).await;
     let (head, body) = answer.inspect_err(|_| toll.give_back())?;
@@ -137,8 +138,7 @@ fn question(
     parts: &Parts,
 ) -> Request<RequestBody> {
     let mut headers = parts.headers.clone();
-    let policy = &*exchange.in_force.policy;
-    transform::about(policy, route, &mut headers, &exchange.forwarded_for(client));
+    transform::about(route, &mut headers, &exchange.forwarded_for(client));
     let asked = |text: &str| {
         HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     };

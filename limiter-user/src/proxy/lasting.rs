@@ -1,5 +1,5 @@
-//! What goes on from policy to policy: counters, upstreams, budgets, and the signed messages that
-//! were accepted.
+//! What goes on from policy to policy: counters, upstreams, budgets, and what is known of signed
+//! messages, tokens and credentials.
 
 use std::sync::{Arc, atomic::AtomicU64};
 

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+use http::HeaderMap;
 
 use super::{
     compiled::Route,
@@ -109,8 +109,7 @@ async fn count(
     match store.on_failure() {
         OnFailure::Local => Ok(charging.here(policy, now_ns)),
         OnFailure::Closed if charging.asks().iter().any(|ask| ask.is_enforced) => {
-            let soon = HeaderValue::from_static("1");
-            Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+            Err(Reply::overloaded())
         }
         OnFailure::Open | OnFailure::Closed => Ok(charging.finish(policy, [])),
     }
@@ -128,7 +127,7 @@ pub(super) async fn wait_turn(exchange: &mut Exchange) -> Result<(), Reply> {
     let (place, _) = policy.waiting.admit(WAITING, Key::new([]), most.max(1));
     if place.is_none() {
         exchange.quota.withdraw(policy, clock::monotonic_ns());
-        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+        return Err(Reply::overloaded());
     }
     tokio::time::sleep(Duration::from_nanos(wait_ns)).await;
     Ok(())

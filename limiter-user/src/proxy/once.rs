@@ -5,10 +5,8 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, header::RETRY_AFTER};
-
 use super::reply::Reply;
-use crate::{credentials::replay::Claims, refusal::Refusal};
+use crate::credentials::replay::Claims;
 
 /// The claims of one request; none, if nothing of it is for once only.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +30,7 @@ impl Once {
         if self.0.as_ref().is_none_or(|claims| claims.spend()) {
             return Ok(());
         }
-        let soon = HeaderValue::from_static("1");
-        Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon))
+        Err(Reply::overloaded())
     }
 
     /// Nothing of it ever reached one.

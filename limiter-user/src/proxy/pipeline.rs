@@ -12,7 +12,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body::Body as _;
@@ -110,8 +110,7 @@ async fn admit(
     let now_ns = exchange.now_ns;
 
     if exchange.core.is_full(policy.bounds.max_requests) {
-        let soon = HeaderValue::from_static("1");
-        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon));
+        return Err(Reply::overloaded());
     }
     // HTTP/1 is counted by the framing.
     if parts.headers.len() > policy.bounds.max_headers
@@ -169,7 +168,7 @@ async fn admit(
         && !client.trusted
         && exchange.core.sheds_request(policy, client.key, now_ns)
     {
-        return Err(Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from(1)));
+        return Err(Reply::overloaded());
     }
     if !route.limits.is_empty() && !client.trusted {
         limiting::charge(exchange, route, &client, &parts.headers).await?;
@@ -273,8 +272,8 @@ async fn authenticate(
     let found = match authenticated {
         Ok(Authenticated::Public) => return Ok(()),
         Ok(Authenticated::As(principal, claims)) => Ok((Some(principal), claims)),
-        Ok(Authenticated::Ask { scheme, has_lapsed }) => {
-            let scheme = (scheme, has_lapsed);
+        Ok(Authenticated::Ask { scheme, says_expired }) => {
+            let scheme = (scheme, says_expired);
             let word = Box::pin(forward_auth::ask(exchange, route, scheme, client, parts)).await;
             word.map(|principal| (principal, Claims::default())).map_err(|refused| {
                 is_attempt = refused.is_attempt;
@@ -286,9 +285,8 @@ async fn authenticate(
     let allowed = found.and_then(|(principal, claims)| {
         // Whoever may not do it is known all the same: to events, and to limits of failures.
         exchange.principal = principal;
-        auth::allow(policy, route, exchange.principal.as_ref())?;
         exchange.once.add(claims);
-        Ok(())
+        auth::allow(policy, route, exchange.principal.as_ref())
     });
     let Err(reply) = allowed else { return Ok(()) };
     let enforced = route.auth.iter().any(|scheme| policy.auth[*scheme].mode == Mode::Enforce);

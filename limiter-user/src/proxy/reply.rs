@@ -6,7 +6,7 @@ mod elizaos;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER},
 };
 
 use crate::{policy::http::ErrorShape, refusal::Refusal};
@@ -53,6 +53,11 @@ enum Answer {
 }
 
 impl Reply {
+    /// There is no room now, and soon there may be.
+    pub(super) fn overloaded() -> Self {
+        Self::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
     /// Refuses.
     pub(super) fn refuse(refusal: Refusal) -> Self {
         Self {

@@ -100,8 +100,8 @@ pub(in crate::config) fn shared_token_scheme(
     }
 }
 
-/// The same policy from its file as it is now. One that is gone changes nothing: that is how nobody
-/// revokes all keys.
+/// The same policy from its file as it is now. One that is gone changes nothing: a file system
+/// that is not mounted is not to revoke all keys.
 pub(crate) fn reread(policy: &ApiKeyPolicy) -> anyhow::Result<ApiKeyPolicy> {
     let Some(path) = &policy.file else { return Ok(policy.clone()) };
     let (token, known): (Vec<_>, Vec<_>) =

@@ -7,7 +7,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use http::{
     HeaderValue,
-    header::{AUTHORIZATION, COOKIE, RETRY_AFTER},
+    header::{AUTHORIZATION, COOKIE},
     request::Parts,
 };
 
@@ -21,17 +21,18 @@ use crate::{
         proof::{Client, Principal, guarded, own_bearer},
         reply::Reply,
     },
-    refusal::Refusal,
 };
 
-/// Of the requests that there may be in all, so many may wait for one server's word; and of these,
-/// so many that are about strangers at one address.
+/// Of the requests that there may be in all, so many may wait for one server's word; of these, all
+/// but so many may be about strangers, and so many about strangers at one address.
 const ASKING_SHARE: usize = 4;
+const KEPT_SHARE: usize = 4;
 const STRANGERS_SHARE: usize = 4;
 
 /// What those are known by among the requests under way, of no limit.
 const ASKING: u64 = 1;
 const STRANGERS: u64 = 2;
+const STRANGERS_AT_ONE: u64 = 3;
 
 /// What a client shows to a server that is asked about it.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +51,9 @@ pub(super) struct Toll<'a> {
     client: &'a Client,
     shown: Option<Shown>,
     receipt: Option<Receipt>,
-    /// What it shows was good once, as another scheme knows.
-    has_lapsed: bool,
-    _places: [Option<Permit>; 2],
+    /// What it shows to another scheme says that it has expired; nobody verified it.
+    says_expired: bool,
+    _places: [Option<Permit>; 3],
 }
 
 /// What a refusal says of the client.
@@ -72,7 +73,7 @@ impl<'a> Toll<'a> {
         scheme: &'a Scheme,
         client: &'a Client,
         parts: &Parts,
-        has_lapsed: bool,
+        says_expired: bool,
     ) -> Result<Self, Reply> {
         // The request may have waited for its body.
         let now_ns = clock::monotonic_ns();
@@ -87,16 +88,14 @@ impl<'a> Toll<'a> {
             let is_known = policy.known.has_any(Key::address(client.key), now_ns);
             policy.guard.may_try(client.key, is_known, now_ns).map_err(guarded)?;
         }
-        let places = places(policy, scheme, is_stranger.then_some(whose)).ok_or_else(|| {
-            let soon = HeaderValue::from_static("1");
-            Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, soon)
-        })?;
+        let places =
+            places(policy, scheme, is_stranger.then_some(whose)).ok_or_else(Reply::overloaded)?;
         let receipt = if client.trusted {
             None
         } else {
             policy.guard.begin_work(whose, now_ns).map_err(guarded)?
         };
-        Ok(Self { policy, client, shown, receipt, has_lapsed, _places: places })
+        Ok(Self { policy, client, shown, receipt, says_expired, _places: places })
     }
 
     /// Nobody can blame the client for what came of it.
@@ -123,15 +122,16 @@ impl<'a> Toll<'a> {
         if shown.standing != Standing::Unknown {
             self.policy.accepted.lapse(&shown.credential);
         }
-        let is_attempt = shown.standing == Standing::Unknown && !self.has_lapsed;
-        Blame { is_attempt, is_invalid: is_attempt && shown.is_deliberate }
+        let is_attempt = shown.standing == Standing::Unknown;
+        let is_invalid = is_attempt && shown.is_deliberate && !self.says_expired;
+        Blame { is_attempt, is_invalid }
     }
 
     /// The server says that this is not for whom it is about (403), which some say to whom they do
     /// not know.
     pub(super) fn forbidden(self) -> Blame {
         let is_attempt = self.shown.is_some_and(|shown| shown.standing == Standing::Unknown);
-        Blame { is_attempt: is_attempt && !self.has_lapsed, is_invalid: false }
+        Blame { is_attempt, is_invalid: false }
     }
 }
 
@@ -165,15 +165,15 @@ fn places(
     policy: &Compiled,
     scheme: &Scheme,
     stranger: Option<Key<'_>>,
-) -> Option<[Option<Permit>; 2]> {
+) -> Option<[Option<Permit>; 3]> {
     let most = (policy.bounds.max_requests / ASKING_SHARE).max(1);
-    let of_one = most.div_ceil(STRANGERS_SHARE);
     let bound = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
-    let one = match stranger {
-        Some(key) => Some(policy.waiting.admit(STRANGERS, key, bound(of_one)).0?),
-        None => None,
-    };
     let server = Key::new([Part::Scheme(scheme.label.as_bytes())]);
-    let all = policy.waiting.admit(ASKING, server, bound(most)).0?;
-    Some([one, Some(all)])
+    let admit = |what, key, most| policy.waiting.admit(what, key, bound(most)).0;
+    let (mut one, mut strangers) = (None, None);
+    if let Some(key) = stranger {
+        one = Some(admit(STRANGERS_AT_ONE, key, most.div_ceil(STRANGERS_SHARE))?);
+        strangers = Some(admit(STRANGERS, server, most - most / KEPT_SHARE)?);
+    }
+    Some([one, strangers, Some(admit(ASKING, server, most)?)])
 }

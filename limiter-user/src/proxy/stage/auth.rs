@@ -14,7 +14,7 @@ mod work;
 use std::rc::Rc;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderValue,
     header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
@@ -135,8 +135,8 @@ pub(in crate::proxy) enum Authenticated {
     Ask {
         /// By this scheme.
         scheme: usize,
-        /// What was presented was good once.
-        has_lapsed: bool,
+        /// What was presented says that it has expired; nobody verified it.
+        says_expired: bool,
     },
 }
 
@@ -165,12 +165,12 @@ pub(in crate::proxy) async fn authenticate(
     if !found.invalid {
         hmac::look_up(asked, content, &mut found).await?;
     }
-    if found.is_nothing()
+    if found.names_nobody()
         && let Some(scheme) = ask(asked)
     {
-        return Ok(Authenticated::Ask { scheme, has_lapsed: found.expired });
+        return Ok(Authenticated::Ask { scheme, says_expired: found.expired });
     }
-    if route.is_open && found.is_nothing() && !found.lapsed {
+    if route.is_open && found.names_nobody() && !found.lapsed {
         return Ok(Authenticated::Public);
     }
     found.verdict()
@@ -240,7 +240,8 @@ impl Found {
         Ok(())
     }
 
-    fn is_nothing(&self) -> bool {
+    /// Whether nothing that was shown says who this is; something may be wrong or over all the same.
+    fn names_nobody(&self) -> bool {
         self.principal.is_none() && !self.invalid && (self.holder.is_none() || self.lapsed)
     }
 
@@ -261,7 +262,7 @@ impl Found {
     }
 }
 
-/// A good credential that is accepted once: claimed, if this is its first time. `message`: by what
+/// A good credential that may be used once: claimed, if this is its first time. `message`: by what
 /// it is known, all of them.
 fn fresh(
     asked: &Asked<'_>,
@@ -270,7 +271,7 @@ fn fresh(
     made: u64,
     principal: Principal,
 ) -> Result<Presented, Reply> {
-    let Some(replays) = &asked.policy.replays else { return Err(Refusal::Overloaded.into()) };
+    let Some(replays) = &asked.policy.replays else { return Err(Reply::overloaded()) };
     let claimed = match asked.policy.auth[principal.scheme].mode {
         Mode::Enforce => replays.claim(message, made, asked.unix_seconds).map(Some),
         Mode::Monitor => replays.peek(message, made, asked.unix_seconds).map(|()| None),
@@ -284,7 +285,7 @@ fn fresh(
         }
         // Signed before this host began to remember: not the client's doing.
         Err(NotFirst::Unknown) => return Ok(Presented::Lapsed),
-        Err(NotFirst::Full) => return Err(later()),
+        Err(NotFirst::Full) => return Err(Reply::overloaded()),
         Err(NotFirst::Repeated | NotFirst::UnderWay) => {}
     }
     // By other signatures that it has, it must not go on once more.
@@ -292,13 +293,9 @@ fn fresh(
     Err(if claimed.is_err_and(|why| why == NotFirst::Repeated) {
         challenge(Refusal::Replayed, true)
     } else {
-        later()
+        // Nobody knows yet whether it may go on.
+        Reply::overloaded()
     })
-}
-
-/// Nobody knows yet whether it may go on.
-fn later() -> Reply {
-    Reply::refuse(Refusal::Overloaded).with(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 401 says how to authenticate (RFC 6750, 3): without a code where nothing was presented.
@@ -313,16 +310,11 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
 
 /// Takes the credentials that are for this host alone, and what only who was asked says, out of what
 /// the upstream gets.
-pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut HeaderMap) {
-    let hidden = |scheme: &'_ &Scheme| scheme.hides;
-    let own = schemes(policy, route).filter(hidden).flat_map(Scheme::own_headers);
-    take(headers, &own.chain(copied(policy, route)));
-    let value = headers.get(AUTHORIZATION);
-    let is_token = || value.is_some_and(|value| jwt::bearer(value).is_some());
-    let hides_token =
-        || schemes(policy, route).any(|scheme| scheme.hides && scheme.jwt().is_some());
-    let is_key = || !route.auth.is_empty() && value.and_then(own_bearer).is_some();
-    if is_key() || (is_token() && hides_token()) {
+pub(in crate::proxy) fn hide(route: &Route, headers: &mut HeaderMap) {
+    take(headers, &route.hidden.iter());
+    let Some(value) = headers.get(AUTHORIZATION) else { return };
+    let is_key = !route.auth.is_empty() && own_bearer(value).is_some();
+    if is_key || (route.hides_token && jwt::bearer(value).is_some()) {
         headers.remove(AUTHORIZATION);
     }
 }
@@ -330,25 +322,12 @@ pub(in crate::proxy) fn hide(policy: &Compiled, route: &Route, headers: &mut Hea
 /// As [`hide`], of trailers: no scheme looks at credentials there, so none are passed on, for whoever
 /// takes trailers for a part of the head.
 pub(in crate::proxy) fn hide_trailers(policy: &Compiled, route: &Route, trailers: &mut HeaderMap) {
-    let own = schemes(policy, route).flat_map(Scheme::own_headers);
-    take(trailers, &own.chain(copied(policy, route)));
-    if schemes(policy, route).any(|scheme| scheme.signatures().is_some()) {
+    let schemes = route.schemes(&policy.auth);
+    let own = schemes.clone().flat_map(Scheme::own_headers);
+    take(trailers, &own.chain(schemes.clone().flat_map(Scheme::copied)));
+    if schemes.clone().any(|scheme| scheme.signatures().is_some()) {
         take(trailers, &std::iter::once(&CONTENT_DIGEST));
     }
-}
-
-/// What only who was asked says.
-fn copied<'a>(
-    policy: &'a Compiled,
-    route: &'a Route,
-) -> impl Iterator<Item = &'a HeaderName> + Clone {
-    schemes(policy, route).filter_map(Scheme::forward).flat_map(|forward| &forward.copied)
-}
-
-/// The schemes of a route, and those of whoever the caller must be beside that.
-fn schemes<'a>(policy: &'a Compiled, route: &'a Route) -> impl Iterator<Item = &'a Scheme> + Clone {
-    let second = route.second.iter().flat_map(|second| &second.auth);
-    route.auth.iter().chain(second).map(|scheme| &policy.auth[*scheme])
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub(in crate::proxy) fn headers(
     if has_cookie {
         one_cookie(headers);
     }
-    hide(policy, route, headers);
+    hide(route, headers);
     take(headers, &route.request_headers.names());
     route.request_headers.apply(headers);
     if let Some(principal) = principal {
@@ -125,12 +125,7 @@ pub(in crate::proxy) fn headers(
 /// Headers of a sub-request about a request: without its body, its conditions, and what this hop
 /// or a forger says. What the client shows to others than this host stays, whatever the upstream
 /// gets of it; the answer is asked for as it is, since the client may get it.
-pub(in crate::proxy) fn about(
-    policy: &Compiled,
-    route: &Route,
-    headers: &mut HeaderMap,
-    forwarded: &ForwardedFor,
-) {
+pub(in crate::proxy) fn about(route: &Route, headers: &mut HeaderMap, forwarded: &ForwardedFor) {
     one_cookie(headers);
     hop::and(headers, |name| {
         matches!(
@@ -150,7 +145,7 @@ pub(in crate::proxy) fn about(
         let value = headers.get(&name).filter(|value| own_bearer(value).is_none()).cloned();
         (name, value)
     });
-    hide(policy, route, headers);
+    hide(route, headers);
     for (name, value) in shown {
         if let Some(value) = value {
             headers.insert(name, value);
@@ -184,8 +179,9 @@ fn one_cookie(headers: &mut HeaderMap) {
 }
 
 /// Whether a header says, or could be taken to say, what is only for a proxy to say: who the client
-/// is (RFC 9440, 4, and what servers knew before it) and how it came here, which path and method it asked for (some servers believe that more than
-/// the request line, by which the policy decided), or the request's id, not spelled as it is set here.
+/// is (RFC 9440, 4, and what servers knew before it) and how it came here, which path and method it
+/// asked for (some servers believe that more than the request line, by which the policy decided),
+/// or the request's id, not spelled as it is set here.
 fn is_forged(name: &str) -> bool {
     const NAMES: [&str; 23] = [
         "client-cert",

@@ -9,7 +9,7 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     ("limits = [\"x\"]", "http.route[0].limits[0]: there is no [limits.x]"),
     ("cors = \"x\"", "define [cors.x]"),
     ("headers = \"x\"", "http.route[0].headers: there is no [headers.x]"),
-    ("scopes = [\"read\"]", "the route is public: nobody has scopes there"),
+    ("scopes = [\"read\"]", "lets in who presents nothing, and has no scopes"),
     ("glob = \"/a**\"", "`**` stands for whole segments"),
     ("glob = \"/**/a/**\"", "once in a pattern"),
     ("glob = \"a*\"", "expected a path such as"),
@@ -49,7 +49,7 @@ const AFTER_ROUTE: &[(&str, &str)] = &[
     (
         "[[http.route]]\npath = \"/a\"\nauth = [\"x\", \"none\"]\n\
          [auth.x]\nkind = \"forward\"\nurl = \"http://127.0.0.1:1/\"",
-        "\"none\" beside \"x\": who presents nothing is let in by its server",
+        "\"none\" cannot stand beside \"x\": its server says who is let in",
     ),
     (
         "[[http.upstream]]\nname = \"api\"\nservers = [\"http://b\"]",

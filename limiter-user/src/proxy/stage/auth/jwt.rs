@@ -122,7 +122,7 @@ async fn judge(asked: &Asked<'_>, mark: Mark, text: &[u8]) -> Result<Option<Pres
     };
     let is_of =
         |jwt: &Jwt| jwt.rules.issuer.as_deref().is_none_or(|issuer| token.issuer() == Some(issuer));
-    let mut worst = None;
+    let mut last = None;
     for (scheme, jwt) in schemes(asked).filter(|(_, jwt)| is_of(jwt)) {
         match verify(asked, (scheme, jwt), &token, (mark, jwt.number)).await? {
             Ok(known) => {
@@ -135,13 +135,13 @@ async fn judge(asked: &Asked<'_>, mark: Mark, text: &[u8]) -> Result<Option<Pres
                     Err(flaw) => presented(flaw),
                 }));
             }
-            Err(flaw) => worst = Some(presented(flaw)),
+            Err(flaw) => last = Some(presented(flaw)),
         }
     }
-    if worst.is_none() && is_elsewhere() {
+    if last.is_none() && is_elsewhere() {
         return Ok(None);
     }
-    Ok(Some(worst.unwrap_or(Presented::Invalid)))
+    Ok(Some(last.unwrap_or(Presented::Invalid)))
 }
 
 /// Holds a token against one scheme, its signature last.

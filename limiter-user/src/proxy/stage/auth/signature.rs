@@ -24,18 +24,18 @@ pub(super) async fn look_up(
         return Ok(());
     }
     // Several schemes are one list of keys: a signature by a key of one is not invalid for others.
-    let mut worst = None;
+    let mut mildest = None;
     for scheme in &asked.route.auth {
         let Some(signatures) = asked.policy.auth[*scheme].signatures() else { continue };
         match judge(asked, (*scheme, signatures), content, found).await? {
             Presented::Valid(principal) => {
                 return found.add(Presented::Valid(principal), asked.policy);
             }
-            Presented::Invalid => worst = worst.or(Some(Presented::Invalid)),
-            lapsed => worst = Some(lapsed),
+            Presented::Invalid => mildest = mildest.or(Some(Presented::Invalid)),
+            lapsed => mildest = Some(lapsed),
         }
     }
-    worst.map_or(Ok(()), |presented| found.add(presented, asked.policy))
+    mildest.map_or(Ok(()), |presented| found.add(presented, asked.policy))
 }
 
 async fn judge(
