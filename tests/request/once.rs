@@ -250,6 +250,7 @@ fn what_a_killed_proxy_held_goes_nowhere() {
         copy.is_some()
     });
     assert_eq!(copy.map(|copy: Response| copy.status), Some(503));
+    site.refused("overloaded", 1);
     site.refused("replayed", 0);
     assert_eq!(site.origin.count(), 1);
 }
@@ -286,5 +287,6 @@ fn an_honest_sender_is_not_banned_for_trying_again() {
         answers.last() == Some(&200)
     });
     assert!(answers.len() > 2 && answers.iter().all(|one| [200, 429].contains(one)), "{answers:?}");
+    site.refused("rate_limited", answers.len() as u64 - 1);
     site.refused("replayed", 0);
 }

@@ -152,7 +152,7 @@ pub(in crate::proxy) async fn authenticate(
         return Ok(Authenticated::Public);
     }
     if is_repeated(&asked.parts.headers) || is_parted_oddly(&asked.parts.headers) {
-        return Err(jwt::invalid_request());
+        return Err(invalid_request());
     }
     let mut found = Found::default();
     api_key::look_up(asked, &mut found)?;
@@ -233,7 +233,7 @@ impl Found {
             (Presented::Valid(new), Some(known))
                 if known.identity(policy).name != new.identity(policy).name =>
             {
-                return Err(jwt::invalid_request());
+                return Err(invalid_request());
             }
             (Presented::Valid(new), _) => self.principal = Some(new),
         }
@@ -306,6 +306,12 @@ fn challenge(refusal: Refusal, presented: bool) -> Reply {
         "Bearer realm=\"api\""
     };
     Reply::refuse(refusal).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// More than one way to present a token at once, or none that is right (RFC 6750, 2 and 3.1).
+fn invalid_request() -> Reply {
+    let challenge = HeaderValue::from_static("Bearer realm=\"api\", error=\"invalid_request\"");
+    Reply::refuse(Refusal::MalformedRequest).with(WWW_AUTHENTICATE, challenge)
 }
 
 /// Takes the credentials that are for this host alone, and what only who was asked says, out of what

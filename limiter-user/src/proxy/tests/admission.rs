@@ -74,14 +74,13 @@ fn the_first_stage_that_objects_refuses() {
         (format!("POST /api\n{member}X-API-KEY: {KEY}\n"), Refusal::BodyTooLarge),
         (format!("POST /api\n{member}X-API-KEY: {KEY}\n"), Refusal::RateLimited),
         (format!("POST /api\n{member}X-API-KEY: {KEY}\n"), Refusal::RateLimited),
-        (format!("POST /api\n{member}X-API-KEY: {KEY}\n"), Refusal::RateLimitedFar),
     ] {
         let expected = (refusal.status(), Some(refusal));
         assert_eq!(label(&mut proxy, &request), expected, "{request}");
     }
     let counters = proxy.drain();
     assert_eq!(counters.forwarded, 0);
-    assert_eq!(counters.refused.iter().sum::<u64>(), 13);
+    assert_eq!(counters.refused.iter().sum::<u64>(), 12);
 }
 
 #[test]
@@ -115,7 +114,7 @@ fn keys_and_principals() {
     ] {
         let reply = proxy.get(&format!("GET /api\n{headers}"));
         assert_eq!(reply.status, status, "{headers}");
-        assert_eq!(status == 401, reply.header("www-authenticate").is_some());
+        assert_eq!(status >= 400, reply.header("www-authenticate").is_some());
     }
     let refused = proxy.agent.refused(Refusal::InvalidCredential);
     let facts = refused.request.unwrap();

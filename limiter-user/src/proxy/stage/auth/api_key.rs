@@ -7,10 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderValue, header::AUTHORIZATION};
 
 use super::{Asked, Found, Presented, Principal, Who};
-use crate::{
-    proxy::{compiled_auth::ApiKeys, reply::Reply},
-    refusal::Refusal,
-};
+use crate::proxy::{compiled_auth::ApiKeys, reply::Reply};
 
 /// Keys made by `limiter keys` begin with this, which tells them from other bearer tokens.
 pub(super) const KEY_PREFIX: &[u8] = b"lk_";
@@ -22,7 +19,7 @@ pub(super) fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), Reply>
         let mut values = headers.get_all(&keys.header).iter();
         if let Some(value) = values.next() {
             if values.next().is_some() {
-                return Err(Refusal::MalformedRequest.into());
+                return Err(super::invalid_request());
             }
             // A header that two schemes share is looked up in both.
             let of_header = |other: &ApiKeys| other.header == keys.header;

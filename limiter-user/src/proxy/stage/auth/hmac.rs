@@ -6,7 +6,6 @@ use crate::{
     credentials::{replay::Fingerprint, signature::MAX_AHEAD_SECONDS, webhook::Signed},
     keys,
     proxy::{compiled_auth::Webhooks, content::Content, reply::Reply},
-    refusal::Refusal,
 };
 
 /// Checks the signature for each scheme of the route that knows some in its header.
@@ -20,7 +19,7 @@ pub(super) async fn look_up(
         let mut values = asked.parts.headers.get_all(&webhooks.header).iter();
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
-            return Err(Refusal::MalformedRequest.into());
+            return Err(super::invalid_request());
         }
         let value = value.as_bytes();
         let presented = judge(asked, (*scheme, webhooks), value, content, found).await?;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use http::{
     HeaderValue,
-    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, RETRY_AFTER},
 };
 
 use super::{Asked, Found, Presented, Principal, Who, api_key::KEY_PREFIX, work};
@@ -33,7 +33,7 @@ pub(super) async fn look_up(asked: &Asked<'_>, found: &mut Found) -> Result<(), 
         return Ok(());
     };
     if asked.parts.uri.query().is_some_and(has_token) {
-        return Err(invalid_request());
+        return Err(super::invalid_request());
     }
     let is_key = || token.starts_with(KEY_PREFIX) && asked.has_api_keys();
     if is_key() {
@@ -213,12 +213,6 @@ fn identity(asked: &Asked<'_>, scheme: usize, claims: &Claims) -> Option<Identit
 /// Whether a query carries a token (RFC 6750, 2.3), which is not read there.
 fn has_token(query: &str) -> bool {
     query.split('&').any(|part| part.split('=').next() == Some("access_token"))
-}
-
-/// More than one way to present a token at once, or none that is right (RFC 6750, 2 and 3.1).
-pub(super) fn invalid_request() -> Reply {
-    let challenge = HeaderValue::from_static("Bearer realm=\"api\", error=\"invalid_request\"");
-    Reply::refuse(Refusal::MalformedRequest).with(WWW_AUTHENTICATE, challenge)
 }
 
 /// The issuer's keys were never seen: nobody can say who this is.
